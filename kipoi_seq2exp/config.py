@@ -1,0 +1,374 @@
+"""Frozen settings of the network and of its inputs, read from mappings (YAML, JSON) and checked field by field.
+
+Every settings class is a frozen dataclass, built with `from_mapping`: an unknown field or a value of the wrong type is
+a `ConfigError` that names the field, what was found, and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from kipoi_seq2exp.errors import ConfigError, InputError
+
+Settings = TypeVar("Settings")
+
+
+# --------------------------------------------------------------------------------------------- reading and checking
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest valid name, or the list of valid names."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else f" (valid: {', '.join(names)})"
+
+
+def from_mapping(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """Build the settings class `cls` from a mapping, checking names and types.
+
+    Parameters
+    ----------
+    cls : type
+        A frozen dataclass of settings.
+    values : Mapping
+        Field names to values, as parsed from YAML or JSON.
+    where : str
+        What the mapping was read from; starts every error message.
+
+    Raises
+    ------
+    ConfigError
+        If a field is unknown or missing, or a value has the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected a mapping of fields, found {type(values).__name__}.")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise ConfigError(f"{where}: unknown field '{name}'{suggest(str(name), fields)}.")
+    for name, spec in fields.items():
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"{where}: the field '{name}' is missing.")
+    arguments = {name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """Turn settings into plain numbers, texts, lists and mappings, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, enum.Enum):
+            return value.value
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    result: dict[str, Any] = plain(settings)
+    return result
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML mapping, or say in one sentence why not."""
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as handle:
+            values = yaml.safe_load(handle)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a YAML mapping of fields, found {type(values).__name__}.")
+    return values
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """Check `value` against the type `hint`, widening int to float and text to enum or path."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Union or origin is types.UnionType:
+        if value is None:
+            if type(None) in arguments:
+                return None
+            raise ConfigError(f"{where} may not be empty.")
+        options = [option for option in arguments if option is not type(None)]
+        return _coerce(options[0], value, where)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{where} must be a list, found {value!r}.")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ConfigError(f"{where} must hold {len(arguments)} values, found {len(value)}.")
+        return tuple(_coerce(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a mapping, found {value!r}.")
+        return {str(key): _coerce(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_mapping(hint, value, where)  # type: ignore[arg-type]
+    if issubclass(hint, enum.Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            raise ConfigError(f"{where}: unknown value {value!r}{suggest(str(value), [m.value for m in hint])}.") from None
+    return _coerce_plain(hint, value, where)
+
+
+def _coerce_plain(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML reads 1e-5 (no dot) as text
+        try:
+            return float(value)
+        except ValueError:
+            raise ConfigError(f"{where} must be a number, found {value!r}.") from None
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
+        raise ConfigError(f"{where} must be {_TYPE_WORDS.get(hint, hint.__name__)}, found {value!r}.")
+    return value
+
+
+_TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+
+
+# ------------------------------------------------------------------------------------------------------- the network
+
+
+class Variant(str, enum.Enum):
+    """Which network: the two published ones, and the two baselines of the paper's table."""
+
+    SOFT = "soft"  # generator and encoder of their own; the mask scales the encoder's input
+    HARD = "hard"  # one shared stack and a learned positional embedding; only the kept bases are encoded
+    PEAKS = "peaks"  # encoder only; the mask (called peaks) is given from outside
+    PLAIN = "plain"  # encoder only and no mask: the Caduceus baseline, with signals or (n_tracks = 0) without
+
+
+class MaskMode(str, enum.Enum):
+    """How the evaluation mask follows from the mean of the Beta distribution of each base."""
+
+    SOFT = "soft"  # the mean itself
+    HARD = "hard"  # 1 where the mean reaches 0.5
+    TOP = "top"  # 1 for the top fraction of the window
+    TOP_SOFT = "top-soft"  # the mean for the top fraction of the window
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that the network's arithmetic depends on; the defaults are the published soft model.
+
+    Attributes
+    ----------
+    window_bp, promoter_bp : int
+        Length of the window (L) and of the central promoter (P) that is always kept, in base pairs.
+    n_tracks, n_features : int
+        Number of signal tracks (S) and of scalar gene features (F).
+    beta_min, prior_scale, z_scale : float
+        Offset and scale of the concentrations (paper: evidence of tracks and DNA); see `nn.bottleneck`.
+    marginal_mean, marginal_scale : float
+        The prior of the information bottleneck, Beta(scale, scale * (1 - mean) / mean).
+    prior_weights, signal_betas : tuple of float, (S,)
+        Initial share of each track (before the softmax) and its evidence against keeping a base.
+    straight_through : bool
+        Hard variant, training: let the prediction loss reach the generator (the published code does not).
+    """
+
+    variant: Variant = Variant.SOFT
+    mask_mode: MaskMode = MaskMode.SOFT
+    window_bp: int = 200_000
+    promoter_bp: int = 2_000
+    n_tracks: int = 3
+    n_features: int = 9
+    d_model: int = 128
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    generator_layers: int = 4
+    encoder_layers: int = 4
+    norm_eps: float = 1e-5
+    beta_min: float = 1.0
+    prior_scale: float = 10.0
+    z_scale: float = 1.0
+    marginal_mean: float = 0.1
+    marginal_scale: float = 10.0
+    prior_weights: tuple[float, ...] = (2.0, 2.0, 1.0)
+    signal_betas: tuple[float, ...] = (1.5, 0.2, 1.0)
+    threshold: float = 0.5
+    top_fraction: float = 0.1
+    straight_through: bool = True
+
+    def __post_init__(self) -> None:
+        positive = ("window_bp", "promoter_bp", "d_model", "d_state", "d_conv", "expand", "encoder_layers", "norm_eps")
+        for name in (*positive, "prior_scale", "z_scale", "marginal_scale"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
+        for name in ("n_tracks", "n_features", "beta_min", "generator_layers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}.")
+        for name in ("marginal_mean", "threshold", "top_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie between 0 and 1, found {getattr(self, name)}.")
+        if self.window_bp < self.promoter_bp or self.window_bp % 2 or self.promoter_bp % 2:
+            raise ConfigError(
+                f"window_bp ({self.window_bp}) and promoter_bp ({self.promoter_bp}) must be even, the window the longer."
+            )
+        if self.generates_mask:
+            for name in ("prior_weights", "signal_betas"):
+                if len(getattr(self, name)) != self.n_tracks or self.n_tracks == 0:
+                    raise ConfigError(
+                        f"{name} must hold one number for each of the {self.n_tracks} tracks (at least one track), "
+                        f"found {list(getattr(self, name))}."
+                    )
+            if self.generator_layers == 0:
+                raise ConfigError(f"generator_layers must be above 0 in the variant '{self.variant.value}'.")
+        if self.variant is Variant.HARD and self.generator_layers != self.encoder_layers:
+            raise ConfigError("generator_layers and encoder_layers must agree in the hard variant: the stack is shared.")
+
+    @property
+    def generates_mask(self) -> bool:
+        """Whether the network makes its own mask (the two published variants do)."""
+        return self.variant in (Variant.SOFT, Variant.HARD)
+
+    @property
+    def d_inner(self) -> int:
+        """Width inside a Mamba mixer."""
+        return self.expand * self.d_model
+
+    @property
+    def dt_rank(self) -> int:
+        """Rank of the projection that gives the step size: ceil(d_model / 16)."""
+        return -(-self.d_model // 16)
+
+
+# -------------------------------------------------------------------------------------------------------- the inputs
+
+
+class TrackKind(str, enum.Enum):
+    """How a track is read: one value per base from a bigWig, or contact of each 5-kb bin with the TSS."""
+
+    BIGWIG = "bigwig"
+    CONTACT = "contact"
+
+
+class Transform(str, enum.Enum):
+    """Elementwise change of a track's values before the network."""
+
+    NONE = "none"
+    LOG10P1 = "log10p1"  # log10(x + 1)
+    LOG1P = "log1p"  # ln(x + 1)
+
+
+@dataclass(frozen=True)
+class TrackSpec:
+    """One signal track that a model reads: a row of the table of tracks, in the model's order."""
+
+    name: str
+    kind: TrackKind = TrackKind.BIGWIG
+    transform: Transform = Transform.NONE
+    unit: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One scalar feature of a gene.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Columns of the gene table that may hold it, the first present one is read; empty: only `name`.
+    limit : float or None
+        Largest believable absolute value; above it the column holds something else (raw lengths, say).
+    mean : float or None
+        Mean over the training genes, used for a missing value when the user asks for it.
+    from_tracks : tuple of str
+        Tracks whose values at the TSS +- 500 bp give the feature (square root of the product of their means) when no
+        column holds it; empty: the feature must be given.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ()
+    unit: str = ""
+    description: str = ""
+    limit: float | None = None
+    mean: float | None = None
+    from_tracks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model reads, in its order: stored beside its weights, and a row of the table of cell types.
+
+    Attributes
+    ----------
+    cell_type, assembly : str
+        E.g. "K562" and "hg38"; the assembly is recorded, chromosome lengths are what is checked.
+    window_bp, promoter_bp : int
+        As in `NetworkConfig`.
+    label : str
+        What "expression" means for this model, with its unit.
+    """
+
+    cell_type: str
+    tracks: tuple[TrackSpec, ...]
+    features: tuple[FeatureSpec, ...]
+    assembly: str = "hg38"
+    window_bp: int = 200_000
+    promoter_bp: int = 2_000
+    label: str = "log10(CAGE + 1), CAGE reads summed over the 384 bp round the TSS"
+
+    def __post_init__(self) -> None:
+        for what, rows in (("track", self.tracks), ("feature", self.features)):
+            names = [row.name for row in rows]  # type: ignore[attr-defined]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ConfigError(f"the {what} '{twice[0]}' is listed twice.")
+        for feature in self.features:
+            unknown = set(feature.from_tracks) - set(self.track_names)
+            if unknown:
+                raise ConfigError(f"feature '{feature.name}' needs the track '{min(unknown)}', which is not listed.")
+
+    @property
+    def track_names(self) -> tuple[str, ...]:
+        """Names of the tracks in the model's order."""
+        return tuple(track.name for track in self.tracks)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features in the model's order."""
+        return tuple(feature.name for feature in self.features)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from; printed in the card and in the header of every result."""
+
+    status: str = "converted"  # "provisional", "trained" or "converted"
+    trained_on: str = ""
+    source: str = ""
+    source_sha256: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    licence: str = "MIT"

@@ -1,0 +1,30 @@
+"""The kinds of error a user can cause; every message is one sentence: what was found, where, and the way out.
+
+The command line prints the message of a `Seq2ExpError` alone and exits with 1 (a traceback is for faults of ours).
+"""
+
+from __future__ import annotations
+
+
+class Seq2ExpError(Exception):
+    """Base of every error that a user's input, settings, weights or disk can cause."""
+
+
+class ConfigError(Seq2ExpError, ValueError):
+    """A setting is unknown, of the wrong type, or contradicts another."""
+
+
+class InputError(Seq2ExpError, ValueError):
+    """A file or a field of the user's data cannot be used as it is."""
+
+
+class ShapeError(Seq2ExpError, ValueError):
+    """An array does not have the shape or the type that the network needs."""
+
+
+class WeightsError(Seq2ExpError, ValueError):
+    """A weights file is missing, damaged, or made for other inputs."""
+
+
+class OutputError(Seq2ExpError, OSError):
+    """A result cannot be written where the user asked for it."""
