@@ -1,0 +1,146 @@
+"""What a model learns to predict: log10(x + 1) of a gene's reads, from a column or summed from stranded tracks.
+
+Contract: a gene table in, one finite number per gene out (float32, the genes' order). A missing or negative count is an
+error that names the gene; labels that are all equal are refused, because nothing can be learned from them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyBigWig
+
+from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.errors import ConfigError, InputError
+
+Labels = npt.NDArray[np.float32]
+
+
+class LabelScale(str, enum.Enum):
+    """What the column of labels holds."""
+
+    LOG10P1 = "log10p1"  # log10(x + 1) already
+    COUNT = "count"  # reads: log10(x + 1) is taken here
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Where the label of each gene comes from: either `column`, or the two tracks `plus` and `minus`.
+
+    Attributes
+    ----------
+    column : str or None
+        Column of the gene table.
+    scale : LabelScale
+        What that column holds.
+    plus, minus : str or None
+        bigWigs of 5' ends (CAGE, PRO-cap) on each strand; values of the minus strand may carry a minus sign.
+    flank_bp : int
+        Reads are summed over TSS +- this many bases (192 as published: 384 bp in all).
+    """
+
+    column: str | None = None
+    scale: LabelScale = LabelScale.LOG10P1
+    plus: str | None = None
+    minus: str | None = None
+    flank_bp: int = 192
+
+    def __post_init__(self) -> None:
+        tracks = (self.plus is not None) + (self.minus is not None)
+        if tracks == 1 or (self.column is None) == (tracks == 0):
+            raise ConfigError("a label needs either 'column', or both 'plus' and 'minus'.")
+        if self.flank_bp <= 0:
+            raise ConfigError(f"flank_bp must be above 0, found {self.flank_bp}.")
+
+
+def read_labels(genes: pd.DataFrame, config: LabelConfig, folder: Path = Path()) -> Labels:
+    """Return the label of each gene, log10(x + 1).
+
+    Parameters
+    ----------
+    genes : DataFrame
+        The gene table: `gene_id`, `chrom`, `tss`, `strand`, and the label's column if that is where it is.
+    config : LabelConfig
+        Where the label comes from.
+    folder : Path
+        What relative paths of tracks are relative to.
+
+    Returns
+    -------
+    float32 array, (G,)
+
+    Raises
+    ------
+    ConfigError
+        If the column is absent.
+    InputError
+        If a label is missing, negative or no number, or all labels are equal.
+    """
+    if config.column is not None:
+        labels = labels_from_column(genes, config.column, config.scale)
+    else:
+        plus, minus = folder / str(config.plus), folder / str(config.minus)
+        labels = labels_from_tracks(genes, plus, minus, flank_bp=config.flank_bp)
+    if len(labels) > 1 and np.ptp(labels) == 0:
+        raise InputError(
+            f"all {len(labels)} labels are {labels[0]:g}: nothing can be learned; check the label's column or tracks."
+        )
+    return labels
+
+
+def labels_from_column(genes: pd.DataFrame, column: str, scale: LabelScale = LabelScale.LOG10P1) -> Labels:
+    """Read labels from a column of the gene table."""
+    if column not in genes.columns:
+        raise ConfigError(f"the gene table has no label column '{column}'{suggest(column, map(str, genes.columns))}.")
+    values = pd.to_numeric(genes[column], errors="coerce").to_numpy(dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values) | (values < 0))
+    if len(bad):
+        row = int(bad[0])
+        raise InputError(
+            f"the label '{column}' of the gene {genes['gene_id'].iloc[row]} is {genes[column].iloc[row]} "
+            f"({len(bad)} such genes): labels must be numbers of at least 0; leave those genes out or correct them."
+        )
+    labels: Labels = (np.log10(values + 1) if scale is LabelScale.COUNT else values).astype(np.float32)
+    return labels
+
+
+def labels_from_tracks(genes: pd.DataFrame, plus: Path, minus: Path, *, flank_bp: int = 192) -> Labels:
+    """Sum the 5' ends on each gene's own strand over TSS +- `flank_bp`; log10(x + 1) of the sum."""
+    tracks = {"+": _open(plus), "-": _open(minus)}
+    sums = np.zeros(len(genes))
+    try:
+        for row, (chrom, tss, strand) in enumerate(zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)):
+            track, path = tracks[strand], plus if strand == "+" else minus
+            length = track.chroms().get(str(chrom))
+            if length is None:
+                names = sorted(track.chroms())
+                raise InputError(f"{path.name} has no chromosome '{chrom}' (it has {', '.join(names[:5])}).")
+            start, end = max(0, int(tss) - flank_bp), min(length, int(tss) + flank_bp)
+            if start >= end:
+                raise InputError(f"{path.name}: the TSS {tss} of {genes['gene_id'].iloc[row]} lies outside {chrom}.")
+            values = np.nan_to_num(np.asarray(track.values(str(chrom), start, end), dtype=np.float64))
+            if strand == "+" and (values < 0).any():
+                raise InputError(f"{path.name} holds negative values near {chrom}:{tss}: give the plus strand's track.")
+            sums[row] = np.abs(values).sum()
+    finally:
+        for track in tracks.values():
+            track.close()
+    return np.log10(sums + 1).astype(np.float32)
+
+
+def _open(path: Path) -> pyBigWig.bigWigFile:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file (a track of 5' ends for the label).")
+    try:
+        track = pyBigWig.open(str(path))
+        readable = track is not None and track.isBigWig()
+    except RuntimeError:
+        readable = False
+    if not readable:
+        raise InputError(f"{path}: is not a bigWig file (a track of 5' ends for the label).")
+    return track
