@@ -20,7 +20,7 @@ def write_fasta(path: Path, genome: Mapping[str, np.ndarray]) -> None:
 
 
 def write_bigwig(path: Path, track: Mapping[str, np.ndarray], lengths: Mapping[str, int], step_bp: int) -> None:
-    """Write one value per `step_bp` as runs of equal value, leaving out zeros (as measured tracks leave out the unseen)."""
+    """Write one value per `step_bp` as runs of equal value; zeros are left out, as measured tracks do."""
     with pyBigWig.open(str(path), "w") as out:
         out.addHeader(list(lengths.items()))
         for chrom, values in track.items():

@@ -8,8 +8,8 @@ N at the telomeres and in a gap) but no base of it comes from any organism. The 
     CAGE = promoter * (1 + GAIN * sum over enhancers of activity * contact),    expression = log10(CAGE + 1)
 
 with the sum over every enhancer within 100 kb of the TSS and contact = (distance / 5 kb) ** -0.87, weakened across a
-domain boundary and raised in a loop: what contacts.cool shows. Decoys (open but inactive, marked but closed, motifs that
-nothing reads) look like enhancers in one source of evidence and change nothing. README.md lists the files.
+domain boundary and raised in a loop: what contacts.cool shows. Decoys (open but inactive, marked but closed, motifs
+that nothing reads) look like enhancers in one source of evidence and change nothing. README.md lists the files.
 """
 
 from __future__ import annotations
