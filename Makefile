@@ -1,0 +1,90 @@
+# `make help` lists the targets. Each works alone in a fresh clone and needs Python 3.11, make and git on PATH.
+# The first one that runs makes .venv (a few minutes, mostly torch); after that only what changed is done again.
+
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+OUT := results
+JOBS ?= 2
+
+# Nothing of the caller's environment may leak in; two test processes share two cores.
+export PYTHONNOUSERSITE := 1
+export MPLBACKEND := Agg
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+LIMIT := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
+EXAMPLE_ARGS := {"genes_file": "example/genes.tsv", "fasta_file": "example/genome.fa", \
+"h3k27ac_file": "example/h3k27ac.bw", "dnase_file": "example/dnase.bw", "hic_file": "example/contacts.cool", \
+"blacklist_file": "example/blacklist.bed"}
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help predict test lint wheel wheel-test example bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ------------------------------------------------------------------------------------------------- environment
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not on PATH; name another with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit((3, 11) != sys.version_info[:2])' || \
+	  { echo "make: the pinned versions are for Python 3.11, $(PYTHON) is another (use pip install, see README)" >&2; exit 1; }
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# torch alone and first: `make TORCH='torch==2.13.0 --index-url URL'` chooses another build of it (CPU, CUDA).
+$(VENV)/.torch: $(VENV)/.made
+	@echo "Installing $(TORCH)"
+	@$(PIP) install -c requirements.txt $(TORCH)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch requirements.txt pyproject.toml
+	@echo "Installing the package and what it needs (requirements.txt)"
+	@$(PIP) install -r requirements.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.package requirements-ci.txt
+	@echo "Installing what training and the checks need (requirements-ci.txt)"
+	@$(PIP) install -r requirements-ci.txt
+	@touch $@
+
+# ------------------------------------------------------------------------------------------------------ predict
+
+predict: $(VENV)/.package ## predict the bundled example through Kipoi, then show a table and a picture
+	@mkdir -p $(OUT)
+	$(BIN)/seq2exp register
+	PATH="$(BIN):$$PATH" kipoi predict Seq2Exp/K562 --dataloader_args='$(EXAMPLE_ARGS)' \
+	  --keep_metadata --batch_size 2 -o $(OUT)/predictions.h5
+	$(BIN)/seq2exp show $(OUT)/predictions.h5 --genes example/genes.tsv --label expression \
+	  --elements example/elements.bed --plot $(OUT)/locus.png
+
+# ------------------------------------------------------------------------------------------------------- checks
+
+test: lint ## ruff, mypy and every test (what .ci/run runs)
+	$(LIMIT) $(BIN)/python -m pytest -q -n $(JOBS) --durations=10
+
+lint: $(VENV)/.tools ## ruff and mypy alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+example: $(VENV)/.package ## make the files of example/ again (the same bytes)
+	$(BIN)/python example/make_example.py
+
+wheel: $(VENV)/.tools ## build the sdist and, from it, the wheel into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+wheel-test: $(VENV)/.tools ## install the wheel into an empty environment and predict there (downloads torch again)
+	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
+
+bench: $(VENV)/.tools ## measure speed; writes benchmarks/speed.md and .json
+	$(BIN)/python benchmarks/speed.py
+
+clean: ## remove the environment and everything that was made
+	rm -rf $(VENV) $(OUT) dist build .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
