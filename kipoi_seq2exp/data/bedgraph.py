@@ -1,0 +1,91 @@
+"""bedGraph as a signal track: intervals of a text file (also .gz), 0 elsewhere; where intervals overlap, the largest value.
+
+The format forbids overlaps, but tracks made from peak lists have them; the largest value is what a peak list means. The
+file is read whole at first use, so keep to bigWig for tracks with a value at most bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.data.regions import read_intervals
+from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.signals import SignalTrack, Values
+from kipoi_seq2exp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Disjoint intervals of one chromosome with a value each, sorted: starts, ends int64 (n,), values float32 (n,)."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    values: Values
+
+
+class BedGraphTrack(SignalTrack[dict[str, Steps]]):
+    """Values of a bedGraph file; it holds no chromosome lengths, so only its last interval is compared with the FASTA's."""
+
+    @cached_property
+    def lengths(self) -> Mapping[str, int | None]:
+        """Chromosomes of the file; the lengths are unknown (None)."""
+        return dict.fromkeys(self.handle)
+
+    def check_against(self, genome: Genome, chroms: Iterable[str]) -> None:
+        """Check that the chromosomes are there and that no interval lies beyond their end."""
+        chroms = list(chroms)
+        super().check_against(genome, chroms)
+        for chrom in chroms:
+            last = int(self.handle[chrom].ends[-1])
+            if last > genome.lengths[chrom]:
+                raise InputError(
+                    f"{self.where}: an interval ends at {chrom}:{last} but {chrom} is {genome.lengths[chrom]:,} bp long in "
+                    f"the FASTA: they are of different genome builds; use files of one build."
+                )
+
+    def _open(self) -> dict[str, Steps]:
+        table = read_intervals(self.path, self.where, value_column=3)
+        groups = table.groupby("chrom", sort=False)
+        return {
+            str(chrom): flatten(rows["start"].to_numpy(), rows["end"].to_numpy(), rows["value"].to_numpy(np.float32))
+            for chrom, rows in groups
+        }
+
+    def _read(self, chrom: str, start: int, end: int) -> Values:
+        steps = self.handle[chrom]
+        first = int(np.searchsorted(steps.ends, start, side="right"))
+        last = int(np.searchsorted(steps.starts, end, side="left"))
+        edges = np.empty(2 * (last - first) + 2, dtype=np.int64)  # gap, interval, gap, interval, ... gap
+        edges[0], edges[-1] = start, end
+        edges[1:-1:2] = np.maximum(steps.starts[first:last], start)
+        edges[2:-1:2] = np.minimum(steps.ends[first:last], end)
+        levels = np.zeros(2 * (last - first) + 1, dtype=np.float32)
+        levels[1::2] = steps.values[first:last]
+        values: Values = np.repeat(levels, np.diff(edges))
+        return values
+
+
+def flatten(starts: NDArray[np.int64], ends: NDArray[np.int64], values: Values) -> Steps:
+    """Turn intervals in any order into disjoint sorted ones; where some overlap, the largest value holds.
+
+    Parameters
+    ----------
+    starts, ends : ndarray of int64, (n,)
+    values : ndarray of float32, (n,)
+    """
+    order = np.argsort(starts, kind="stable")
+    starts, ends, values = starts[order], ends[order], values[order]
+    if (starts[1:] >= ends[:-1]).all():
+        return Steps(starts, ends, values)
+    edges = np.unique(np.concatenate([starts, ends]))
+    levels = np.full(len(edges) - 1, np.nan, dtype=np.float32)
+    firsts, lasts = np.searchsorted(edges, starts), np.searchsorted(edges, ends)
+    for i in np.argsort(values, kind="stable"):  # the largest is written last
+        levels[firsts[i] : lasts[i]] = values[i]
+    kept = ~np.isnan(levels)
+    return Steps(edges[:-1][kept], edges[1:][kept], levels[kept])

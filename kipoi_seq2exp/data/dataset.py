@@ -1,0 +1,228 @@
+"""The windows of genes as a model reads them: DNA, tracks, features and blacklist, checked once, then read by index.
+
+Everything that can be checked without reading the windows is checked when the data set is made: names and lengths of
+chromosomes in every file, every row of the gene table, every feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.config import InputSpec, TrackKind, Transform, suggest
+from kipoi_seq2exp.data.contacts import ContactQuery, ContactSource, open_contacts
+from kipoi_seq2exp.data.features import PROMOTER_FLANK_BP, parse_missing, resolve_features
+from kipoi_seq2exp.data.genes import check_positions, read_genes
+from kipoi_seq2exp.data.regions import Regions
+from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.signals import SignalTrack, open_signal
+from kipoi_seq2exp.data.windows import Window
+from kipoi_seq2exp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class WindowInputs:
+    """What a model reads of one gene.
+
+    Attributes
+    ----------
+    gene_id, chrom, strand : str
+    tss, start, end : int
+        0-based; the window is ``[start, end)`` and may reach beyond the chromosome.
+    onehot : ndarray of uint8, (L, 4)
+        DNA in A, C, G, T order; zeros for unknown bases.
+    signals : ndarray of float32, (L, S)
+        Tracks in the model's order, after their transform.
+    features : ndarray of float32, (F,)
+    blacklist : ndarray of bool, (L,)
+        Bases that the mask may not keep.
+    """
+
+    gene_id: str
+    chrom: str
+    tss: int
+    strand: str
+    start: int
+    end: int
+    onehot: NDArray[np.uint8]
+    signals: NDArray[np.float32]
+    features: NDArray[np.float32]
+    blacklist: NDArray[np.bool_]
+
+
+class WindowDataset:
+    """The windows of a gene table; files are opened lazily by each process, so it may be forked, pickled and closed.
+
+    Parameters
+    ----------
+    inputs : InputSpec
+        What the model reads.
+    genes : str, Path or DataFrame
+        See `read_genes`.
+    fasta : str or Path
+    sources : mapping of str to str or Path
+        The file of each track by its name; 'powerlaw' for a contact track without Hi-C (see `open_contacts`).
+    blacklist : str or Path, optional
+        BED of bases that the mask may not keep.
+    missing_features : {"error", "mean"}
+        What to do about a feature that the table does not hold.
+    gene_ids : iterable of str, optional
+        Keep these genes, in this order.
+
+    Raises
+    ------
+    InputError, ConfigError
+        If a file or a row cannot be used; see the readers.
+    """
+
+    def __init__(
+        self,
+        inputs: InputSpec,
+        genes: str | Path | pd.DataFrame,
+        fasta: str | Path,
+        sources: Mapping[str, str | Path],
+        blacklist: str | Path | None = None,
+        missing_features: str = "error",
+        gene_ids: Iterable[str] | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.genes = read_genes(genes, gene_ids)
+        self.genome = Genome(fasta)
+        self.missing_features = parse_missing(missing_features)
+        self.features = resolve_features(self.genes, inputs, self.missing_features)
+        self.blacklist = None if blacklist is None else Regions(blacklist, "blacklist")
+        self.tracks = _open_tracks(inputs, sources)
+        self._queries = [
+            ContactQuery(str(gene_id), str(chrom), int(tss))
+            for gene_id, chrom, tss in zip(self.genes["gene_id"], self.genes["chrom"], self.genes["tss"], strict=True)
+        ]
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    def __getitem__(self, index: int) -> WindowInputs:
+        """Read the window of the gene in row `index` (negative: from the end)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"gene {index} of {len(self)}")
+        index = int(index) % len(self)
+        query = self._queries[index]
+        window = Window.around(query.chrom, query.tss, self.inputs.window_bp)
+        onehot = self.genome.onehot(window.chrom, window.start, window.end)
+        blacklist = np.zeros(len(window), dtype=np.bool_)
+        if self.blacklist is not None:
+            blacklist = self.blacklist.mask(window.chrom, window.start, window.end)
+        return WindowInputs(
+            gene_id=query.gene_id,
+            chrom=query.chrom,
+            tss=query.tss,
+            strand=str(self.genes["strand"].iloc[index]),
+            start=window.start,
+            end=window.end,
+            onehot=onehot,
+            signals=self._signals(query, window),
+            features=self._features(index, query),
+            blacklist=blacklist,
+        )
+
+    def __iter__(self) -> Iterator[WindowInputs]:
+        return (self[index] for index in range(len(self)))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the inputs are, in plain texts and numbers, for the record of a run."""
+        tracks = {}
+        for spec in self.inputs.tracks:
+            track = self.tracks[spec.name]
+            source = track.description if isinstance(track, ContactSource) else str(track.path)
+            tracks[spec.name] = {"source": source, "transform": spec.transform.value, "unit": spec.unit}
+        return {
+            "cell_type": self.inputs.cell_type,
+            "assembly": self.inputs.assembly,
+            "window_bp": self.inputs.window_bp,
+            "genes": str(self.genes.attrs.get("source", "gene table")),
+            "n_genes": len(self),
+            "fasta": str(self.genome.path),
+            "tracks": tracks,
+            "blacklist": None if self.blacklist is None else str(self.blacklist.path),
+            "missing_features": self.missing_features.value,
+            "features": dict(self.features.sources),
+        }
+
+    def close(self) -> None:
+        """Close the files of this process; they are opened again when read again."""
+        self.genome.close()
+        for track in self.tracks.values():
+            track.close()
+
+    def __enter__(self) -> WindowDataset:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        """Compare the genes and every file with the FASTA."""
+        check_positions(self.genes, self.genome)
+        chroms = sorted(set(self.genes["chrom"]))
+        for track in self.tracks.values():
+            if isinstance(track, ContactSource):
+                track.check_against(self.genome, self._queries)
+            else:
+                track.check_against(self.genome, chroms)
+        if self.blacklist is not None:
+            self.blacklist.check_against(self.genome)
+
+    def _values(self, name: str, query: ContactQuery, window: Window) -> NDArray[np.float32]:
+        """Return a track in its own unit."""
+        track = self.tracks[name]
+        if isinstance(track, ContactSource):
+            return track.profile(query, window.start, window.end)
+        return track.values(window.chrom, window.start, window.end)
+
+    def _signals(self, query: ContactQuery, window: Window) -> NDArray[np.float32]:
+        signals = np.empty((len(window), len(self.inputs.tracks)), dtype=np.float32)
+        for column, spec in enumerate(self.inputs.tracks):
+            signals[:, column] = _TRANSFORMS[spec.transform](self._values(spec.name, query, window))
+        return signals
+
+    def _features(self, index: int, query: ContactQuery) -> NDArray[np.float32]:
+        features = self.features.values[index].copy()
+        for column in self.features.from_tracks:
+            promoter = Window.around(query.chrom, query.tss, 2 * PROMOTER_FLANK_BP)
+            names = self.inputs.features[column].from_tracks
+            means = [float(self._values(name, query, promoter).mean(dtype=np.float64)) for name in names]
+            features[column] = np.prod(means) ** (1 / len(means))
+        return features
+
+
+def _log10p1(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.log1p(values) * np.float32(1 / np.log(10))
+
+
+_TRANSFORMS = {Transform.NONE: lambda values: values, Transform.LOG10P1: _log10p1, Transform.LOG1P: np.log1p}
+
+
+def _open_tracks(inputs: InputSpec, sources: Mapping[str, str | Path]) -> dict[str, SignalTrack[Any] | ContactSource]:
+    """Return the reader of each track, or say which track has no file and which name is no track."""
+    for name in sources:
+        if name not in inputs.track_names:
+            raise InputError(f"unknown track '{name}'{suggest(str(name), inputs.track_names)}.")
+    tracks: dict[str, SignalTrack[Any] | ContactSource] = {}
+    for spec in inputs.tracks:
+        source = sources.get(spec.name)
+        if source is None or str(source) == "":
+            hint = " or 'powerlaw' where there is no Hi-C" if spec.kind is TrackKind.CONTACT else ""
+            raise InputError(f"no file is given for the track '{spec.name}': give one{hint}.")
+        tracks[spec.name] = open_contacts(source, spec) if spec.kind is TrackKind.CONTACT else open_signal(source, spec)
+    return tracks

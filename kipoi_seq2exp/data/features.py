@@ -1,0 +1,153 @@
+"""The scalar features of genes: read from the gene table, computed from tracks, or filled by an explicit choice."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.config import ConfigError, FeatureSpec, InputSpec, suggest
+from kipoi_seq2exp.data.genes import MISSING, place
+from kipoi_seq2exp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROMOTER_FLANK_BP = 500
+"""A feature computed from tracks reads the TSS +- this many bp."""
+
+
+class MissingFeatures(str, enum.Enum):
+    """What to do about a feature that a gene table does not hold."""
+
+    ERROR = "error"
+    MEAN = "mean"  # the mean of the training genes (FeatureSpec.mean), or else of the genes of the table that have it
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of genes.
+
+    Attributes
+    ----------
+    values : ndarray of float32, (G, F)
+        NaN in the columns `from_tracks`, which are computed from the tracks of each window.
+    from_tracks : tuple of int
+        Columns to compute from tracks.
+    sources : dict
+        Where each feature comes from, by name; for the record of a run.
+    """
+
+    values: NDArray[np.float32]
+    from_tracks: tuple[int, ...]
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def parse_missing(policy: str | MissingFeatures) -> MissingFeatures:
+    """Return the policy of that name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    try:
+        return MissingFeatures(policy)
+    except ValueError:
+        names = [member.value for member in MissingFeatures]
+        raise ConfigError(f"missing features: unknown choice '{policy}'{suggest(str(policy), names)}.") from None
+
+
+def resolve_features(
+    genes: pd.DataFrame, inputs: InputSpec, missing: str | MissingFeatures = MissingFeatures.ERROR
+) -> FeatureTable:
+    """Collect the features that a model reads.
+
+    Each is read from the first of its columns that the table has; with none, it is computed from tracks if it can be,
+    and is missing otherwise.
+
+    Parameters
+    ----------
+    genes : DataFrame
+        From `read_genes`.
+    inputs : InputSpec
+    missing : {"error", "mean"}
+        What to do about a missing column or an empty entry.
+
+    Raises
+    ------
+    InputError
+        If an entry is no number or beyond the feature's `limit`, or is missing under "error"; the row is named.
+    """
+    policy = parse_missing(missing)
+    values = np.full((len(genes), len(inputs.features)), np.nan, dtype=np.float32)
+    sources: dict[str, str] = {}
+    computed = []
+    for column, feature in enumerate(inputs.features):
+        name = next((name for name in feature.columns or (feature.name,) if name in genes), None)
+        if name is None and feature.from_tracks:
+            computed.append(column)
+            sources[feature.name] = f"computed from the tracks {' and '.join(feature.from_tracks)} at the TSS +-500 bp"
+            continue
+        numbers = np.full(len(genes), np.nan) if name is None else _numbers(genes, feature, name)
+        sources[feature.name] = f"column {name}" if name else "no column"
+        absent = np.isnan(numbers)
+        if absent.any():
+            filled, source = _fill(genes, feature, numbers, policy)
+            numbers = np.where(absent, filled, numbers)
+            sources[feature.name] += f"; {int(absent.sum())} of {len(genes)} genes: {source}"
+        values[:, column] = numbers
+    return FeatureTable(values, tuple(computed), sources)
+
+
+def _numbers(genes: pd.DataFrame, feature: FeatureSpec, column: str) -> NDArray[np.float64]:
+    numbers = np.empty(len(genes))
+    for row, entry in enumerate(genes[column]):
+        numbers[row] = _number(entry)
+        if np.isinf(numbers[row]):
+            raise InputError(f"{place(genes, row)}: {column} is {entry!r}, not a number.")
+        if feature.limit is not None and abs(numbers[row]) > feature.limit:
+            unit = f" ({feature.unit})" if feature.unit else ""
+            raise InputError(
+                f"{place(genes, row)}: {column} is {numbers[row]:g}, which no {feature.name}{unit} can be (at most "
+                f"{feature.limit:g}): the column seems to hold something else, such as raw lengths or percentages; convert "
+                f"it, or name the right column {' or '.join(feature.columns or (feature.name,))}."
+            )
+    return numbers
+
+
+def _number(entry: Any) -> float:
+    """Return a number, NaN for an empty entry, infinity for anything else."""
+    if entry is None or entry in MISSING:
+        return float("nan")
+    try:
+        return float(entry)
+    except (TypeError, ValueError):
+        return float("inf")
+
+
+def _fill(
+    genes: pd.DataFrame, feature: FeatureSpec, numbers: NDArray[np.float64], policy: MissingFeatures
+) -> tuple[float, str]:
+    """Return what an absent value becomes and how to record it, or raise under the policy "error"."""
+    absent = np.isnan(numbers)
+    names = " or ".join(feature.columns or (feature.name,))
+    if policy is MissingFeatures.ERROR:
+        where = place(genes, int(np.flatnonzero(absent)[0]))
+        what = f"{genes.attrs.get('source', 'gene table')} has no column" if absent.all() else f"{where}: no value"
+        raise InputError(
+            f"{what} for the feature '{feature.name}' (column {names}): add it, or choose to fill missing features by their "
+            f"mean."
+        )
+    if feature.mean is not None:
+        return feature.mean, f"mean of the training genes ({feature.mean:g})"
+    if absent.all():
+        raise InputError(
+            f"{genes.attrs.get('source', 'gene table')}: the feature '{feature.name}' cannot be filled by its mean, for no "
+            f"gene has it and the model states none: add the column {names}."
+        )
+    mean = float(numbers[~absent].mean())
+    return mean, f"mean of the other genes of the table ({mean:g})"

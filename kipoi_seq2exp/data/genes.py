@@ -1,0 +1,307 @@
+"""Genes and their transcription start sites (TSS) from a table, a BED6 or a GTF, checked row by row.
+
+A gene table is a DataFrame with `gene_id` (text), `chrom` (text), `tss` (int64, 0-based), `strand` ('+' or '-') and every
+other column of the file under its own name: numbers where the whole column is numbers, text otherwise. The line of the
+file that each gene comes from is kept in ``frame.attrs["lines"]``, so that later checks can name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.data.naming import listing, other_name
+from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kipoi_seq2exp.data.sequence import Genome
+
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "gene_id": ("gene_id", "ENSID", "ensembl_id", "ensembl_gene_id", "Gene stable ID", "geneid", "gene"),
+    "chrom": ("chrom", "chr", "chromosome", "seqname", "seqnames"),
+    "tss": ("tss", "tss_position", "Transcription start site (TSS)"),
+    "strand": ("strand",),
+}
+"""Names under which a table may hold the four columns, most usual first; upper and lower case, and a leading #, are alike."""
+
+STRANDS: Mapping[str, str] = {"+": "+", "-": "-", "1": "+", "+1": "+", "-1": "-"}
+"""Accepted ways to write a strand."""
+
+
+def read_genes(source: str | Path | pd.DataFrame, gene_ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """Read a gene table.
+
+    Parameters
+    ----------
+    source : str, Path or DataFrame
+        A table with a header (.tsv, .txt, .csv; TSS 0-based), a BED6 (.bed; the TSS is the first base of the interval on
+        the gene's strand) or a GTF (.gtf; the records of feature "gene"), each also as .gz; or such a table in memory.
+    gene_ids : iterable of str, optional
+        Keep these genes, in this order. A GTF's versioned id ("ENSG00000100181.21") is also found without its version.
+
+    Returns
+    -------
+    DataFrame
+        Columns gene_id, chrom, tss, strand, then the others; one row per gene.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or empty, a column is missing, an id is found twice or not at all, or a value
+        is not what its column needs; file and line are named.
+    """
+    frame, where = _read_text(source)
+    if frame.empty:
+        raise InputError(f"{where} holds no genes.")
+    frame = _check_genes(frame, where)
+    return frame if gene_ids is None else _select(frame, list(gene_ids), where)
+
+
+def place(genes: pd.DataFrame, row: int) -> str:
+    """Return how to name a row of a gene table in a message: "genes.tsv, line 4 (gene ENSG00000100181)"."""
+    lines = genes.attrs.get("lines", ())
+    number = f"line {lines[row]}" if len(lines) == len(genes) else f"row {row + 1}"
+    name = f" (gene {genes['gene_id'].iloc[row]})" if "gene_id" in genes and genes["gene_id"].iloc[row] else ""
+    return f"{genes.attrs.get('source', 'gene table')}, {number}{name}"
+
+
+def check_positions(genes: pd.DataFrame, genome: Genome) -> None:
+    """Check that every TSS lies on a chromosome of the FASTA.
+
+    Raises
+    ------
+    InputError
+        If a chromosome is unknown ('1' against 'chr1' is told apart) or a TSS lies beyond its end; the row is named.
+    """
+    lengths = genome.lengths
+    for row, (chrom, tss) in enumerate(zip(genes["chrom"], genes["tss"], strict=True)):
+        if chrom not in lengths:
+            other = other_name(chrom, lengths)
+            hint = f"the FASTA names it '{other}'" if other else f"the FASTA has {listing(lengths)}"
+            raise InputError(f"{place(genes, row)}: unknown chromosome '{chrom}' ({hint}).")
+        if not 0 <= tss < lengths[chrom]:
+            raise InputError(
+                f"{place(genes, row)}: the TSS {tss} lies outside {chrom}, which is {lengths[chrom]:,} bp long (0-based "
+                f"positions; is the table of another genome build?)."
+            )
+
+
+# ------------------------------------------------------------------------------------------------ the three formats
+
+
+def _read_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the table as text in every column, with "source" and "lines" in its attrs, and how to name it."""
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        where = str(source.attrs.get("source", "gene table"))
+        lines = source.attrs.get("lines", ())
+        frame = source.reset_index(drop=True)
+        frame.attrs = {"source": where, "lines": list(lines) if len(lines) == len(frame) else []}
+        return frame, where
+    path = Path(source)
+    where = str(path)
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    if ending == ".bed":
+        columns, rows, lines = _bed_rows(path)
+    elif ending in (".gtf", ".gff", ".gff2"):
+        columns, rows, lines = _gtf_rows(path)
+    else:
+        columns, rows, lines = _table_rows(path, "," if ending == ".csv" else "\t")
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    frame.attrs = {"source": where, "lines": lines}
+    return frame, where
+
+
+Rows = tuple[list[str], list[list[str]], list[int]]
+
+
+def _table_rows(path: Path, separator: str) -> Rows:
+    header: list[str] = []
+    rows, lines = [], []
+    for number, line in text_lines(path, str(path)):
+        text = line.rstrip("\r\n")
+        if not text.strip() or (text.startswith("##") and not header):
+            continue
+        fields = [field.strip().strip('"') for field in text.split(separator)]
+        if not header:
+            header = [fields[0].removeprefix("#").removeprefix("\ufeff"), *fields[1:]]
+            continue
+        if len(fields) != len(header):
+            raise InputError(
+                f"{path}, line {number}: found {len(fields)} columns where the header has {len(header)} (columns are "
+                f"separated by {'commas' if separator == ',' else 'tabs'})."
+            )
+        rows.append(fields)
+        lines.append(number)
+    if not header:
+        raise InputError(f"{path} is empty: a gene table with a header line is needed.")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: the column '{twice[0]}' is there twice.")
+    return header, rows, lines
+
+
+def _bed_rows(path: Path) -> Rows:
+    rows, lines = [], []
+    for number, line in text_lines(path, str(path)):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        if len(fields) < 6:
+            raise InputError(
+                f"{path}, line {number}: found {len(fields)} columns where BED6 has chrom, start, end, name, score, strand."
+            )
+        chrom, start, end, name, _, strand = fields[:6]
+        if not (start.isdigit() and end.isdigit() and int(start) < int(end)):
+            raise InputError(f"{path}, line {number}: '{start}' to '{end}' is no interval (0-based, half-open).")
+        tss = start if STRANDS.get(strand, "+") == "+" else str(int(end) - 1)
+        rows.append([name, chrom, tss, strand, start, end])
+        lines.append(number)
+    return ["gene_id", "chrom", "tss", "strand", "gene_start", "gene_end"], rows, lines
+
+
+def _gtf_rows(path: Path) -> Rows:
+    rows, lines = [], []
+    for number, line in text_lines(path, str(path)):
+        if line.startswith("#") or not line.strip():
+            continue
+        fields = line.rstrip("\r\n").split("\t")
+        if len(fields) != 9 or not (fields[3].isdigit() and fields[4].isdigit()):
+            raise InputError(f"{path}, line {number}: not a GTF record (nine columns separated by tabs).")
+        if fields[2] != "gene":
+            continue
+        chrom, strand, attributes = fields[0], fields[6], _gtf_attributes(fields[8])
+        start, end = int(fields[3]) - 1, int(fields[4])  # GTF is 1-based and closed
+        tss = start if strand == "+" else end - 1
+        names = [attributes.get("gene_name", ""), attributes.get("gene_type", attributes.get("gene_biotype", ""))]
+        rows.append([attributes.get("gene_id", ""), chrom, str(tss), strand, str(start), str(end), *names])
+        lines.append(number)
+    return ["gene_id", "chrom", "tss", "strand", "gene_start", "gene_end", "gene_name", "gene_type"], rows, lines
+
+
+def _gtf_attributes(text: str) -> dict[str, str]:
+    pairs = (item.strip().split(" ", 1) for item in text.split(";") if item.strip())
+    return {pair[0]: pair[1].strip().strip('"') for pair in pairs if len(pair) == 2}
+
+
+# -------------------------------------------------------------------------------------------------------- the checks
+
+
+def _check_genes(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Give the four columns their names and types, the others numbers or text."""
+    import pandas as pd
+
+    found = {name: _find_column(frame.columns, name, where) for name in COLUMN_NAMES}
+    attrs = frame.attrs
+    plain = frame.rename(columns={old: new for new, old in found.items()})
+    plain.attrs = attrs
+    checked: dict[str, Any] = {"gene_id": _ids(plain)}
+    plain["gene_id"] = checked["gene_id"]
+    checked["chrom"] = _texts(plain, "chrom")
+    checked["tss"] = _positions(plain)
+    checked["strand"] = _strands(plain)
+    for name in plain.columns:
+        if name not in checked:
+            checked[str(name)] = _numbers_or_text(plain[name])
+    genes = pd.DataFrame(checked)
+    genes.attrs = attrs
+    return genes
+
+
+def _find_column(columns: Iterable[Any], name: str, where: str) -> Any:
+    present = {str(column).lower(): column for column in reversed(list(columns))}
+    for candidate in COLUMN_NAMES[name]:
+        if candidate.lower() in present:
+            return present[candidate.lower()]
+    raise InputError(
+        f"{where} has no column '{name}' (also read: {', '.join(COLUMN_NAMES[name][1:]) or 'no other name'}); it has "
+        f"{', '.join(map(str, present.values()))}."
+    )
+
+
+def _texts(frame: pd.DataFrame, name: str) -> list[str]:
+    values = ["" if value is None or value != value else str(value).strip() for value in frame[name]]
+    for row, value in enumerate(values):
+        if not value:
+            raise InputError(f"{place(frame, row)}: {name} is empty.")
+    return values
+
+
+def _ids(frame: pd.DataFrame) -> list[str]:
+    values = _texts(frame, "gene_id")
+    first: dict[str, int] = {}
+    for row, value in enumerate(values):
+        if value in first:
+            raise InputError(
+                f"{place(frame, row)}: this gene was there before, at {place(frame, first[value])}; keep one."
+            )
+        first[value] = row
+    return values
+
+
+def _positions(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
+    positions = np.empty(len(frame), dtype=np.int64)
+    for row, value in enumerate(frame["tss"]):
+        try:
+            number = float(value)
+            if number != int(number):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(f"{place(frame, row)}: the TSS {value!r} is not a whole number.") from None
+        if number < 0:
+            raise InputError(f"{place(frame, row)}: the TSS {value} is negative.")
+        positions[row] = int(number)
+    return positions
+
+
+def _strands(frame: pd.DataFrame) -> list[str]:
+    values = _texts(frame, "strand")
+    for row, value in enumerate(values):
+        if value not in STRANDS:
+            raise InputError(f"{place(frame, row)}: the strand {value!r} is neither '+' nor '-'.")
+    return [STRANDS[value] for value in values]
+
+
+def _numbers_or_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return numbers where every entry that is there is a number, else the column as it is."""
+    import pandas as pd
+
+    if column.dtype != object and not pd.api.types.is_string_dtype(column):
+        return column
+    missing = column.isin(MISSING) | column.isna()
+    numbers = pd.to_numeric(column.where(~missing), errors="coerce")
+    if (numbers.isna() & ~missing).any():
+        return column
+    return numbers.astype(np.float64) if missing.any() else numbers
+
+
+MISSING: Sequence[str] = ("", "NA", "NaN", "nan", "N/A", "null", "None")
+"""Entries of a table that mean "no value"."""
+
+
+def _select(genes: pd.DataFrame, gene_ids: list[str], where: str) -> pd.DataFrame:
+    rows: dict[str, int] = {}
+    for row, gene_id in enumerate(genes["gene_id"]):
+        rows.setdefault(gene_id.split(".")[0], row)
+    rows.update({gene_id: row for row, gene_id in enumerate(genes["gene_id"])})
+    chosen: list[int] = []
+    for gene_id in gene_ids:
+        if gene_id not in rows:
+            raise InputError(f"{where} has no gene '{gene_id}'{suggest(gene_id, rows) if len(rows) < 100_000 else ''}.")
+        if rows[gene_id] in chosen:
+            raise InputError(f"the gene '{gene_id}' is asked for twice.")
+        chosen.append(rows[gene_id])
+    if not chosen:
+        raise InputError("the list of gene ids is empty.")
+    selected = genes.iloc[chosen].reset_index(drop=True)
+    lines = genes.attrs["lines"]
+    selected.attrs = {"source": genes.attrs["source"], "lines": [lines[row] for row in chosen] if lines else []}
+    return selected

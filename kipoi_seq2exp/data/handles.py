@@ -1,0 +1,56 @@
+"""Files that each process opens for itself: lazily, once per process, never across a fork or a pickle.
+
+A handle opened before a fork shares its file position with the parent, and the C libraries behind bigWig and HDF5 share
+their state too; so a handle belongs to the process id that opened it, and another process opens its own.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+Handle = TypeVar("Handle")
+Self = TypeVar("Self", bound="LazyFile[Any]")
+
+
+class LazyFile(ABC, Generic[Handle]):
+    """Base of the readers: `_open` runs at first use in each process; `close` may be called at any time, then it reopens."""
+
+    def __init__(self) -> None:
+        self._handle: Handle | None = None
+        self._pid = -1
+        self._inherited: list[Handle] = []  # of the parent process: neither used nor closed here
+
+    @abstractmethod
+    def _open(self) -> Handle:
+        """Open the file; called at most once per process between two `close`."""
+
+    @property
+    def handle(self) -> Handle:
+        """The open file of this process."""
+        if self._handle is not None and self._pid != os.getpid():
+            self._inherited.append(self._handle)
+            self._handle = None
+        if self._handle is None:
+            self._handle = self._open()
+            self._pid = os.getpid()
+        return self._handle
+
+    def close(self) -> None:
+        """Close the file of this process, if it is open."""
+        handle, self._handle = self._handle, None
+        if handle is not None and self._pid == os.getpid() and hasattr(handle, "close"):
+            handle.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None, "_pid": -1, "_inherited": []}

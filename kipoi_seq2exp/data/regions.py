@@ -1,0 +1,163 @@
+"""Regions of a BED file (blacklist, peaks): read and checked by line, merged, turned into masks of windows.
+
+`merge` does what `bioframe.merge` does (a test holds them together) without importing a plotting library at every start.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.data.naming import listing, other_name
+from kipoi_seq2exp.data.windows import Window
+from kipoi_seq2exp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kipoi_seq2exp.data.sequence import Genome
+
+_COMMENTS = ("#", "track", "browser")
+
+
+class Regions:
+    """Merged intervals of a BED file (BED3 and more, narrowPeak, broadPeak; also .gz), held in memory.
+
+    Parameters
+    ----------
+    path : str or Path
+    what : str
+        What the file is for ("blacklist"), for messages.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty or damaged, or a line is no interval.
+    """
+
+    def __init__(self, path: str | Path, what: str = "regions") -> None:
+        self.path = Path(path)
+        self.where = f"{what} {self.path}"
+        intervals = read_intervals(self.path, self.where)
+        self._bounds: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {
+            str(chrom): merge(rows["start"].to_numpy(np.int64), rows["end"].to_numpy(np.int64))
+            for chrom, rows in intervals.groupby("chrom", sort=False)
+        }
+
+    @property
+    def chroms(self) -> tuple[str, ...]:
+        """Chromosomes that have a region."""
+        return tuple(self._bounds)
+
+    def mask(self, chrom: str, start: int, end: int) -> NDArray[np.bool_]:
+        """Return which bases of ``[start, end)`` lie in a region: bool (L,)."""
+        window = Window(chrom, start, end)
+        mask = np.zeros(len(window), dtype=np.bool_)
+        if chrom in self._bounds:
+            starts, ends = self._bounds[chrom]
+            first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
+            for region_start, region_end in zip(starts[first:last], ends[first:last], strict=True):
+                mask[max(region_start - start, 0) : region_end - start] = True
+        return mask
+
+    def check_against(self, genome: Genome) -> None:
+        """Check that the regions name chromosomes as the FASTA does and end within them.
+
+        Raises
+        ------
+        InputError
+            If no chromosome is shared, or a region ends beyond its chromosome.
+        """
+        if not set(self._bounds) & set(genome.lengths):
+            name = next(iter(self._bounds))
+            other = other_name(name, genome.lengths)
+            hint = f"'{name}' is '{other}' there" if other else f"that has {listing(genome.lengths)}"
+            raise InputError(
+                f"{self.where} shares no chromosome with the FASTA ({hint}): it has {listing(self._bounds)}; use one naming."
+            )
+        for chrom, (_, ends) in self._bounds.items():
+            if chrom in genome.lengths and ends[-1] > genome.lengths[chrom]:
+                raise InputError(
+                    f"{self.where}: a region ends at {chrom}:{ends[-1]} but {chrom} is {genome.lengths[chrom]:,} bp long in "
+                    f"the FASTA: they are of different genome builds; use files of one build."
+                )
+
+
+def merge(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the starts and ends of the union of intervals, sorted; touching intervals become one."""
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(ends[order])
+    first = np.concatenate([[True], starts[1:] > reach[:-1]])
+    last = np.concatenate([first[1:], [True]])
+    return starts[first], reach[last]
+
+
+def read_intervals(path: Path, where: str, value_column: int | None = None) -> pd.DataFrame:
+    """Read the intervals of a BED-like text file, checking each line.
+
+    Parameters
+    ----------
+    path : Path
+    where : str
+        What the file is, for messages.
+    value_column : int, optional
+        Column (from 0) of a number to read as `value`.
+
+    Returns
+    -------
+    DataFrame
+        Columns chrom, start, end (0-based, half-open) and, if asked for, value.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty or damaged, or a line is no interval; the line is named.
+    """
+    import pandas as pd
+
+    columns: dict[str, list[Any]] = {"chrom": [], "start": [], "end": []}
+    if value_column is not None:
+        columns["value"] = []
+    for number, line in text_lines(path, where):
+        if not line.strip() or line.startswith(_COMMENTS):
+            continue
+        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        try:
+            start, end = int(fields[1]), int(fields[2])
+            if value_column is not None:
+                columns["value"].append(float(fields[value_column]))
+        except (IndexError, ValueError):
+            need = "chrom, start, end" if value_column is None else "chrom, start, end, value"
+            raise InputError(f"{where}, line {number}: expected {need}, found {line.strip()[:60]!r}.") from None
+        if not 0 <= start < end:
+            raise InputError(f"{where}, line {number}: the interval {start}-{end} is empty, reversed or negative.")
+        columns["chrom"].append(fields[0])
+        columns["start"].append(start)
+        columns["end"].append(end)
+    if not columns["chrom"]:
+        raise InputError(f"{where} holds no intervals.")
+    return pd.DataFrame(columns)
+
+
+def text_lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines (from 1) of a text file, plain or .gz, or say in one sentence why it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            compressed = handle.read(2) == b"\x1f\x8b"
+        opened = gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")
+        with opened as lines:
+            yield from enumerate(lines, start=1)
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such file.") from None
+    except EOFError:
+        raise InputError(f"{where} is truncated: its gzip stream ends too early; fetch the file again.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where} is no text file.") from None
+    except (OSError, zlib.error) as error:
+        raise InputError(f"{where} cannot be read ({error}).") from None

@@ -1,0 +1,78 @@
+"""Windows of DNA round a transcription start site (TSS), 0-based and half-open; they may reach beyond a chromosome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the forward strand; `start` may be negative and `end` may lie beyond the chromosome's end.
+
+    Attributes
+    ----------
+    chrom : str
+    start, end : int
+        0-based, half-open, in base pairs.
+    """
+
+    chrom: str
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise ConfigError(f"a window must end after its start, found {self}.")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{self.chrom}:{self.start}-{self.end}"
+
+    @classmethod
+    def around(cls, chrom: str, tss: int, length_bp: int) -> Window:
+        """Return ``[tss - length_bp / 2, tss + length_bp / 2)``, forward strand whatever the gene's strand.
+
+        Raises
+        ------
+        ConfigError
+            If `length_bp` is odd or not positive.
+        """
+        if length_bp <= 0 or length_bp % 2:
+            raise ConfigError(f"the length of a window must be even and above 0, found {length_bp}.")
+        return cls(chrom, tss - length_bp // 2, tss + length_bp // 2)
+
+    def inside(self, chrom_length: int) -> tuple[int, int]:
+        """Return the part of the window on a chromosome of that length, as (start, end); equal when there is none."""
+        start = min(max(self.start, 0), chrom_length)
+        return start, max(start, min(self.end, chrom_length))
+
+
+def pad(values: NDArray[np.generic], window: Window, start: int) -> NDArray[np.generic]:
+    """Place values that begin at base `start` in an array of the window's length; zeros elsewhere.
+
+    Parameters
+    ----------
+    values : ndarray, (n, ...)
+        One entry per base from `start` on; must lie inside the window.
+    window : Window
+    start : int
+        Coordinate of the first entry.
+
+    Returns
+    -------
+    ndarray, (L, ...)
+        The same type; `values` itself when it fills the window.
+    """
+    if len(values) == len(window):
+        return values
+    padded = np.zeros((len(window), *values.shape[1:]), dtype=values.dtype)
+    offset = start - window.start
+    padded[offset : offset + len(values)] = values
+    return padded
