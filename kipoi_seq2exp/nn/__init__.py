@@ -1,1 +1,1 @@
-"""TBD."""
+"""The computing wing: the network, its arithmetic and its weights. Knows nothing of files of the genome."""

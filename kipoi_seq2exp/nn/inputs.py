@@ -1,0 +1,101 @@
+"""The gate of the network: inputs of any number type in, checked float tensors of agreeing shapes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kipoi_seq2exp.config import NetworkConfig, Variant
+from kipoi_seq2exp.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs of a batch: shapes agree, numbers are float32 (or float64), the blacklist is bool.
+
+    Attributes
+    ----------
+    onehot : Tensor, (B, L, 4)
+    signals : Tensor, (B, L, S)
+    features : Tensor, (B, F)
+    blacklist, mask, sample : Tensor or None, (B, L)
+    """
+
+    onehot: Tensor
+    signals: Tensor
+    features: Tensor
+    blacklist: Tensor | None
+    mask: Tensor | None
+    sample: Tensor | None
+
+
+def check_inputs(
+    config: NetworkConfig,
+    onehot: Tensor,
+    signals: Tensor | None,
+    features: Tensor | None,
+    blacklist: Tensor | None,
+    mask: Tensor | None,
+    sample: Tensor | None,
+) -> Inputs:
+    """Check every input against the config and against each other.
+
+    Raises
+    ------
+    ShapeError
+        If a shape is wrong, an input is missing, or a track or feature is negative or not a number.
+    """
+    if onehot.ndim != 3 or onehot.shape[2] != 4:
+        raise ShapeError(f"onehot must have shape (batch, window, 4), found {tuple(onehot.shape)}.")
+    B, L = onehot.shape[:2]
+    _check_window(config, L)
+    signals = _required("signals", signals, (B, L, config.n_tracks), "tracks", onehot)
+    features = _required("features", features, (B, config.n_features), "gene features", onehot)
+    if signals.numel() and not bool(torch.isfinite(signals).all()):
+        raise ShapeError("signals hold a value that is not a finite number: replace missing values by 0 first.")
+    if config.generates_mask and bool((signals < 0).any()):
+        track = int((signals < 0).any(0).any(0).nonzero()[0])
+        raise ShapeError(
+            f"signals: track {track} has a negative value ({float(signals[..., track].min()):.4g}); "
+            "evidence cannot be negative: give a track of counts or of fold change without logarithm."
+        )
+    if features.numel() and not bool(torch.isfinite(features).all()):
+        raise ShapeError("features hold a value that is not a finite number.")
+    if mask is None and config.variant is Variant.PEAKS:
+        raise ShapeError("mask: this network makes no mask of its own; give one (B, L), e.g. peaks.")
+    if blacklist is not None:
+        blacklist = _same_window("blacklist", blacklist, (B, L), onehot).bool()
+    numbers = torch.float64 if signals.dtype == torch.float64 else torch.float32
+    mask = None if mask is None else _same_window("mask", mask, (B, L), onehot).to(numbers)
+    sample = None if sample is None else _same_window("sample", sample, (B, L), onehot).to(numbers)
+    return Inputs(onehot.to(numbers), signals, features.to(numbers), blacklist, mask, sample)
+
+
+def _check_window(config: NetworkConfig, length: int) -> None:
+    if config.variant is Variant.HARD and length != config.window_bp:
+        raise ShapeError(f"onehot: a hard network reads windows of {config.window_bp:,} bases, found {length:,}.")
+    if length < config.promoter_bp or length % 2:
+        raise ShapeError(
+            f"onehot: the window must be even and hold the {config.promoter_bp:,}-base promoter, found {length:,} bases."
+        )
+
+
+def _required(name: str, value: Tensor | None, shape: tuple[int, ...], what: str, like: Tensor) -> Tensor:
+    """Check one input that the weights fix the width of; a width of 0 may be left out."""
+    if value is None:
+        if shape[-1]:
+            raise ShapeError(f"{name} is missing: these weights read {shape[-1]} {what}.")
+        return torch.zeros(shape, device=like.device)
+    if shape[-1] == 0 and value.ndim == len(shape):
+        value = value[..., :0]
+    if tuple(value.shape) != shape:
+        raise ShapeError(f"{name} must have shape {shape} ({shape[-1]} {what}), found {tuple(value.shape)}.")
+    return value if value.dtype == torch.float64 else value.float()
+
+
+def _same_window(name: str, value: Tensor, shape: tuple[int, int], like: Tensor) -> Tensor:
+    if tuple(value.shape) != shape:
+        raise ShapeError(f"{name} must have shape {shape}, one value a base, found {tuple(value.shape)}.")
+    return value.to(like.device)

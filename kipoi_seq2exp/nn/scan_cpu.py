@@ -1,0 +1,109 @@
+"""The scan on the CPU: torch tensors in and out of the numba kernels, threads, and the gradient.
+
+Threads follow ``torch.get_num_threads()``: each takes a range of channels (the kernels hold no lock). The pool belongs
+to the process that made it, so a forked worker makes its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+LOG2_E = math.log2(math.e)
+WIDTH = 16  # channels of one vector, see `simd`
+Array = NDArray[np.float32]
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def run_parallel(tasks: list[Callable[[], None]]) -> None:
+    """Run the tasks on this process's threads and wait; the first error is raised here."""
+    if len(tasks) == 1:
+        tasks[0]()
+        return
+    key = (os.getpid(), len(tasks))
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(len(tasks), thread_name_prefix="seq2exp-scan")
+    for future in [_pools[key].submit(task) for task in tasks]:
+        future.result()
+
+
+def channel_ranges(channels: int) -> list[tuple[int, int]]:
+    """Cut the channels, a multiple of 16, in one range a thread."""
+    blocks = channels // WIDTH
+    threads = min(torch.get_num_threads(), blocks)
+    edges = [WIDTH * (blocks * i // threads) for i in range(threads + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, reverse: bool) -> Tensor:
+    """Run the scan on float32 CPU tensors (shapes as in `scan.selective_scan`), differentiably."""
+    padding = -u.shape[2] % WIDTH
+    if padding:
+        u, delta = (functional.pad(tensor, (0, padding)) for tensor in (u, delta))
+        A, D = functional.pad(A, (0, 0, 0, padding)), functional.pad(D, (0, padding))
+    y: Tensor = _Scan.apply(u, delta, A, B, C, D, reverse)
+    return y[..., : y.shape[2] - padding] if padding else y
+
+
+class _Scan(torch.autograd.Function):
+    """Joins the forward and the backward kernel; keeps the inputs and one state in 64."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, reverse: bool
+    ) -> Tensor:
+        from kipoi_seq2exp.nn.scan_kernels import CHUNK, scan_forward
+
+        u, delta, B, C = (tensor.detach().contiguous() for tensor in (u, delta, B, C))
+        A2 = (A.detach().t() * LOG2_E).contiguous()
+        D = D.detach()[None].contiguous()
+        batch, length, channels = u.shape
+        y = torch.empty_like(u)
+        chunks = -(-length // CHUNK) if any(ctx.needs_input_grad) else 0
+        saved = torch.empty(batch, chunks, *A2.shape)
+        state = torch.zeros(batch, *A2.shape)
+        arrays = [tensor.numpy() for tensor in (u, delta, A2, B, C, D, y, state, saved)]
+
+        def task(span: tuple[int, int]) -> None:
+            u_, delta_, A2_, B_, C_, D_, y_, state_, saved_ = arrays
+            for b in range(batch):
+                scan_forward(u_[b], delta_[b], A2_, B_[b], C_[b], D_, y_[b], state_[b], saved_[b], span, reverse)
+
+        run_parallel([lambda span=span: task(span) for span in channel_ranges(channels)])  # type: ignore[misc]
+        ctx.save_for_backward(u, delta, A2, B, C, D, saved)
+        ctx.reverse = reverse
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        from kipoi_seq2exp.nn.scan_kernels import scan_backward
+
+        dy = gradients[0].contiguous().numpy()
+        inputs = [tensor.numpy() for tensor in ctx.saved_tensors]
+        u, _, A2, B, _, D, _ = inputs
+        du, ddelta = np.empty_like(u), np.empty_like(u)
+        dA, dD = np.zeros((u.shape[0], *A2.shape), np.float32), np.zeros((u.shape[0], *D.shape), np.float32)
+        spans = channel_ranges(u.shape[2])
+        dB, dC = (np.zeros((len(spans), *B.shape), np.float32) for _ in range(2))
+
+        def task(thread: int) -> None:
+            u_, delta_, A2_, B_, C_, D_, saved_ = inputs
+            for b in range(u_.shape[0]):
+                own = (du[b], ddelta[b], dA[b], dB[thread, b], dC[thread, b], dD[b])
+                scan_backward(
+                    u_[b], delta_[b], A2_, B_[b], C_[b], D_, saved_[b], dy[b], *own, spans[thread], ctx.reverse
+                )
+
+        run_parallel([lambda i=i: task(i) for i in range(len(spans))])  # type: ignore[misc]
+        outputs = (du, ddelta, dA.sum(0).T, dB.sum(0), dC.sum(0), dD.sum(0)[0])
+        return (*(torch.as_tensor(array) for array in outputs), None)
