@@ -187,6 +187,7 @@ def make_sequence(genes: list[Gene], elements: list[Element]) -> dict[str, np.nd
     """Write the DNA: background, repeats (lower case), CpG islands, exons, motifs, N; one byte per base."""
     rng = draws(3)
     families = [_random_bases(rng, np.full(length, gc)) for length, gc in ((300, 0.56), (900, 0.38), (500, 0.45))]
+    families = [_deplete_cpg(family, rng) for family in families]
     genome = {}
     for chrom, length in LENGTHS.items():
         isochores = np.repeat(0.36 + 0.14 * rng.random(length // 20_000 + 1), 20_000)[:length]

@@ -1,0 +1,304 @@
+"""The rules of the house that no other tool checks: who imports whom; what is documented and pinned; how big it is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import kipoi_seq2exp
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "kipoi_seq2exp"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+DOOR = [ROOT / "model.py", ROOT / "dataloader.py"]  # what Kipoi imports
+
+# Imports point down: a module may import those of a lower floor and of its own wing. The two wings of floor 1 know
+# nothing of each other.
+WINGS = {"data": 1, "nn": 1, "training": 2, "analysis": 2}
+FLOORS = {"errors": 0, "config": 0, "paths": 0, "__init__": 0}
+TOP = 9
+
+MAX_LINES, MAX_CODE_LINES, MAX_ARGUMENTS = 450, 60, 7
+# Kipoi hands over the arguments of dataloader.yaml one by one; the scan is Mamba's, an array for each symbol.
+MANY_ARGUMENTS = ("dataloader.py:__init__", "kipoi_seq2exp/nn/scan")
+
+
+def tracked_files() -> list[Path]:
+    """Every file of the project, without what git ignores."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs git and a checkout")
+    return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
+
+
+def text_of(path: Path) -> str:
+    data = path.read_bytes()
+    return "" if b"\0" in data else data.decode("utf-8", errors="replace")
+
+
+def place(path: Path) -> str:
+    """`data` for kipoi_seq2exp/data/genes.py, `config` for kipoi_seq2exp/config.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of what a file imports, at the top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def floor(name: str) -> int:
+    return FLOORS.get(name, WINGS.get(name, TOP))
+
+
+def forbidden_imports(path: Path) -> list[str]:
+    here = place(path)
+    wrong = []
+    for name in imports(path):
+        if not name.startswith("kipoi_seq2exp.") or name == "kipoi_seq2exp.__version__":
+            continue
+        there = name.split(".")[1]
+        upward = floor(there) > floor(here)
+        other_wing = floor(here) == floor(there) == 1 and here != there
+        if (upward or other_wing) and here != "__init__":  # the package's own __init__ names the public things
+            wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    return wrong
+
+
+def test_imports_point_down():
+    assert [line for path in MODULES for line in forbidden_imports(path)] == []
+
+
+def test_forbidden_imports_finds_an_upward_import(tmp_path, monkeypatch):
+    folder = tmp_path / "kipoi_seq2exp" / "data"
+    folder.mkdir(parents=True)
+    (folder / "bad.py").write_text("def f():\n    from kipoi_seq2exp.nn.network import Seq2Exp\n")
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "kipoi_seq2exp")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert forbidden_imports(folder / "bad.py") == [
+        "kipoi_seq2exp/data/bad.py imports kipoi_seq2exp.nn.network.Seq2Exp"
+    ]
+
+
+def test_training_and_analysis_do_not_import_each_other_in_a_circle():
+    wings = {
+        wing: {n.split(".")[1] for p in (PACKAGE / wing).rglob("*.py") for n in imports(p) if "kipoi_seq2exp." in n}
+        for wing in ("training", "analysis")
+    }
+    assert not ("analysis" in wings["training"] and "training" in wings["analysis"])
+
+
+def test_only_the_door_imports_kipoi():
+    inside = [path for path in MODULES if floor(place(path)) < TOP or place(path) == "cli"]
+    assert [path for path in inside if any(name.split(".")[0] == "kipoi" for name in imports(path))] == []
+
+
+def test_importing_the_package_does_no_work():
+    code = "import sys, kipoi_seq2exp; print(sorted({'torch', 'numpy', 'pandas', 'kipoi', 'yaml'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [n for n in kipoi_seq2exp.__all__ if n != "__version__"])
+def test_every_public_name_is_documented_with_all_its_parameters(name):
+    thing = getattr(kipoi_seq2exp, name)
+    document = inspect.getdoc(thing)
+    assert document
+    assert document.splitlines()[0].endswith((".", ":"))
+    if inspect.isfunction(thing):
+        missing = [p for p in inspect.signature(thing).parameters if not re.search(rf"\b{p}\b", document)]
+        assert missing == []
+
+
+def test_public_names_are_sorted_and_what_the_loader_knows():
+    assert kipoi_seq2exp.__all__ == sorted(kipoi_seq2exp.__all__)
+    assert set(kipoi_seq2exp.__all__) <= set(dir(kipoi_seq2exp))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = kipoi_seq2exp.no_such_name
+
+
+def test_every_module_says_what_it_is():
+    for path in [*MODULES, *(path for path in DOOR if path.exists())]:
+        document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert document, path
+        assert len(document) > 20, path
+
+
+def test_files_are_short():
+    long = [p for p in tracked_files() if p.suffix == ".py" and len(text_of(p).splitlines()) > MAX_LINES]
+    assert long == []
+
+
+def function_sizes(path: Path) -> list[tuple[str, int, int]]:
+    """Name, lines of code without the docstring, and arguments without self, of each function."""
+    sizes = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+        lines = (node.end_lineno or 0) - body[0].lineno + 1
+        every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        sizes.append((node.name, lines, len([a for a in every if a.arg not in ("self", "cls")])))
+    return sizes
+
+
+def test_functions_fit_a_screen_and_take_few_arguments():
+    wrong = []
+    for path in [*MODULES, *(path for path in DOOR if path.exists())]:
+        for name, lines, arguments in function_sizes(path):
+            if lines > MAX_CODE_LINES:
+                wrong.append(f"{path.relative_to(ROOT)}:{name} has {lines} lines")
+            where = f"{path.relative_to(ROOT)}:{name}"
+            if arguments > MAX_ARGUMENTS and not where.startswith(MANY_ARGUMENTS):
+                wrong.append(f"{where} takes {arguments} arguments")
+    assert wrong == []
+
+
+def test_nothing_is_left_unfinished():
+    words = re.compile("|".join(("NotImplemented" + "Error", "TO" + "DO", "FIX" + "ME", "X" + "XX")))
+    wrong = [p for p in [*MODULES, *DOOR] if p.exists() and words.search(text_of(p))]
+    assert wrong == []
+
+
+def test_no_file_names_a_place_of_somebodys_machine():
+    folders = "|".join(("work", "root", "home", "Users", "farm"))
+    somewhere = re.compile(rf"(^|[^A-Za-z0-9_.\]\"'}}])/({folders})/|\.\./sha" + "red")
+    wrong = []
+    for path in tracked_files():
+        for number, line in enumerate(text_of(path).splitlines(), 1):
+            if len(line) < 1_000 and somewhere.search(line):
+                wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert wrong == []
+
+
+def test_sizes():
+    for path in tracked_files():
+        assert path.stat().st_size < 20e6, f"{path} is too large to serve"
+    example = [p for p in tracked_files() if p.is_relative_to(ROOT / "example") and "expected" not in p.parts]
+    assert sum(p.stat().st_size for p in example) < 3e6
+
+
+# ------------------------------------------------------------------------------------------- versions and dependencies
+
+
+def read_pyproject() -> dict:
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_one_version():
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == kipoi_seq2exp.__version__
+    assert importlib.metadata.version("kipoi-seq2exp") == kipoi_seq2exp.__version__
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines() + (
+        ROOT / "requirements-ci.txt"
+    ).read_text().splitlines()
+    torch = re.search(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert torch is not None
+    pinned = [line for line in [*lines, torch[1]] if line and line[0] not in "#-"]
+    assert all("==" in line for line in pinned)
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in pinned)}
+
+
+def test_the_pins_lie_in_the_ranges():
+    project, pinned = read_pyproject()["project"], pins()
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for name, requirement in requirements([*project["dependencies"], *extras]).items():
+        if name == "kipoi-seq2exp" or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        assert name in pinned, f"{name} has no pin"
+        assert requirement.specifier.contains(pinned[name], prereleases=True), f"{requirement} but {pinned[name]}"
+
+
+IMPORT_NAMES = {"yaml": "pyyaml", "pyBigWig": "pybigwig", "sklearn": "scikit-learn"}
+NOT_IMPORTED = {
+    "biopython",
+    "six",
+    "setuptools",
+    "tensorboard",
+}  # needed by others of the list; pyproject.toml says why
+OPTIONAL = {"mamba_ssm", "triton", "kipoi_interpret"}  # used only where the user has them
+
+
+def third_party(paths: list[Path]) -> set[str]:
+    ours = {"kipoi_seq2exp", "model", "dataloader"}
+    names = {name.split(".")[0] for path in paths if path.exists() for name in imports(path)}
+    return {canonicalize_name(IMPORT_NAMES.get(n, n)) for n in names - set(sys.stdlib_module_names) - ours - OPTIONAL}
+
+
+def test_every_import_is_declared_and_every_declared_dependency_is_used():
+    project = read_pyproject()["project"]
+    always = set(requirements(project["dependencies"]))
+    used = third_party([*MODULES, *DOOR])
+    extras = {
+        name
+        for extra in ("train", "hub", "parquet")
+        for name in requirements(project["optional-dependencies"].get(extra, []))
+    }
+    benchmarks = third_party(sorted((ROOT / "benchmarks").glob("*.py")))
+    come_along = {"kipoi-utils", "llvmlite"}  # with kipoi, with numba
+    assert used - always - extras - come_along == set()
+    assert always - used - NOT_IMPORTED == set()
+    assert extras - used - benchmarks - NOT_IMPORTED - {"pyarrow"} == set()
+
+
+# --------------------------------------------------------------------------------------------- documents and commands
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "example/README.md"])
+def test_paths_named_in_the_documents_exist(name):
+    document = ROOT / name
+    text = document.read_text(encoding="utf-8")
+    quoted = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|md|yaml|tsv|toml|bed|fa|bw|cool|gtf))`", text)
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text)
+    made = re.compile(r"^(runs|results|dist|out|my)\b|^out\.|^genes\.bed|^~")  # what a command of the text makes
+    missing = [
+        path
+        for path in {*quoted, *linked}
+        if not made.search(path) and not ((ROOT / path).exists() or (document.parent / path).exists())
+    ]
+    assert missing == []
+
+
+def test_make_help_names_every_target():
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    assert phony is not None
+    described = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+    assert described == set(phony[1].split())
+
+
+def test_ci_runs_make_test():
+    run = ROOT / ".ci" / "run"
+    if not run.exists():
+        pytest.skip("not in a source distribution")
+    assert os.access(run, os.X_OK)
+    assert "make test" in run.read_text()
