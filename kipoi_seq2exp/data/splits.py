@@ -1,8 +1,7 @@
 """Which genes train, choose and judge a model: by chromosome, by the paper's folds, by region or by a column.
 
-Contract: a gene table in (columns `chrom`, `tss`), row numbers out. Windows of one split that overlap windows of
-another would let a model see the DNA and the tracks it is judged on: `check_overlap` finds them and refuses, unless told
-otherwise.
+Contract: a gene table in (columns `chrom`, `tss`), row numbers out. Windows of two parts that overlap would let a model
+see the DNA and the tracks it is judged on: `check_overlap` finds them and refuses, unless told otherwise.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""Pictures of a run: the curves of its metrics, and predictions against labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.training.scores import Score
+
+PANELS = (
+    (("train_prediction", "validation_mse"), "smooth L1 (training), MSE (validation)"),
+    (("train_kl",), "KL term"),
+    (("validation_pearson",), "Pearson, validation"),
+    (("learning_rate",), "learning rate"),
+)
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw metrics.csv, one panel per kind of figure, to a PNG."""
+    figure, axes = _figure(2, 2, (9, 6))
+    for axis, (names, title) in zip(axes.flat, PANELS, strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker=".", label=name)
+        axis.set(title=title, xlabel="optimiser step")
+        if axis.lines:
+            axis.legend()
+    _save(figure, path)
+
+
+def draw_scatter(
+    observed: npt.NDArray[Any], predicted: npt.NDArray[Any], scores: Mapping[str, Score], path: Path, label: str
+) -> None:
+    """Draw predictions against labels to a PNG; the title gives the scores."""
+    figure, axes = _figure(1, 1, (5, 5))
+    axis = axes.flat[0]
+    axis.scatter(observed, predicted, s=14, alpha=0.6)
+    ends = [float(min(np.min(observed), np.min(predicted))), float(max(np.max(observed), np.max(predicted)))]
+    axis.plot(ends, ends, color="grey", linewidth=1)
+    axis.set(
+        xlabel=f"observed: {label}",
+        ylabel="predicted",
+        title=f"{len(observed)} genes, Pearson {scores['pearson'].value:.3f}, MSE {scores['mse'].value:.3f}",
+    )
+    axis.xaxis.label.set_wrap(True)
+    _save(figure, path)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Make a figure that needs no screen and leaves matplotlib's own state alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format="png", dpi=120)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror}).") from None

@@ -1,0 +1,366 @@
+"""From one YAML file to a run folder: trained weights, checkpoints, curves and scores.
+
+    runs/<name>/config.yaml        the run's settings, every field
+    runs/<name>/checkpoints/       last.ckpt (resume), best.ckpt
+    runs/<name>/metrics.csv        one row per validation; curves.png draws it
+    runs/<name>/best.safetensors   what `publish` takes: the best by validation error, or the last
+    runs/<name>/test.*             predictions, scores and scatter plot of the held-out genes, where there are any
+    runs/<name>/record.json        data, versions, sizes, times
+    runs/<name>/folds/<value>/     cross-validation: a run folder for each held-out value
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from kipoi_seq2exp import __version__
+from kipoi_seq2exp.config import MaskMode, Provenance, to_mapping
+from kipoi_seq2exp.data.splits import cross_validation
+from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
+from kipoi_seq2exp.nn.checkpoint import load_model, save_model
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
+from kipoi_seq2exp.training.config import Keep, Precision, Scheme, Start, TrainingConfig, read_training_config
+from kipoi_seq2exp.training.data import (
+    CellSet,
+    LabelledWindows,
+    describe,
+    feature_table,
+    judge_loader,
+    open_cells,
+    train_loader,
+    warn_constant_tracks,
+)
+from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool, write_text
+from kipoi_seq2exp.training.figures import draw_curves
+from kipoi_seq2exp.training.module import TrainingModule, build_network, start_from_regression
+
+log = logging.getLogger(__name__)
+EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",  # the config says how many
+    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+)
+MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run left.
+
+    Attributes
+    ----------
+    folder, weights : Path
+        The run folder; its best.safetensors.
+    scores : dict of str to float
+        Test scores with intervals ("pearson", "pearson_low", ...); empty without test genes.
+    """
+
+    folder: Path
+    weights: Path
+    scores: dict[str, float]
+
+
+def fit(
+    config_path: str | Path,
+    out: str | Path = "runs",
+    data_root: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+) -> FitResult:
+    """Train as a YAML file says.
+
+    Parameters
+    ----------
+    config_path : path
+        The run's settings.
+    out : path
+        Folder of run folders.
+    data_root : path, optional
+        Replaces the config's `data_root`.
+    overrides : mapping, optional
+        Fields to replace, by dotted name.
+    resume : bool
+        Carry on from checkpoints/last.ckpt of the run folder.
+
+    Raises
+    ------
+    ConfigError
+        If a field is wrong, or the checkpoint to resume from belongs to other settings.
+    InputError
+        If the data cannot be used, or the loss is no number.
+    OutputError
+        If the run folder exists (and ``resume`` is false) or cannot be written.
+    """
+    config = read_training_config(config_path, data_root, overrides)
+    return fit_config(config, Path(out) / config.name, resume=resume)
+
+
+def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) -> FitResult:
+    """Train as settings say, into a run folder; see `fit`."""
+    if config.split.scheme is Scheme.CROSS_VALIDATION:
+        return _cross_validate(config, folder, resume=resume)
+    if not resume:
+        _refuse_existing(folder)
+    cells = open_cells(config)
+    _make_folder(config, folder)
+    started = time.monotonic()
+    network = _train(config, cells, folder, resume=resume)
+    record = {
+        "seconds": round(time.monotonic() - started, 1),
+        "genes": {part: len(LabelledWindows(cells, part, config)) for part in ("train", "validation", "test")},
+        "data": describe(cells, config.root),
+        "versions": versions(),
+        "machine": platform.machine(),
+    }
+    tested = None
+    if rank_zero_only.rank == 0 and len(cells[0].split.test) > 1:
+        tested = evaluate(network, config, "test", cells=cells)
+    for cell in cells:
+        cell.windows.close()
+    return _finish(config, folder, network, record, tested)
+
+
+def _cross_validate(config: TrainingConfig, folder: Path, *, resume: bool) -> FitResult:
+    """Train once without each value of the column and test on it; then train on all genes, quoting the pooled scores."""
+    if config.run.devices * config.run.nodes > 1:
+        raise ConfigError("cross-validation runs on one device: give each fold its own run, or set run.devices to 1.")
+    if not resume:
+        _refuse_existing(folder)
+    everything = dataclasses.replace(config, split=dataclasses.replace(config.split, scheme=Scheme.ALL))
+    cells = open_cells(everything)
+    values = list(cross_validation(cells[0].genes, config.split.column))
+    _make_folder(config, folder)
+    for cell in cells:
+        cell.windows.close()
+    tested: dict[str, Evaluation] = {}
+    for value in values:
+        split = dataclasses.replace(config.split, scheme=Scheme.COLUMN, test=(value,))
+        fold = dataclasses.replace(config, split=split, name=f"{config.name}-{value}")
+        log.info("cross-validation: holding out '%s' (%d of %d)", value, len(tested) + 1, len(values))
+        tested[value] = _fold(fold, folder / "folds" / value, resume=resume)
+    pooled = pool(tested)
+    pooled.save(folder, "test")
+    final = folder / "all"
+    done = (final / "best.safetensors").is_file()
+    if not done:
+        fit_config(everything, final, resume=resume and final.exists())
+    record = json.loads((final / "record.json").read_text(encoding="utf-8"))
+    record["cross_validation"] = {"column": config.split.column, "values": values}
+    network = load_model(final / "best.safetensors", "cpu")
+    return _finish(config, folder, network, record, pooled)
+
+
+def _fold(config: TrainingConfig, folder: Path, *, resume: bool) -> Evaluation:
+    """Train one fold, unless it is there already; return what it says of its held-out genes."""
+    if not (folder / "best.safetensors").is_file():
+        fit_config(config, folder, resume=resume and folder.exists())
+    return evaluate(load_model(folder / "best.safetensors", "cpu"), config, "test")
+
+
+# -------------------------------------------------------------------------------------------------------- the steps
+
+
+def _train(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume: bool) -> Seq2Exp:
+    """Run Lightning and return the network to keep, on the CPU in evaluation mode."""
+    train, validation = (LabelledWindows(cells, part, config) for part in ("train", "validation"))
+    validation.cells, validation.places = cells[:1], [place for place in validation.places if place[0] == 0]
+    warn_constant_tracks(train, config.inputs)
+    module = TrainingModule(config, start_network(config, train), _teacher(config))
+    trainer = _trainer(config, folder, with_validation=len(validation) > 0)
+    last = folder / "checkpoints" / "last.ckpt"
+    if resume and last.is_file():
+        _check_checkpoint(config, last)
+    loader = train_loader(train, config, trainer.global_rank, trainer.world_size)
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(
+            module,
+            loader,
+            judge_loader(validation, config) if len(validation) else [],
+            ckpt_path=str(last) if resume and last.is_file() else None,
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise OutputError(f"{folder}: stopped by the user; the last checkpoint is whole: carry on with --resume.")
+    chosen = folder / "checkpoints" / ("best.ckpt" if config.run.keep is Keep.BEST else "last.ckpt")
+    state = torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+    return module.network.cpu().eval()
+
+
+def start_network(config: TrainingConfig, train: LabelledWindows) -> Seq2Exp:
+    """Build the initial network: random, or with a head that begins as a regression on the gene features."""
+    network = build_network(config)
+    if config.start is Start.LINEAR:
+        labels = [train.cells[cell].labels[row] for cell, row in train.places]
+        start_from_regression(network, feature_table(train), torch.tensor(labels).numpy(), config.ridge)
+    return network
+
+
+def _teacher(config: TrainingConfig) -> Seq2Exp | None:
+    if config.mask_from is None:
+        return None
+    teacher = load_model(config.mask_from, "cpu")
+    if not teacher.config.generates_mask:
+        raise ConfigError(f"mask_from: the weights '{config.mask_from}' make no mask of their own.")
+    teacher.config = dataclasses.replace(
+        teacher.config, mask_mode=MaskMode.TOP, top_fraction=config.network.top_fraction
+    )
+    return teacher
+
+
+def _trainer(config: TrainingConfig, folder: Path, *, with_validation: bool) -> pl.Trainer:
+    run, optimiser = config.run, config.optimiser
+    several = run.devices * run.nodes > 1
+    return pl.Trainer(
+        accelerator=run.accelerator,
+        devices=run.devices,
+        num_nodes=run.nodes,
+        strategy="ddp" if several else "auto",
+        precision="bf16-mixed" if run.precision is Precision.BF16 else "32-true",
+        max_epochs=optimiser.max_steps // run.validate_every,
+        accumulate_grad_batches=optimiser.accumulate,
+        gradient_clip_val=optimiser.clip,
+        callbacks=_callbacks(config, folder, with_validation=with_validation),
+        logger=TensorBoardLogger(folder, name="tensorboard", version="") if run.tensorboard else False,
+        plugins=[WholeCheckpoints()],
+        use_distributed_sampler=False,  # ours knows its place in the stream
+        enable_progress_bar=run.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if with_validation else 0,
+        log_every_n_steps=1,
+        default_root_dir=str(folder),
+    )
+
+
+def _callbacks(config: TrainingConfig, folder: Path, *, with_validation: bool) -> list[Callback]:
+    where = str(folder / "checkpoints")
+    shared = {"save_on_train_epoch_end": True, "enable_version_counter": False, "save_top_k": 1}
+    callbacks: list[Callback] = [MetricsFile(folder / "metrics.csv")]
+    if with_validation:
+        callbacks.append(ModelCheckpoint(where, "best", monitor="validation_mse", mode="min", **shared))
+        if config.run.patience is not None:
+            callbacks.append(EarlyStopping("validation_mse", patience=config.run.patience, check_finite=True))
+    callbacks.append(ModelCheckpoint(where, "last", **shared))
+    if config.run.progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return callbacks
+
+
+def _finish(
+    config: TrainingConfig, folder: Path, network: Seq2Exp, record: dict[str, Any], tested: Evaluation | None
+) -> FitResult:
+    """Write weights with their provenance, curves, scores and the record."""
+    weights = folder / "best.safetensors"
+    scores = as_numbers(tested.scores) if tested else {}
+    if rank_zero_only.rank != 0:
+        return FitResult(folder, weights, scores)
+    if tested is not None:
+        tested.save(folder, "test")
+    network.provenance = Provenance(
+        status="trained",
+        trained_on=_trained_on(config, record["genes"]),
+        source=f"seq2exp train, run '{config.name}'",
+        scores=scores,
+        seed=config.seed,
+        versions=record["versions"],
+    )
+    record["weights_sha256"] = save_model(network, weights)
+    write_text(folder / "record.json", json.dumps(record, indent=1) + "\n")
+    metrics = folder / "metrics.csv"
+    if metrics.is_file():
+        draw_curves(_read_rows(metrics), folder / "curves.png")
+    return FitResult(folder, weights, scores)
+
+
+def _trained_on(config: TrainingConfig, genes: Mapping[str, int]) -> str:
+    cells = ", ".join(data.cell_type or config.inputs.cell_type for data in config.data)
+    split = config.split
+    held = {
+        Scheme.ALL: "no gene held out",
+        Scheme.CROSS_VALIDATION: f"scores by cross-validation over '{split.column}', weights from all genes",
+        Scheme.FOLD: f"the paper's fold {split.fold} held out",
+    }.get(split.scheme, f"held out: {', '.join((*split.validation, *split.test))}")
+    return f"{genes['train']} genes ({cells}); {held}"
+
+
+def _refuse_existing(folder: Path) -> None:
+    if rank_zero_only.rank == 0 and folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder}: this run exists; carry on with --resume, or choose another name or folder.")
+
+
+def _make_folder(config: TrainingConfig, folder: Path) -> None:
+    """Make the run folder with its settings; only once the data are known to be usable."""
+    if rank_zero_only.rank != 0:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+        if not (folder / "config.yaml").exists():
+            write_text(folder / "config.yaml", text)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}).") from None
+
+
+def _check_checkpoint(config: TrainingConfig, path: Path) -> None:
+    """Refuse to resume from a checkpoint that was written with other settings."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)["seq2exp_config"]
+    except Exception as error:
+        raise InputError(f"{path}: is no checkpoint of this package ({' '.join(str(error).split())[:120]}).") from None
+    now = to_mapping(config)
+    for name in MECHANICS:
+        saved["run"].pop(name, None)
+        now["run"].pop(name, None)
+    saved.pop("data_root", None), now.pop("data_root")
+    for name, value in _flat(now).items():
+        before = _flat(saved).get(name)
+        if before != value:
+            raise ConfigError(
+                f"{path}: was written with {name} = {before}, the config now says {value}: resume with the settings it "
+                "began with, or start a run of another name."
+            )
+
+
+def _flat(values: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {name: values}
+    return {key: item for k, v in values.items() for key, item in _flat(v, f"{name}.{k}" if name else str(k)).items()}
+
+
+def _read_rows(path: Path) -> list[dict[str, float]]:
+    import csv
+
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(handle)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"kipoi_seq2exp": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "lightning", "numba"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
