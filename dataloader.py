@@ -1,0 +1,79 @@
+"""Kipoi's door to the data: the windows that `dataloader.yaml` describes. The reading is in kipoi_seq2exp.data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kipoi.data import Dataset
+from kipoi.metadata import GenomicRanges
+from kipoi.specs import DataLoaderDescription
+from kipoi_utils.data_utils import numpy_collate
+from torch.utils.data import DataLoader
+
+from kipoi_seq2exp import kipoi_fixes, served
+from kipoi_seq2exp.data.dataset import WindowDataset
+
+kipoi_fixes.install()
+GROUP = Path(__file__).parent
+
+
+class Seq2ExpDataset(Dataset):
+    """One window per gene; the arguments are described in `dataloader.yaml`."""
+
+    strict_arguments = True
+
+    def __init__(
+        self,
+        genes_file: str,
+        fasta_file: str,
+        h3k27ac_file: str,
+        dnase_file: str,
+        hic_file: str,
+        blacklist_file: str | None = None,
+        missing_features: str = "error",
+        gene_ids: list[str] | None = None,
+        cell_type: str = "K562",
+    ) -> None:
+        sources = {"h3k27ac": h3k27ac_file, "dnase": dnase_file, "hic": hic_file}
+        self.windows = WindowDataset(
+            served.inputs_of(cell_type), genes_file, fasta_file, sources, blacklist_file, missing_features, gene_ids
+        )
+
+    def __len__(self) -> int:
+        """Return the number of genes."""
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return inputs and metadata of one gene, as Kipoi's schema names them."""
+        window = self.windows[index]
+        ranges = GenomicRanges(window.chrom, window.start, window.end, window.gene_id, window.strand)
+        return {
+            "inputs": {
+                "onehot": window.onehot.astype(np.float32),
+                "signals": window.signals,
+                "features": window.features,
+                "blacklist": window.blacklist,
+            },
+            "metadata": {"ranges": ranges, "gene_id": window.gene_id, "tss": window.tss},
+        }
+
+    def _batch_iterable(self, batch_size: int = 32, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> Any:
+        # torch's loader notices a worker that dies; Kipoi's waits for it for ever
+        return DataLoader(
+            self, batch_size, shuffle=shuffle, num_workers=num_workers, collate_fn=numpy_collate, **kwargs
+        )
+
+    @classmethod
+    def get_output_schema(cls) -> Any:
+        """Return the schema of `dataloader.yaml`, known from now on as ours."""
+        return kipoi_fixes.claim(super().get_output_schema())
+
+    @classmethod
+    def download_example(cls, output_dir: str, absolute_path: bool = False, dry_run: bool = False) -> dict[str, Any]:
+        """Copy the example to a folder and return the arguments that read it there."""
+        return served.copy_example(GROUP, cls.args, Path(output_dir), absolute_path, dry_run)
+
+
+Seq2ExpDataset._add_description_factory(DataLoaderDescription.load(str(GROUP / "dataloader.yaml")))

@@ -1,0 +1,160 @@
+"""The one place that works round the faults of Kipoi 0.8.6, which was archived: `install` replaces what is broken.
+
+| fault | what happens instead |
+|---|---|
+| a misspelled or missing data loader argument is dropped with a warning | ours: a `ConfigError` naming the nearest |
+| bed output always raises, zarr output writes nothing and exits with 0 | both are written |
+| 10,000 rows in one HDF5 chunk: 8 GB at 200 kb | chunks of megabytes where rows are wide |
+| tsv and parquet of 200,000 columns, partial files after a failure | ours: the writers of `kipoi_writers` |
+| NumPy 2 lacks two names that the writers use | `kipoi.writers` sees them; NumPy itself is not touched |
+| `kipoi test` compares only the first of several outputs | it compares all |
+| an error of the user's ends in a traceback | ours: one sentence on the command line |
+
+Replacements are made once, when `model.py` or `dataloader.py` of the group is imported. "Ours" applies to our data
+loader alone (recognised by `is_ours`); any other Kipoi model in the process behaves as before.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kipoi.cli.main
+import kipoi.pipeline
+import kipoi.writers
+import numpy as np
+
+from kipoi_seq2exp import kipoi_writers
+from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.errors import ConfigError, OutputError, Seq2ExpError
+
+_stock_validate = kipoi.pipeline.validate_kwargs
+_stock_get_writer = kipoi.writers.get_writer
+_stock_compare = kipoi.cli.main.compare_numpy_dict
+_ENDINGS: dict[str, Callable[[str], Any]] = {
+    "tsv": kipoi_writers.TextWriter,
+    "h5": kipoi_writers.HDF5Writer,
+    "hdf5": kipoi_writers.HDF5Writer,
+    "parquet": kipoi_writers.ParquetWriter,
+    "pq": kipoi_writers.ParquetWriter,
+    "pqt": kipoi_writers.ParquetWriter,
+    "zarr": kipoi_writers.ZarrWriter,
+}
+_state = {"installed": False, "ours_runs": False}
+_our_schemas: list[Any] = []
+
+
+def install() -> None:
+    """Replace the broken parts of the imported Kipoi; calling it again does nothing."""
+    if _state["installed"]:
+        return
+    kipoi.pipeline.validate_kwargs = validate_kwargs
+    kipoi.writers.get_writer = get_writer
+    kipoi.writers.HDF5BatchWriter = BoundedHDF5Writer
+    kipoi.cli.main.compare_numpy_dict = compare_outputs
+    if not hasattr(np, "string_"):
+        kipoi.writers.np = _NumpyOneNames("numpy")
+    if "kipoi.__main__" in sys.modules or _main_is_kipoi():
+        sys.excepthook = functools.partial(one_sentence_hook, sys.excepthook)
+    _state["installed"] = True
+
+
+def _main_is_kipoi() -> bool:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name == "kipoi.__main__"
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+
+
+def is_ours(dataloader: Any) -> bool:
+    """Return whether a data loader class is the group's."""
+    return bool(getattr(dataloader, "strict_arguments", False))
+
+
+def validate_kwargs(dataloader: Any, dataloader_kwargs: Any) -> Any:
+    """Check the arguments of a data loader; for ours an unknown or a missing one is an error, not a warning."""
+    _state["ours_runs"] = is_ours(dataloader)
+    if is_ours(dataloader) and isinstance(dataloader_kwargs, Mapping):
+        for name in dataloader_kwargs:
+            if name not in dataloader.args:
+                raise ConfigError(f"dataloader_args: unknown argument '{name}'{suggest(str(name), dataloader.args)}.")
+        for name, argument in dataloader.args.items():
+            if not argument.optional and name not in dataloader_kwargs:
+                raise ConfigError(f"dataloader_args: the argument '{name}' is missing ({argument.doc.split('.')[0]}).")
+    return _stock_validate(dataloader, dataloader_kwargs)
+
+
+# ------------------------------------------------------------------------------------------------------------ writers
+
+
+def claim(schema: Any) -> Any:
+    """Remember a data loader's output schema as ours, so that `get_writer` knows its batches; return the schema."""
+    if all(schema.metadata is not known for known in _our_schemas):
+        _our_schemas.append(schema.metadata)
+    return schema
+
+
+def get_writer(output_file: str, metadata_schema: Any = None, **kwargs: Any) -> Any:
+    """Return the writer for a file ending: ours for our batches, Kipoi's own (bed and zarr mended) for others."""
+    ending = str(output_file).rsplit(".", 1)[-1]
+    if any(metadata_schema is known for known in _our_schemas):
+        if ending == "bed":
+            return kipoi_writers.BedTextWriter(output_file, metadata_schema)
+        if ending not in _ENDINGS:
+            raise OutputError(f"{output_file}: unknown ending '.{ending}'{suggest(ending, [*_ENDINGS, 'bed'])}.")
+        return _ENDINGS[ending](output_file)
+    if ending == "bed" and metadata_schema is not None:
+        return kipoi.writers.BedBatchWriter(file_path=output_file, metadata_schema=metadata_schema, header=True)
+    if ending == "zarr":
+        return kipoi.writers.ZarrBatchWriter(output_file)
+    return _stock_get_writer(output_file, metadata_schema, **kwargs)
+
+
+class BoundedHDF5Writer(kipoi_writers.HDF5Writer):
+    """What `kipoi.writers.HDF5BatchWriter` becomes: `kipoi preproc` makes one by that name."""
+
+    def __init__(self, file_path: str, chunk_size: int = 10_000, compression: str = "gzip") -> None:
+        super().__init__(file_path, chunk_size, compression, staged=_state["ours_runs"])
+
+
+class _NumpyOneNames(types.ModuleType):
+    """NumPy with the two names of NumPy 1 that Kipoi's writers ask for."""
+
+    string_ = np.bytes_
+    unicode_ = np.str_
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+# --------------------------------------------------------------------------------------------- tests and error messages
+
+
+def compare_outputs(a: Any, b: Any, exact: bool = True, decimal: int = 7) -> Any:
+    """Compare predictions with expected ones, every output of a dict (Kipoi stops after the first)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            raise AssertionError(f"outputs {', '.join(sorted(a))}; expected {', '.join(sorted(b))}")
+        for name in a:
+            compare_outputs(a[name], b[name], exact, decimal)
+        return True
+    return _stock_compare(a, b, exact, decimal)
+
+
+def one_sentence_hook(
+    otherwise: Callable[..., Any],
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: types.TracebackType | None,
+) -> None:
+    """Show an error of the user's as one sentence; anything else as before."""
+    if issubclass(kind, Seq2ExpError):
+        lines = [line for line in str(error).splitlines() if line.strip()]  # a worker's error carries its traceback
+        message = lines[-1].split("Error: ", 1)[-1] if len(lines) > 1 else str(error)
+        sys.stderr.write(f"error: {message}\n")
+    else:
+        otherwise(kind, error, traceback)

@@ -1,0 +1,103 @@
+"""What the tests of the Kipoi door share: a group with small random weights, and Kipoi's command line in a subprocess.
+
+The group is the repository's own files, with other weights: the schema's 200,000-bp windows stay, the network is tiny.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from kipoi_seq2exp import served
+from kipoi_seq2exp.config import NetworkConfig, Provenance
+from kipoi_seq2exp.nn.checkpoint import save_model
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.paths import ServedModel, write_served
+
+REPOSITORY = Path(__file__).parents[1]
+FILES = ("model.py", "dataloader.py", "dataloader.yaml", "model-template.yaml")
+EXAMPLE = {
+    "genes_file": "genes.tsv",
+    "fasta_file": "genome.fa",
+    "h3k27ac_file": "h3k27ac.bw",
+    "dnase_file": "dnase.bw",
+    "hic_file": "contacts.cool",
+    "blacklist_file": "blacklist.bed",
+}
+
+
+def make_group(folder: Path) -> Path:
+    """Make the model group `folder`/Seq2Exp with random provisional weights, its table, model.yaml and predictions."""
+    group = folder / "Seq2Exp"
+    (group / "weights").mkdir(parents=True)
+    for name in FILES:
+        shutil.copyfile(REPOSITORY / name, group / name)
+    (group / "example").mkdir()
+    for source in (REPOSITORY / "example").iterdir():
+        if source.is_file() and source.suffix != ".fai":
+            shutil.copyfile(source, group / "example" / source.name)
+    config = NetworkConfig(d_model=16, generator_layers=1, encoder_layers=1)
+    rows = []
+    for seed, cell in enumerate(("K562", "GM12878")):
+        torch.manual_seed(seed)
+        network = Seq2Exp(config, served.inputs_of(cell), Provenance(status="provisional"))
+        sha256 = save_model(network, group / "weights" / f"{cell}.safetensors")
+        for suffix, outputs in (("", "expression,element_mask"), ("-expression", "expression")):
+            weights = f"weights/{cell}.safetensors"
+            rows.append(
+                ServedModel(f"{cell}{suffix}", cell, outputs, weights, sha256, "provisional", "nothing: random", "none")
+            )
+    write_served(rows, group)
+    served.refresh(group)
+    return group
+
+
+def make_home(folder: Path, **source: object) -> Path:
+    """Make a home whose Kipoi never updates anything, unless told otherwise."""
+    (folder / ".kipoi").mkdir(parents=True)
+    values = {
+        "type": "git",
+        "remote_url": (folder / "no-such-zoo").as_uri(),
+        "local_path": str(folder / ".kipoi" / "models"),
+        "auto_update": False,
+        "use_lfs": False,
+        **source,
+    }
+    lines = ["model_sources:", "  kipoi:", *(f"    {name}: {value}" for name, value in values.items())]
+    (folder / ".kipoi" / "config.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def environment(home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "KIPOI", "GIT_"))}
+    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def kipoi(*arguments: object, cwd: Path, home: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run Kipoi's command line."""
+    command = [str(Path(sys.executable).with_name("kipoi")), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(home), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def python(code: str, *, cwd: Path, home: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own: importing Kipoi warns and reads HOME."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def example_arguments(group: Path, **changes: object) -> dict[str, object]:
+    return {**{name: str(group / "example" / file) for name, file in EXAMPLE.items()}, **changes}
