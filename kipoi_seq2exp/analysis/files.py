@@ -1,0 +1,89 @@
+"""Output files that are either whole or absent: written under a temporary name in the same folder, then renamed.
+
+Contract: what goes wrong on the disk is an `OutputError` of one sentence that names the file; nothing half-written
+stays behind, and a file that was there before is replaced only by a whole one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kipoi_seq2exp.errors import OutputError
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room and run the command again",
+    errno.EDQUOT: "the disk quota is used up: make room and run the command again",
+    errno.EACCES: "permission denied: choose a folder that you may write to",
+    errno.EPERM: "permission denied: choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Turn an operating system's error into one sentence about the file."""
+    reason = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    return OutputError(f"{path}: cannot be written ({reason}).")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, and check that files can be made in it.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made or written to.
+    """
+    probe = path / f".writable.{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except FileExistsError:
+        raise OutputError(f"{path}: is a file; give a folder for the results.") from None
+    except OSError as error:
+        raise output_error(path, error) from None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; renamed to `path` when the block ends well, else removed.
+
+    Raises
+    ------
+    OutputError
+        If writing fails, for lack of room or permission.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from None
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and what is in it.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be removed ({error.strerror}).") from None

@@ -1,0 +1,135 @@
+"""Scores of predicted against observed expression, each with a bootstrap interval over the genes.
+
+Contract: two arrays of finite numbers in, one per gene and in the same order; named numbers out. Genes are resampled
+together, so that every score of one call is computed on the same resamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kipoi_seq2exp.errors import ShapeError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score and the interval that holds it at the chosen level; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Agreement of predicted with observed expression, log10(CAGE + 1).
+
+    Attributes
+    ----------
+    n_genes : int
+    mse, mae : Estimate
+        Mean squared and mean absolute error.
+    pearson, spearman : Estimate
+        Correlations; NaN when either side is constant.
+    """
+
+    n_genes: int
+    mse: Estimate
+    mae: Estimate
+    pearson: Estimate
+    spearman: Estimate
+
+
+def score(
+    observed: ArrayLike, predicted: ArrayLike, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Scores:
+    """Score predictions, with percentile bootstrap intervals over the genes.
+
+    Parameters
+    ----------
+    observed, predicted : array_like, (G,)
+        Expression of each gene, in the same unit.
+    n_resamples : int
+        Bootstrap resamples; 0 leaves the intervals NaN.
+    level : float
+        Probability that the interval should hold.
+    seed : int
+        Of the resampling: the same seed gives the same interval.
+
+    Raises
+    ------
+    ShapeError
+        If the lengths differ, there are fewer than two genes, or a value is not a finite number.
+    """
+    truth, guess = _checked("observed", observed), _checked("predicted", predicted)
+    if truth.shape != guess.shape:
+        raise ShapeError(f"observed has {truth.size} genes and predicted {guess.size}: they must be the same genes.")
+    if truth.size < 2:
+        raise ShapeError(f"at least two genes are needed to score predictions, found {truth.size}.")
+    values = _scores(truth[None], guess[None])[0]
+    low = high = np.full(4, np.nan)
+    if n_resamples:
+        resampled = _bootstrap(truth, guess, n_resamples, seed)
+        low, high = _interval(resampled, level)
+    mse, mae, pearson, spearman = (Estimate(*map(float, row)) for row in zip(values, low, high, strict=True))
+    return Scores(truth.size, mse, mae, pearson, spearman)
+
+
+def ranks(values: Floats) -> Floats:
+    """Rank the values from 1; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    shared: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return shared
+
+
+def _checked(name: str, values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ShapeError(f"{name} must hold one finite number for each gene, found shape {array.shape}.")
+    return array
+
+
+def _bootstrap(truth: Floats, guess: Floats, n_resamples: int, seed: int) -> Floats:
+    rng = np.random.default_rng(seed)
+    block = max(1, 2_000_000 // truth.size)  # resamples at once: 2M numbers are 16 MB
+    parts = []
+    for first in range(0, n_resamples, block):
+        genes = rng.integers(truth.size, size=(min(block, n_resamples - first), truth.size))
+        parts.append(_scores(truth[genes], guess[genes]))
+    return np.concatenate(parts)
+
+
+def _interval(resampled: Floats, level: float) -> tuple[Floats, Floats]:
+    """Percentiles of each column, without the resamples in which it is undefined; NaN when all are."""
+    bounds = np.full((2, resampled.shape[1]), np.nan)
+    for column, values in enumerate(resampled.T):
+        defined = values[np.isfinite(values)]
+        if defined.size:
+            bounds[:, column] = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return bounds[0], bounds[1]
+
+
+def _scores(truth: Floats, guess: Floats) -> Floats:
+    """Return MSE, MAE, Pearson and Spearman of each row: (R, G) and (R, G) to (R, 4)."""
+    error = guess - truth
+    order = np.stack([np.stack([ranks(row) for row in side]) for side in (truth, guess)])
+    columns = [np.mean(error**2, axis=1), np.mean(np.abs(error), axis=1), _pearson(truth, guess), _pearson(*order)]
+    return np.stack(columns, axis=1)
+
+
+def _pearson(first: Floats, second: Floats) -> Floats:
+    constant = (np.ptp(first, axis=1) == 0) | (np.ptp(second, axis=1) == 0)
+    a = first - first.mean(axis=1, keepdims=True)
+    b = second - second.mean(axis=1, keepdims=True)
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    correlation = (a * b).sum(axis=1) / np.where(constant | (scale == 0), 1.0, scale)
+    result: Floats = np.where(constant, np.nan, np.clip(correlation, -1.0, 1.0))
+    return result

@@ -1,0 +1,71 @@
+"""The command line `seq2exp`: finds the command, prints what it says, and turns its failure into an exit status.
+
+What a user causes is one sentence on stderr and status 1; a misspelled option 2; Ctrl-C 130, with how to go on. A fault
+of ours keeps its traceback. This is the only module that prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from kipoi_seq2exp import __version__
+from kipoi_seq2exp.commands import predict
+from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.errors import Seq2ExpError
+
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="seq2exp",
+        description="Gene expression from DNA and epigenomic tracks, and the DNA that drives it.",
+        epilog="`seq2exp COMMAND --help` explains a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"seq2exp {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for group in (predict,):
+        group.add_to(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(f"{args.command} does not know {unknown[0]}{_nearest(parser, args.command, unknown[0])}")
+    try:
+        status: int = args.run(args, _say)
+        return status
+    except Seq2ExpError as error:
+        print(f"seq2exp: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"seq2exp: {stop or 'interrupted.'}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _nearest(parser: argparse.ArgumentParser, command: str, unknown: str) -> str:
+    """Return a hint at the option that was meant."""
+    if not unknown.startswith("-"):
+        return ""
+    choices = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    options = [option for action in choices[command]._actions for option in action.option_strings]
+    return suggest(unknown.split("=")[0], options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

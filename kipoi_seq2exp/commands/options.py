@@ -1,0 +1,97 @@
+"""Options that several commands share, and how their texts become settings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kipoi_seq2exp.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.analysis.elements import CallSettings
+
+Say = Callable[[str], None]
+Subparsers = Any  # argparse's own type of it is private
+
+
+def add_command(subparsers: Subparsers, name: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+    """Add a command; options cannot be abbreviated, so that a misspelled one is an error."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=description or f"{summary[0].upper()}{summary[1:]}.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def add_track_options(parser: argparse._ArgumentGroup) -> None:
+    """Add --track and --tracks."""
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="file of a track, once for each: bigWig or bedGraph; contacts as .cool, .mcool, .hic, or the word "
+        "powerlaw where there is no Hi-C (e.g. --track dnase=dnase.bw --track hic=powerlaw)",
+    )
+    parser.add_argument(
+        "--tracks",
+        type=Path,
+        metavar="YAML",
+        help="the same as a YAML file of lines NAME: FILE; relative paths are relative to it; --track wins",
+    )
+
+
+def add_call_options(parser: argparse.ArgumentParser) -> None:
+    """Add how elements are called from the mask."""
+    group = parser.add_argument_group("elements (the promoter is never called)")
+    cut = group.add_mutually_exclusive_group()
+    cut.add_argument("--threshold", type=float, help="call bases whose mask reaches this probability (default 0.5)")
+    cut.add_argument("--top-fraction", type=float, help="call this fraction of the window's bases instead, e.g. 0.05")
+    group.add_argument("--min-length", type=int, metavar="BP", help="drop shorter elements (default 50)")
+    group.add_argument("--merge-gap", type=int, metavar="BP", help="join elements at most this far apart (default 100)")
+
+
+def call_settings(args: argparse.Namespace) -> CallSettings:
+    """Turn the options of `add_call_options` into settings."""
+    from kipoi_seq2exp.analysis.elements import CallSettings
+
+    given = {
+        "threshold": args.threshold,
+        "top_fraction": args.top_fraction,
+        "min_length_bp": args.min_length,
+        "merge_gap_bp": args.merge_gap,
+    }
+    return CallSettings(**{name: value for name, value in given.items() if value is not None})
+
+
+def track_sources(args: argparse.Namespace) -> dict[str, str]:
+    """Read --tracks and --track into track name -> file.
+
+    Raises
+    ------
+    ConfigError
+        If an entry is not NAME=FILE, or a track is given twice.
+    """
+    from kipoi_seq2exp.config import read_yaml
+    from kipoi_seq2exp.data.contacts import POWERLAW
+
+    sources: dict[str, str] = {}
+    if args.tracks is not None:
+        for name, source in read_yaml(args.tracks).items():
+            if not isinstance(source, str) or not source:
+                raise InputError(f"{args.tracks}: {name} must be the path of a file, found {source!r}.")
+            sources[name] = source if source == POWERLAW else str(args.tracks.parent / source)
+    given: dict[str, str] = {}
+    for entry in args.track:
+        name, separator, source = entry.partition("=")
+        if not (name and separator and source):
+            raise ConfigError(f"--track {entry}: expected NAME=FILE, e.g. --track dnase=dnase.bw.")
+        if name in given:
+            raise ConfigError(f"--track {name} is given twice ({given[name]} and {source}): keep one.")
+        given[name] = source
+    return {**sources, **given}

@@ -1,0 +1,182 @@
+"""`seq2exp predict`: expression and elements of a set of genes, from files to files."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kipoi_seq2exp.commands.options import (
+    Say,
+    Subparsers,
+    add_call_options,
+    add_command,
+    add_track_options,
+    call_settings,
+    track_sources,
+)
+from kipoi_seq2exp.config import MaskMode
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.analysis.outputs import Summary
+    from kipoi_seq2exp.analysis.predict import Progress, Run
+    from kipoi_seq2exp.analysis.request import PredictRequest
+
+_DESCRIPTION = """Predict the expression of genes and the DNA that drives it.
+
+  seq2exp predict K562 --fasta genome.fa --genes genes.tsv \\
+      --track h3k27ac=h3k27ac.bw --track dnase=dnase.bw --track hic=powerlaw -o results/
+
+writes into results/
+  predictions.tsv    a row per gene: expression log10(CAGE + 1), fraction of the window kept, ...
+  elements.bed       intervals that the mask keeps outside the promoter, with scores (BED6+)
+  element_mask.bw    the mask of every base; where windows overlap, the maximum
+  provenance.json    command, versions, checksums, inputs
+  predictions.zarr   everything, a chunk per gene: an interrupted run goes on from it
+"""
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = add_command(subparsers, "predict", "expression and elements of genes, from files", _DESCRIPTION)
+    parser.set_defaults(run=run)
+    parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
+    inputs = parser.add_argument_group("inputs")
+    inputs.add_argument("--fasta", type=Path, required=True, help="the genome, plain or bgzipped")
+    inputs.add_argument(
+        "--genes", type=Path, required=True, help="table (gene_id, chrom, tss, strand, features), BED6 or GTF"
+    )
+    add_track_options(inputs)
+    inputs.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
+    inputs.add_argument("--peaks", type=Path, metavar="BED", help="use these peaks as the mask, not the model's own")
+    inputs.add_argument(
+        "--missing-features",
+        choices=("error", "mean"),
+        default="error",
+        help="a gene feature that the table lacks: stop (default), or use the mean over the training genes",
+    )
+    inputs.add_argument("--gene-ids", nargs="+", metavar="ID", help="predict only these genes")
+    inputs.add_argument("--label", metavar="COLUMN", help="column of the gene table with the observed log10(CAGE + 1)")
+    inputs.add_argument("--cell-type", help="row of the table of cell types, for weights that do not name their inputs")
+    add_call_options(parser)
+    network = parser.add_argument_group("network")
+    network.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
+    network.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="windows at once: memory and speed only"
+    )
+    network.add_argument(
+        "--mask-mode", choices=[mode.value for mode in MaskMode], help="how the mask is read (default: as trained)"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    output.add_argument("--save-beta", action="store_true", help="keep the Beta of each base, for credible bands")
+    output.add_argument("--overwrite", action="store_true", help="start anew where other results are")
+
+
+def run(args: argparse.Namespace, say: Say) -> int:
+    """Predict, or go on with an interrupted prediction, and write the results."""
+    from kipoi_seq2exp.analysis.outputs import status_line, write_results
+    from kipoi_seq2exp.analysis.predict import prepare
+    from kipoi_seq2exp.analysis.store import read_predictions
+
+    calls, started = call_settings(args), time.time()
+    prepared = prepare(request_of(args), args.output, overwrite=args.overwrite)
+    provenance = prepared.model.provenance
+    say(status_line(args.model, provenance.status))
+    say(
+        f"mask: {'peaks from outside' if prepared.peaks else prepared.model.config.mask_mode.value}; inputs: "
+        f"{_sources_text(prepared)}"
+    )
+    progress = _fill(prepared, say)
+    with read_predictions(prepared.store.path) as predictions:
+        summary = write_results(predictions, args.output, calls, about_run(args, progress, prepared, started))
+    _report(summary, say)
+    return 0
+
+
+def request_of(args: argparse.Namespace) -> PredictRequest:
+    """Turn the options into a request."""
+    from kipoi_seq2exp.analysis.request import PredictRequest
+
+    return PredictRequest(
+        model=args.model,
+        genes=args.genes,
+        fasta=args.fasta,
+        sources=track_sources(args),
+        blacklist=args.blacklist,
+        peaks=args.peaks,
+        missing_features=args.missing_features,
+        gene_ids=None if args.gene_ids is None else tuple(args.gene_ids),
+        label=args.label,
+        cell_type=args.cell_type,
+        mask_mode=None if args.mask_mode is None else MaskMode(args.mask_mode),
+        device=args.device,
+        batch_size=args.batch_size,
+        save_beta=args.save_beta,
+    )
+
+
+def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: float) -> dict[str, Any]:
+    """Return what provenance.json says of this very run."""
+    import numpy
+    import pandas
+    import torch
+
+    return {
+        "command": sys.argv,
+        "settings": {name: str(value) for name, value in vars(args).items() if name != "run" and value is not None},
+        "device": str(next(run.model.parameters()).device),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": numpy.__version__,
+            "pandas": pandas.__version__,
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+        },
+        "genes_resumed": progress.resumed,
+        "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 1),
+    }
+
+
+def _fill(run: Run, say: Say) -> Progress:
+    """Predict under a progress bar; an interruption says what is kept and how to go on."""
+    from tqdm import tqdm
+
+    from kipoi_seq2exp.analysis.predict import fill_store
+
+    resumed = int(run.store.done.sum())
+    if resumed:
+        say(f"resuming: {resumed} of {len(run.dataset)} genes are already in {run.store.path}")
+    try:
+        with tqdm(total=len(run.dataset), initial=resumed, unit="gene", dynamic_ncols=True) as bar:
+            return fill_store(run, lambda progress: bar.update(progress.done - bar.n) and None)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: {int(run.store.done.sum())} of {len(run.dataset)} genes are complete in {run.store.path}; "
+            f"run the same command again to go on."
+        ) from None
+
+
+def _sources_text(run: Run) -> str:
+    tracks = run.dataset.describe()["tracks"]
+    return ", ".join(f"{name} = {track['source']}" for name, track in tracks.items())
+
+
+def _report(summary: Summary, say: Say) -> None:
+    from kipoi_seq2exp.analysis.metrics import score
+
+    genes = summary.genes
+    line = f"{len(genes)} genes"
+    if "n_elements" in genes:
+        kept = genes["kept_fraction"].mean()
+        line += f", {len(summary.elements)} elements outside promoters, {kept:.2%} of the bases kept"
+    say(line)
+    if "observed" in genes and genes["observed"].notna().sum() > 1:
+        known = genes[genes["observed"].notna()]
+        scores = score(known["observed"], known["expression"])
+        say(f"against the observed label: Pearson {scores.pearson}, MSE {scores.mse} (95 % bootstrap intervals)")
+    say("written: " + ", ".join(str(path) for path in summary.files))
