@@ -1,7 +1,7 @@
 """Predict expression and elements of a few genes in Python: on the bundled example, or on any data given its paths.
 
     python example/quickstart.py
-    python example/quickstart.py --fasta hg38.fa --genes genes.tsv --h3k27ac k27.bigWig --dnase dnase.bigWig --hic powerlaw
+    python example/quickstart.py --fasta hg38.fa --genes genes.tsv --h3k27ac k27.bw --dnase dnase.bw --hic powerlaw
     python example/quickstart.py --kipoi        # the same through Kipoi, after `seq2exp register`
 
 Both ways print one line per gene: its id, the predicted expression log10(CAGE + 1), and the share of the window that
