@@ -73,12 +73,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyGenome:
     for name in names:
         write_bigwig(folder / f"{name}.bw", signals[name])
     write_genes(folder / "genes.tsv", random)
-    (folder / "genes.bed").write_text(
-        "".join(
-            f"{chrom}\t{tss if strand == '+' else tss - 499}\t{tss + 500 if strand == '+' else tss + 1}\t{name}\t0\t{strand}\n"
-            for name, chrom, tss, strand in GENES
-        )
-    )
+    (folder / "genes.bed").write_text("".join(bed_record(*gene) for gene in GENES))
     (folder / "genes.gtf").write_text("".join(["##description: tiny\n", *(gtf_records(*gene) for gene in GENES)]))
     (folder / "blacklist.bed").write_text(
         "chr1\t9500\t9700\tlow mappability\nchr1\t9600\t9900\thigh signal\nchr2\t0\t50\tx\n"
@@ -184,6 +179,12 @@ def write_genes(path: Path, random: np.random.Generator) -> None:
         ]
         rows.append("\t".join([name, chrom, str(tss), strand, *(f"{number:.4f}" for number in numbers), name.lower()]))
     path.write_text("\n".join(rows) + "\n")
+
+
+def bed_record(name: str, chrom: str, tss: int, strand: str) -> str:
+    """Return the BED6 line of a gene."""
+    start, end = (tss, tss + 500) if strand == "+" else (tss - 499, tss + 1)
+    return f"{chrom}\t{start}\t{end}\t{name}\t0\t{strand}\n"
 
 
 def gtf_records(name: str, chrom: str, tss: int, strand: str) -> str:

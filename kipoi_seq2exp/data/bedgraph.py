@@ -1,4 +1,4 @@
-"""bedGraph as a signal track: intervals of a text file (also .gz), 0 elsewhere; where intervals overlap, the largest value.
+"""bedGraph as a signal track: intervals of a text file (also .gz), 0 elsewhere; where they overlap, the largest value.
 
 The format forbids overlaps, but tracks made from peak lists have them; the largest value is what a peak list means. The
 file is read whole at first use, so keep to bigWig for tracks with a value at most bases.
@@ -27,9 +27,21 @@ class Steps:
     ends: NDArray[np.int64]
     values: Values
 
+    def expand(self, start: int, end: int) -> Values:
+        """Return one value per base of ``[start, end)``: float32 (L,), 0 between the intervals."""
+        first = int(np.searchsorted(self.ends, start, side="right"))
+        last = int(np.searchsorted(self.starts, end, side="left"))
+        edges = np.empty(2 * (last - first) + 2, dtype=np.int64)  # gap, interval, gap, interval, ... gap
+        edges[0], edges[-1] = start, end
+        edges[1:-1:2] = np.maximum(self.starts[first:last], start)
+        edges[2:-1:2] = np.minimum(self.ends[first:last], end)
+        levels = np.zeros(2 * (last - first) + 1, dtype=np.float32)
+        levels[1::2] = self.values[first:last]
+        return np.repeat(levels, np.diff(edges))
+
 
 class BedGraphTrack(SignalTrack[dict[str, Steps]]):
-    """Values of a bedGraph file; it holds no chromosome lengths, so only its last interval is compared with the FASTA's."""
+    """Values of a bedGraph file; without chromosome lengths in it, its last interval is compared with the FASTA."""
 
     @cached_property
     def lengths(self) -> Mapping[str, int | None]:
@@ -44,8 +56,8 @@ class BedGraphTrack(SignalTrack[dict[str, Steps]]):
             last = int(self.handle[chrom].ends[-1])
             if last > genome.lengths[chrom]:
                 raise InputError(
-                    f"{self.where}: an interval ends at {chrom}:{last} but {chrom} is {genome.lengths[chrom]:,} bp long in "
-                    f"the FASTA: they are of different genome builds; use files of one build."
+                    f"{self.where}: an interval ends at {chrom}:{last} but {chrom} is {genome.lengths[chrom]:,} bp "
+                    f"long in the FASTA: they are of different genome builds; use files of one build."
                 )
 
     def _open(self) -> dict[str, Steps]:
@@ -56,18 +68,11 @@ class BedGraphTrack(SignalTrack[dict[str, Steps]]):
             for chrom, rows in groups
         }
 
+    def _has_negative(self) -> bool:
+        return any(bool((steps.values < 0).any()) for steps in self.handle.values())
+
     def _read(self, chrom: str, start: int, end: int) -> Values:
-        steps = self.handle[chrom]
-        first = int(np.searchsorted(steps.ends, start, side="right"))
-        last = int(np.searchsorted(steps.starts, end, side="left"))
-        edges = np.empty(2 * (last - first) + 2, dtype=np.int64)  # gap, interval, gap, interval, ... gap
-        edges[0], edges[-1] = start, end
-        edges[1:-1:2] = np.maximum(steps.starts[first:last], start)
-        edges[2:-1:2] = np.minimum(steps.ends[first:last], end)
-        levels = np.zeros(2 * (last - first) + 1, dtype=np.float32)
-        levels[1::2] = steps.values[first:last]
-        values: Values = np.repeat(levels, np.diff(edges))
-        return values
+        return self.handle[chrom].expand(start, end)
 
 
 def flatten(starts: NDArray[np.int64], ends: NDArray[np.int64], values: Values) -> Steps:

@@ -1,4 +1,4 @@
-"""The table of cell types: which tracks and features the model of each reads (`cells.yaml`, or a file of the user's)."""
+"""The table of cell types: which tracks and features the model of each reads (`cells.yaml`, or the user's own file)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def read_cells(path: str | Path | None = None) -> dict[str, InputSpec]:
     Parameters
     ----------
     path : str or Path, optional
-        A YAML file whose `cells` maps names to the fields of `InputSpec`; other top-level keys (`tracks`, `features`) hold
-        lists that several rows share. By default the package's own table.
+        A YAML file whose `cells` maps names to the fields of `InputSpec`; other top-level keys (`tracks`, `features`)
+        hold lists that several rows share. By default the package's own table.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """Contact of a gene's TSS with each base of its window: from Hi-C, from a profile per gene, or from the power law.
 
-Units and formulas are those of the Activity-by-Contact model (ABC; Fulco et al. 2019, Nasser et al. 2021), whose track
-the published model read. `scale_contact` states them once, for every source.
+Units and formulas are those of the Activity-by-Contact model (ABC; Fulco et al. 2019, Nasser et al. 2021), as the
+published track had them. `scale_contact` states them once, for every source.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.errors import InputError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from kipoi_seq2exp.data.sequence import Genome
 
 Values = NDArray[np.float32]
@@ -72,13 +70,14 @@ def scale_contact(
 ) -> NDArray[np.float64]:
     """Scale measured contact to the reference power law and add the pseudocount, as ABC does (its `predictor.py`).
 
-    ``contact * reference(distance) / expected(distance) + min(expected(distance), expected(5 kb))``, where `expected` is
-    the power law of the experiment and `reference` that with gamma 0.87.
+    ``contact * reference(distance) / expected(distance) + min(expected(distance), expected(5 kb))``, where `expected`
+    is the power law of the experiment and `reference` that with gamma 0.87. The published track took 0.87 for the
+    experiments too, where the ratio is 1.
 
     Parameters
     ----------
     contact : ndarray, (n,)
-        Share of the TSS bin's contacts per 5-kb bin; NaN where nothing was measured, read as the expected contact.
+        Share of the TSS bin's contacts per 5-kb bin; NaN, where nothing was measured, reads as the expected contact.
     distance_bp : ndarray, (n,)
     gamma, scale : float
         Power law of the experiment.
@@ -108,14 +107,6 @@ class ContactSource(ABC):
 
     def close(self) -> None:  # noqa: B027 - a source without files has nothing to close
         """Close the file of this process, if one is open."""
-
-    def __enter__(self) -> ContactSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class PowerLawContacts(ContactSource):
@@ -173,7 +164,16 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
     Parameters
     ----------
     source : str or Path
-        "powerlaw".
+        One of
+
+        - "powerlaw": no file, the contact that distance predicts;
+        - "FILE[::RESOLUTION[::NORMALISATION]]": Hi-C as .hic, .mcool or .cool. The resolution (in bp; by default 5000)
+          may be left out of a .cool, and be written as /resolutions/5000; the normalisation is one that the file
+          stores, or NONE (by default the first of VC, KR, SCALE, ICE, weight; raw counts if it stores none);
+        - a path with {gene_id} in it: a bigWig or bedGraph per gene;
+        - a .tsv (also .gz) with the columns gene_id, start, end, contact.
+
+        Profiles per gene are read as they are: contact in ABC units, before the track's transform.
     spec : TrackSpec
         The track it is read for; its name is in every message.
 
@@ -182,8 +182,19 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
     InputError
         If the file is missing or none of these.
     """
-    if str(source) == POWERLAW:
+    from kipoi_seq2exp.data.contact_files import GeneFileContacts, GeneTableContacts, HicContacts
+
+    text = str(source)
+    name = text.split("::")[0].lower()
+    if text == POWERLAW:
         return PowerLawContacts()
+    if "{gene_id}" in text:
+        return GeneFileContacts(text, spec)
+    if name.endswith((".hic", ".cool", ".mcool")):
+        return HicContacts(text, spec)
+    if name.removesuffix(".gz").endswith((".tsv", ".txt")):
+        return GeneTableContacts(text, spec)
     raise InputError(
-        f"track '{spec.name}': {source} is no source of contacts; give '{POWERLAW}' where there is no Hi-C."
+        f"track '{spec.name}': {text} is no source of contacts: give a .hic, .mcool or .cool file, a .tsv with the "
+        f"columns gene_id, start, end, contact, a path with {{gene_id}} to a bigWig per gene, or '{POWERLAW}'."
     )

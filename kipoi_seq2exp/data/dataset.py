@@ -6,7 +6,7 @@ chromosomes in every file, every row of the gene table, every feature.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -105,10 +105,11 @@ class WindowDataset:
             ContactQuery(str(gene_id), str(chrom), int(tss))
             for gene_id, chrom, tss in zip(self.genes["gene_id"], self.genes["chrom"], self.genes["tss"], strict=True)
         ]
+        self._strands = [str(strand) for strand in self.genes["strand"]]
         self._check()
 
     def __len__(self) -> int:
-        return len(self.genes)
+        return len(self._queries)
 
     def __getitem__(self, index: int) -> WindowInputs:
         """Read the window of the gene in row `index` (negative: from the end)."""
@@ -125,7 +126,7 @@ class WindowDataset:
             gene_id=query.gene_id,
             chrom=query.chrom,
             tss=query.tss,
-            strand=str(self.genes["strand"].iloc[index]),
+            strand=self._strands[index],
             start=window.start,
             end=window.end,
             onehot=onehot,
@@ -180,6 +181,7 @@ class WindowDataset:
                 track.check_against(self.genome, self._queries)
             else:
                 track.check_against(self.genome, chroms)
+                track.check_values(Window.around(q.chrom, q.tss, self.inputs.window_bp) for q in self._queries)
         if self.blacklist is not None:
             self.blacklist.check_against(self.genome)
 
@@ -188,7 +190,8 @@ class WindowDataset:
         track = self.tracks[name]
         if isinstance(track, ContactSource):
             return track.profile(query, window.start, window.end)
-        return track.values(window.chrom, window.start, window.end)
+        values: NDArray[np.float32] = track.values(window.chrom, window.start, window.end)
+        return values
 
     def _signals(self, query: ContactQuery, window: Window) -> NDArray[np.float32]:
         signals = np.empty((len(window), len(self.inputs.tracks)), dtype=np.float32)
@@ -197,7 +200,7 @@ class WindowDataset:
         return signals
 
     def _features(self, index: int, query: ContactQuery) -> NDArray[np.float32]:
-        features = self.features.values[index].copy()
+        features: NDArray[np.float32] = self.features.values[index].copy()
         for column in self.features.from_tracks:
             promoter = Window.around(query.chrom, query.tss, 2 * PROMOTER_FLANK_BP)
             names = self.inputs.features[column].from_tracks
@@ -207,10 +210,15 @@ class WindowDataset:
 
 
 def _log10p1(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.log1p(values) * np.float32(1 / np.log(10))
+    logs: NDArray[np.float32] = np.log10(values + np.float32(1))
+    return logs
 
 
-_TRANSFORMS = {Transform.NONE: lambda values: values, Transform.LOG10P1: _log10p1, Transform.LOG1P: np.log1p}
+_TRANSFORMS: dict[Transform, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    Transform.NONE: lambda values: values,
+    Transform.LOG10P1: _log10p1,
+    Transform.LOG1P: np.log1p,
+}
 
 
 def _open_tracks(inputs: InputSpec, sources: Mapping[str, str | Path]) -> dict[str, SignalTrack[Any] | ContactSource]:

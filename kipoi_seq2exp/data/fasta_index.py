@@ -156,17 +156,18 @@ def _temporary(target: Path) -> Iterator[Path]:
 
 def _read(index: Path, path: Path, compressed: bool) -> FastaIndex:
     """Read an index and compare it with its FASTA (a compressed FASTA is compared by age alone)."""
-    records = []
+    records: list[tuple[str, int, int, int, int]] = []
     for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), start=1):
         fields = line.split("\t")
         if len(fields) != 5 or not all(field.isdigit() for field in fields[1:]):
             raise InputError(f"{index}, line {number}: not a FASTA index (five columns are needed); {_REBUILD}.")
-        records.append((fields[0], *(int(field) for field in fields[1:])))
+        length, offset, line_bases, line_bytes = (int(field) for field in fields[1:])
+        records.append((fields[0], length, offset, line_bases, line_bytes))
     if not records:
         raise InputError(f"{index} is empty; {_REBUILD}.")
     if not compressed:
-        _compare(index, path, records)  # type: ignore[arg-type]
-    lengths = tuple((str(record[0]), int(record[1])) for record in records)
+        _compare(index, path, records)
+    lengths = tuple(record[:2] for record in records)
     return FastaIndex(index, index.with_suffix(".gzi") if compressed else None, lengths)
 
 
@@ -181,8 +182,8 @@ def _compare(index: Path, path: Path, records: list[tuple[str, int, int, int, in
             end = offset + (length // line_bases * line_bytes + length % line_bases if line_bases else 0)
             if end > size + line_bytes - line_bases:
                 raise InputError(
-                    f"{path} ends within {name}, which has {length:,} bp by its index {index}: the FASTA is truncated, or "
-                    f"the index is stale; fetch the FASTA again, or {_REBUILD}."
+                    f"{path} ends within {name}, which has {length:,} bp by its index {index}: the FASTA is "
+                    f"truncated, or the index is stale; fetch the FASTA again, or {_REBUILD}."
                 )
             if header[:1] != b">" or header[1:].split()[:1] != [name.encode()]:
                 raise InputError(f"{path} does not match its index {index} at {name}: {_REBUILD}.")

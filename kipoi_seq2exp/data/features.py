@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import ConfigError, FeatureSpec, InputSpec, suggest
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, suggest
 from kipoi_seq2exp.data.genes import MISSING, place
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,13 +108,13 @@ def _numbers(genes: pd.DataFrame, feature: FeatureSpec, column: str) -> NDArray[
     for row, entry in enumerate(genes[column]):
         numbers[row] = _number(entry)
         if np.isinf(numbers[row]):
-            raise InputError(f"{place(genes, row)}: {column} is {entry!r}, not a number.")
+            raise InputError(f"{place(genes, row)}: {column} is '{entry}', not a number.")
         if feature.limit is not None and abs(numbers[row]) > feature.limit:
             unit = f" ({feature.unit})" if feature.unit else ""
             raise InputError(
                 f"{place(genes, row)}: {column} is {numbers[row]:g}, which no {feature.name}{unit} can be (at most "
-                f"{feature.limit:g}): the column seems to hold something else, such as raw lengths or percentages; convert "
-                f"it, or name the right column {' or '.join(feature.columns or (feature.name,))}."
+                f"{feature.limit:g}): the column seems to hold something else, such as raw lengths or percentages; "
+                f"convert it, or name the right column {' or '.join(feature.columns or (feature.name,))}."
             )
     return numbers
 
@@ -139,15 +139,15 @@ def _fill(
         where = place(genes, int(np.flatnonzero(absent)[0]))
         what = f"{genes.attrs.get('source', 'gene table')} has no column" if absent.all() else f"{where}: no value"
         raise InputError(
-            f"{what} for the feature '{feature.name}' (column {names}): add it, or choose to fill missing features by their "
-            f"mean."
+            f"{what} for the feature '{feature.name}' (column {names}): add it, or choose to fill missing features by "
+            f"their mean."
         )
     if feature.mean is not None:
         return feature.mean, f"mean of the training genes ({feature.mean:g})"
     if absent.all():
         raise InputError(
-            f"{genes.attrs.get('source', 'gene table')}: the feature '{feature.name}' cannot be filled by its mean, for no "
-            f"gene has it and the model states none: add the column {names}."
+            f"{genes.attrs.get('source', 'gene table')}: the feature '{feature.name}' cannot be filled by its mean, "
+            f"for no gene has it and the model states none: add the column {names}."
         )
     mean = float(numbers[~absent].mean())
     return mean, f"mean of the other genes of the table ({mean:g})"

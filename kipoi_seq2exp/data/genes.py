@@ -1,8 +1,9 @@
 """Genes and their transcription start sites (TSS) from a table, a BED6 or a GTF, checked row by row.
 
-A gene table is a DataFrame with `gene_id` (text), `chrom` (text), `tss` (int64, 0-based), `strand` ('+' or '-') and every
-other column of the file under its own name: numbers where the whole column is numbers, text otherwise. The line of the
-file that each gene comes from is kept in ``frame.attrs["lines"]``, so that later checks can name it.
+A gene table is a DataFrame with `gene_id` (text), `chrom` (text), `tss` (int64, 0-based), `strand` ('+' or '-') and
+every other column of the file under its own name: numbers where the whole column is numbers, text otherwise. The lines
+of the file that the genes come from are kept in ``frame.attrs["lines"]`` (one text, which pandas copies and writes with
+ease), so that later checks can name them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "tss": ("tss", "tss_position", "Transcription start site (TSS)"),
     "strand": ("strand",),
 }
-"""Names under which a table may hold the four columns, most usual first; upper and lower case, and a leading #, are alike."""
+"""Names that a table may give the four columns, most usual first; case and a leading # do not matter."""
 
 STRANDS: Mapping[str, str] = {"+": "+", "-": "-", "1": "+", "+1": "+", "-1": "-"}
 """Accepted ways to write a strand."""
@@ -41,10 +42,12 @@ def read_genes(source: str | Path | pd.DataFrame, gene_ids: Iterable[str] | None
     Parameters
     ----------
     source : str, Path or DataFrame
-        A table with a header (.tsv, .txt, .csv; TSS 0-based), a BED6 (.bed; the TSS is the first base of the interval on
-        the gene's strand) or a GTF (.gtf; the records of feature "gene"), each also as .gz; or such a table in memory.
+        A table with a header (.tsv, .txt, .csv; TSS 0-based), a BED6 (.bed; the TSS is the first base of the interval
+        on the gene's strand) or a GTF (.gtf; the records of feature "gene"), each also as .gz; or such a table in
+        memory.
     gene_ids : iterable of str, optional
-        Keep these genes, in this order. A GTF's versioned id ("ENSG00000100181.21") is also found without its version.
+        Keep these genes, in this order and under these ids; an id with a version ("ENSG00000100181.21", as in a GTF) is
+        also found without it.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def read_genes(source: str | Path | pd.DataFrame, gene_ids: Iterable[str] | None
 
 def place(genes: pd.DataFrame, row: int) -> str:
     """Return how to name a row of a gene table in a message: "genes.tsv, line 4 (gene ENSG00000100181)"."""
-    lines = genes.attrs.get("lines", ())
+    lines = genes.attrs.get("lines", "").split()
     number = f"line {lines[row]}" if len(lines) == len(genes) else f"row {row + 1}"
     name = f" (gene {genes['gene_id'].iloc[row]})" if "gene_id" in genes and genes["gene_id"].iloc[row] else ""
     return f"{genes.attrs.get('source', 'gene table')}, {number}{name}"
@@ -88,8 +91,8 @@ def check_positions(genes: pd.DataFrame, genome: Genome) -> None:
             raise InputError(f"{place(genes, row)}: unknown chromosome '{chrom}' ({hint}).")
         if not 0 <= tss < lengths[chrom]:
             raise InputError(
-                f"{place(genes, row)}: the TSS {tss} lies outside {chrom}, which is {lengths[chrom]:,} bp long (0-based "
-                f"positions; is the table of another genome build?)."
+                f"{place(genes, row)}: the TSS {tss} lies outside {chrom}, which is {lengths[chrom]:,} bp long "
+                f"(0-based positions; is the table of another genome build?)."
             )
 
 
@@ -102,9 +105,9 @@ def _read_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
     if isinstance(source, pd.DataFrame):
         where = str(source.attrs.get("source", "gene table"))
-        lines = source.attrs.get("lines", ())
+        lines_text = source.attrs.get("lines", "")
         frame = source.reset_index(drop=True)
-        frame.attrs = {"source": where, "lines": list(lines) if len(lines) == len(frame) else []}
+        frame.attrs = {"source": where, "lines": lines_text if len(lines_text.split()) == len(frame) else ""}
         return frame, where
     path = Path(source)
     where = str(path)
@@ -116,7 +119,7 @@ def _read_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
     else:
         columns, rows, lines = _table_rows(path, "," if ending == ".csv" else "\t")
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
-    frame.attrs = {"source": where, "lines": lines}
+    frame.attrs = {"source": where, "lines": " ".join(map(str, lines))}
     return frame, where
 
 
@@ -157,7 +160,8 @@ def _bed_rows(path: Path) -> Rows:
         fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
         if len(fields) < 6:
             raise InputError(
-                f"{path}, line {number}: found {len(fields)} columns where BED6 has chrom, start, end, name, score, strand."
+                f"{path}, line {number}: found {len(fields)} columns where BED6 has chrom, start, end, name, score, "
+                "strand."
             )
         chrom, start, end, name, _, strand = fields[:6]
         if not (start.isdigit() and end.isdigit() and int(start) < int(end)):
@@ -255,7 +259,7 @@ def _positions(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
             if number != int(number):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
-            raise InputError(f"{place(frame, row)}: the TSS {value!r} is not a whole number.") from None
+            raise InputError(f"{place(frame, row)}: the TSS '{value}' is not a whole number.") from None
         if number < 0:
             raise InputError(f"{place(frame, row)}: the TSS {value} is negative.")
         positions[row] = int(number)
@@ -266,7 +270,7 @@ def _strands(frame: pd.DataFrame) -> list[str]:
     values = _texts(frame, "strand")
     for row, value in enumerate(values):
         if value not in STRANDS:
-            raise InputError(f"{place(frame, row)}: the strand {value!r} is neither '+' nor '-'.")
+            raise InputError(f"{place(frame, row)}: the strand '{value}' is neither '+' nor '-'.")
     return [STRANDS[value] for value in values]
 
 
@@ -301,7 +305,7 @@ def _select(genes: pd.DataFrame, gene_ids: list[str], where: str) -> pd.DataFram
         chosen.append(rows[gene_id])
     if not chosen:
         raise InputError("the list of gene ids is empty.")
-    selected = genes.iloc[chosen].reset_index(drop=True)
-    lines = genes.attrs["lines"]
-    selected.attrs = {"source": genes.attrs["source"], "lines": [lines[row] for row in chosen] if lines else []}
+    selected = genes.iloc[chosen].reset_index(drop=True).assign(gene_id=gene_ids)
+    lines = genes.attrs["lines"].split()
+    selected.attrs = {"source": genes.attrs["source"], "lines": " ".join(lines[row] for row in chosen if lines)}
     return selected

@@ -16,7 +16,7 @@ Self = TypeVar("Self", bound="LazyFile[Any]")
 
 
 class LazyFile(ABC, Generic[Handle]):
-    """Base of the readers: `_open` runs at first use in each process; `close` may be called at any time, then it reopens."""
+    """Base of the readers: opened at first use in each process; after `close` the next use opens it again."""
 
     def __init__(self) -> None:
         self._handle: Handle | None = None

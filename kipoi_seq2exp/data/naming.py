@@ -44,14 +44,14 @@ def check_chromosomes(
             other = other_name(chrom, lengths)
             hint = f"it names it '{other}'" if other else f"it has {listing(lengths)}"
             raise InputError(
-                f"{where} has no chromosome '{chrom}' ({hint}): genes, FASTA and tracks must share one naming and cover "
-                f"the same chromosomes."
+                f"{where} has no chromosome '{chrom}' ({hint}): genes, FASTA and tracks must share one naming and "
+                f"cover the same chromosomes."
             )
         length = lengths[chrom]
         if length is not None and length != reference[chrom]:
             raise InputError(
-                f"{where}: {chrom} is {length:,} bp long but {reference[chrom]:,} bp in the FASTA: they are of different "
-                f"genome builds; use files of one build."
+                f"{where}: {chrom} is {length:,} bp long but {reference[chrom]:,} bp in the FASTA: they are of "
+                f"different genome builds; use files of one build."
             )
 
 

@@ -1,6 +1,7 @@
 """Regions of a BED file (blacklist, peaks): read and checked by line, merged, turned into masks of windows.
 
-`merge` does what `bioframe.merge` does (a test holds them together) without importing a plotting library at every start.
+`merge` does what `bioframe.merge` does (a test holds them together) without importing a plotting library at every
+start.
 """
 
 from __future__ import annotations
@@ -79,13 +80,14 @@ class Regions:
             other = other_name(name, genome.lengths)
             hint = f"'{name}' is '{other}' there" if other else f"that has {listing(genome.lengths)}"
             raise InputError(
-                f"{self.where} shares no chromosome with the FASTA ({hint}): it has {listing(self._bounds)}; use one naming."
+                f"{self.where} shares no chromosome with the FASTA ({hint}): it has {listing(self._bounds)}; use one "
+                "naming."
             )
         for chrom, (_, ends) in self._bounds.items():
             if chrom in genome.lengths and ends[-1] > genome.lengths[chrom]:
                 raise InputError(
-                    f"{self.where}: a region ends at {chrom}:{ends[-1]} but {chrom} is {genome.lengths[chrom]:,} bp long in "
-                    f"the FASTA: they are of different genome builds; use files of one build."
+                    f"{self.where}: a region ends at {chrom}:{ends[-1]} but {chrom} is {genome.lengths[chrom]:,} bp "
+                    f"long in the FASTA: they are of different genome builds; use files of one build."
                 )
 
 
@@ -150,8 +152,7 @@ def text_lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as handle:
             compressed = handle.read(2) == b"\x1f\x8b"
-        opened = gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")
-        with opened as lines:
+        with gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8") as lines:
             yield from enumerate(lines, start=1)
     except FileNotFoundError:
         raise InputError(f"{where}: no such file.") from None

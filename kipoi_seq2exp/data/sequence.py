@@ -23,11 +23,12 @@ from kipoi_seq2exp.errors import InputError
 _IUPAC = b"ACGTUNRYSWKMBDHVX-*.acgtunryswkmbdhvx"
 
 
-def _one_hot_table() -> NDArray[np.uint8]:
+def _one_hot_table() -> NDArray[np.uint32]:
+    """Return the four columns of each letter as one 32-bit word: one look-up per base instead of four."""
     table = np.zeros((256, 4), dtype=np.uint8)
     for column, base in enumerate("ACGT"):
         table[[ord(base), ord(base.lower())], column] = 1
-    return table
+    return table.view(np.uint32).ravel()
 
 
 _ONE_HOT = _one_hot_table()
@@ -47,14 +48,14 @@ def encode_bases(bases: bytes) -> NDArray[np.uint8]:
     ndarray of uint8, (L, 4)
         Columns A, C, G, T; zeros for any other letter.
     """
-    return _ONE_HOT[np.frombuffer(bases, dtype=np.uint8)]
+    return _ONE_HOT[np.frombuffer(bases, dtype=np.uint8)].view(np.uint8).reshape(-1, 4)
 
 
 class Genome(LazyFile[Any]):
     """A FASTA file: opened lazily by each process, picklable, closable.
 
-    The index (.fai) is checked against the file, or built, when the object is made: beside the FASTA if that folder can be
-    written, else in the user's cache (`index.location` tells).
+    The index (.fai) is checked against the file, or built, when the object is made: beside the FASTA if that folder
+    can be written, else in the user's cache (`index.location` tells).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Signal tracks: one value per base from a bigWig or a bedGraph, absent values 0, an absent chromosome an error.
 
-A base that the file does not mention has the value 0 (NaN reads as 0); a chromosome that it lacks is an error, for there
-0 would mean "not measured". Negative values are refused: the network reads a value as an amount of evidence.
+A base that the file does not mention has the value 0 (NaN reads as 0); a chromosome that it lacks is an error, for
+there 0 would mean "not measured". Negative values are refused: the network reads a value as an amount of evidence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BEDGRAPH_ENDINGS = (".bedgraph", ".bdg", ".bg")
 
 
 def open_signal(path: str | Path, spec: TrackSpec) -> SignalTrack[Any]:
-    """Return the reader of a signal file, by its name: .bedgraph, .bdg or .bg (also .gz) is bedGraph, all else bigWig."""
+    """Return the reader of a file by its name: .bedgraph, .bdg or .bg (also .gz) is bedGraph, all else bigWig."""
     from kipoi_seq2exp.data.bedgraph import BedGraphTrack
 
     name = Path(path).name.lower().removesuffix(".gz")
@@ -98,12 +98,12 @@ class SignalTrack(LazyFile[Handle]):
         if first == last:
             return np.zeros(len(window), dtype=np.float32)
         values = self._read(chrom, first, last)
-        np.nan_to_num(values, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        values[np.isnan(values)] = 0
         if not (values.min() >= 0 and values.max() < np.inf):
             at = int(np.flatnonzero((values < 0) | np.isinf(values))[0])
             raise InputError(
-                f"{self.where} has the value {values[at]:g} at {chrom}:{first + at} (0-based): the network needs finite "
-                f"values of 0 or more; give the signal itself, not a log-ratio or a difference."
+                f"{self.where} has the value {values[at]:g} at {chrom}:{first + at} (0-based): the network needs "
+                f"finite values of 0 or more; give the signal itself, not a log-ratio or a difference."
             )
         padded: Values = pad(values, window, first)  # type: ignore[assignment]
         return padded
@@ -118,9 +118,19 @@ class SignalTrack(LazyFile[Handle]):
         """
         check_chromosomes(chroms, self.lengths, genome.lengths, self.where)
 
+    def check_values(self, windows: Iterable[Window]) -> None:
+        """Look for negative values in windows to be read later; without reading them if the file has none at all."""
+        if self._has_negative():
+            for window in windows:
+                self.values(window.chrom, window.start, window.end)
+
+    @abstractmethod
+    def _has_negative(self) -> bool:
+        """Return whether the file may hold negative values."""
+
 
 class BigWigTrack(SignalTrack[Any]):
-    """A bigWig, read by pyBigWig; checked for being a whole bigWig before the C library sees it (it crashes on others)."""
+    """A bigWig, read by pyBigWig; checked for being whole beforehand, for the C library crashes on a truncated one."""
 
     def __init__(self, path: str | Path, spec: TrackSpec) -> None:
         super().__init__(path, spec)
@@ -139,6 +149,9 @@ class BigWigTrack(SignalTrack[Any]):
             return pyBigWig.open(str(self.path))
         except RuntimeError as error:
             raise InputError(f"{self.where} cannot be opened as bigWig ({error}).") from None
+
+    def _has_negative(self) -> bool:
+        return bool(self.handle.header()["minVal"] < 0)
 
     def _read(self, chrom: str, start: int, end: int) -> Values:
         try:

@@ -1,0 +1,290 @@
+"""Contacts from files: Hi-C matrices (.hic, .mcool, .cool) through one reader, and ready-made profiles per gene."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.config import TrackSpec, suggest
+from kipoi_seq2exp.data.bedgraph import Steps
+from kipoi_seq2exp.data.contacts import BIN_BP, GAMMA, ContactQuery, ContactSource, Values, expand_bins, scale_contact
+from kipoi_seq2exp.data.handles import LazyFile
+from kipoi_seq2exp.data.naming import check_chromosomes
+from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.errors import InputError
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.data.sequence import Genome
+
+_LOG = logging.getLogger(__name__)
+
+NORMALISATIONS = ("VC", "KR", "SCALE", "ICE", "weight")
+"""Normalisations in the order of preference (the published track was VC-normalised); ICE is called weight in .cool."""
+
+_CELLS_AT_ONCE = 4_000_000  # of a matrix held in memory while its rows are added up (8 bytes each)
+
+RAW = "NONE"
+"""The name that asks for raw counts."""
+
+
+class HicContacts(LazyFile[Any], ContactSource):
+    """Contact of the TSS bin with each bin of a Hi-C matrix, read through hictkpy.
+
+    As in ABC: counts are normalised as stored, the diagonal is replaced by its larger neighbour, the row of the TSS bin
+    is divided by its total over the chromosome (so that it holds shares of that bin's contacts) and scaled by
+    `scale_contact`. Shares are expressed per 5 kb whatever the resolution. Bins without a value, and every bin for a
+    TSS whose own bin has none, take the contact of the power law. The totals need one pass over the chromosomes of the
+    genes, made by `check_against`.
+
+    Parameters
+    ----------
+    source : str
+        "FILE[::RESOLUTION[::NORMALISATION]]", see `open_contacts`.
+    spec : TrackSpec
+    """
+
+    def __init__(self, source: str, spec: TrackSpec) -> None:
+        super().__init__()
+        parts = source.split("::")
+        self.path, self.spec = Path(parts[0]), spec
+        self.where = f"track '{spec.name}' ({self.path})"
+        self.resolution_bp = self._pick_resolution(parts[1] if len(parts) > 1 else "")
+        self.normalisation = self._pick_normalisation(parts[2] if len(parts) > 2 else "")
+        self.lengths: dict[str, int] = {str(k): int(v) for k, v in self.handle.chromosomes(include_ALL=False).items()}
+        self._totals: dict[str, NDArray[np.float64]] = {}
+        self._without: tuple[str, ...] = ()
+        self._n_genes = 0
+
+    @property
+    def description(self) -> str:
+        """What is read and how, and for which genes the power law stands in."""
+        normalisation = "raw counts" if self.normalisation == RAW else f"normalisation {self.normalisation}"
+        text = (
+            f"{self.path}: {self.resolution_bp}-bp bins, {normalisation}, share of the TSS bin's contacts per "
+            f"{BIN_BP} bp, ABC power-law scaling (gamma {GAMMA}) with pseudocount"
+        )
+        if self._without:
+            shown = ", ".join(self._without[:3]) + (", ..." if len(self._without) > 3 else "")
+            text += (
+                f"; power law for {len(self._without)} of {self._n_genes} genes, whose TSS bin has no value ({shown})"
+            )
+        return text
+
+    def check_against(self, genome: Genome, genes: Iterable[ContactQuery]) -> None:
+        """Check chromosomes and lengths, add up their rows, and note the genes whose TSS bin has no value."""
+        genes = list(genes)
+        chroms = sorted({gene.chrom for gene in genes})
+        check_chromosomes(chroms, self.lengths, genome.lengths, self.where)
+        for chrom in chroms:
+            _LOG.info("%s: adding up the contacts of %s", self.where, chrom)
+            self._totals[chrom] = self._add_up(chrom)
+        self._without = tuple(g.gene_id for g in genes if self._totals[g.chrom][g.tss // self.resolution_bp] == 0)
+        self._n_genes = len(genes)
+        if self._without:
+            _LOG.warning("%s", self.description)
+
+    def profile(self, query: ContactQuery, start: int, end: int) -> Values:
+        """Return the contact of each base of ``[start, end)`` with the TSS: float32 (L,), 0 beyond the chromosome."""
+        bin_bp, row = self.resolution_bp, query.tss // self.resolution_bp
+        first, last = start // bin_bp, -(-end // bin_bp)
+        contact = np.full(last - first, np.nan)
+        inside = slice(max(first, 0), max(min(last, -(-self.lengths[query.chrom] // bin_bp)), 0))
+        if inside.start < inside.stop:
+            contact[inside.start - first : inside.stop - first] = self._shares(query.chrom, row, inside)
+        distance = np.abs(np.arange(first, last) - row) * float(bin_bp)
+        return expand_bins(scale_contact(contact, distance), bin_bp, (start, end), self.lengths[query.chrom])
+
+    def _open(self) -> Any:
+        import hictkpy
+
+        try:
+            return hictkpy.File(self.path, self.resolution_bp)
+        except RuntimeError as error:
+            raise InputError(f"{self.where} cannot be opened as Hi-C ({error}).") from None
+
+    def _pick_resolution(self, asked: str) -> int:
+        """Return the resolution asked for, or 5 kb, or that of a .cool, after checking that the file has it."""
+        import hictkpy
+
+        if not self.path.is_file():
+            raise InputError(f"{self.where}: no such file.")
+        text = asked.rstrip("/").removeprefix("/resolutions/")
+        if text and not text.isdigit():
+            raise InputError(f"{self.where}: the resolution '{asked}' is not a whole number of base pairs.")
+        try:
+            single = hictkpy.is_cooler(self.path)
+            if single:
+                present = [int(hictkpy.File(self.path).resolution())]
+            elif hictkpy.is_hic(self.path) or hictkpy.is_mcool_file(self.path):
+                present = sorted(int(resolution) for resolution in hictkpy.MultiResFile(self.path).resolutions())
+            else:
+                present = []
+        except RuntimeError as error:
+            raise InputError(f"{self.where} cannot be read as Hi-C ({error}).") from None
+        if not present or present == [0]:
+            raise InputError(f"{self.where} is no .hic, .mcool or .cool file with bins of one width, or is truncated.")
+        wanted = int(text) if text else present[0] if single else BIN_BP
+        if wanted not in present:
+            listed = ", ".join(map(str, present))
+            raise InputError(
+                f"{self.where} has no resolution of {wanted} bp (it has {listed}): choose one, as in "
+                f"'{self.path.name}::{present[0]}'."
+            )
+        return wanted
+
+    def _pick_normalisation(self, asked: str) -> str:
+        present = [str(name) for name in self.handle.avail_normalizations()]
+        if asked and asked != RAW and asked not in present:
+            raise InputError(f"{self.where}: no normalisation '{asked}' is stored{suggest(asked, [*present, RAW])}.")
+        return asked or next((name for name in NORMALISATIONS if name in present), RAW)
+
+    def _shares(self, chrom: str, row: int, bins: slice) -> NDArray[np.float64]:
+        """Return the share of a bin's contacts that each of `bins` gets, per 5 kb; NaN where there is no value."""
+        if chrom not in self._totals:
+            self._totals[chrom] = self._add_up(chrom)
+        totals = self._totals[chrom]
+        first, last = max(min(bins.start, row - 1), 0), min(max(bins.stop, row + 2), len(totals))
+        block = self._read(chrom, slice(first, last), slice(first, last))
+        contact = block[row - first]
+        neighbours = contact[[i - first for i in (row - 1, row + 1) if first <= i < last]]
+        if contact[row - first] > 0:
+            contact[row - first] = np.nanmax(neighbours, initial=0)
+        known = (totals[first:last] > 0) & (totals[row] > 0)
+        shares = np.divide(contact, totals[row], out=np.full(len(contact), np.nan), where=known)
+        return np.asarray(shares[bins.start - first : bins.stop - first] * (BIN_BP / self.resolution_bp), np.float64)
+
+    def _add_up(self, chrom: str) -> NDArray[np.float64]:
+        """Return the sum of each row of a chromosome's matrix, its diagonal corrected; 0 for a bin without a value."""
+        n = -(-self.lengths[chrom] // self.resolution_bp)
+        totals, diagonal, beside = np.zeros(n), np.zeros(n), np.zeros(n + 1)  # beside[i + 1]: contact of i with i + 1
+        step = max(1, _CELLS_AT_ONCE // n)
+        for first in range(0, n, step):
+            last = min(first + step, n)
+            block = np.nan_to_num(self._read(chrom, slice(first, last), slice(first, n)), copy=False)
+            totals[first:last] += block.sum(axis=1)
+            totals[last:] += block[:, last - first :].sum(axis=0)
+            rows = np.arange(last - first)
+            diagonal[first:last] = block[rows, rows]
+            rows = rows[: n - 1 - first]
+            beside[first + 1 + rows] = block[rows, rows + 1]
+        return np.asarray(
+            totals - diagonal + np.where(diagonal > 0, np.maximum(beside[:-1], beside[1:]), 0), np.float64
+        )
+
+    def _read(self, chrom: str, rows: slice, columns: slice) -> NDArray[np.float64]:
+        """Return a block of the matrix, normalised; the columns must begin where the rows do."""
+        ranges = [
+            f"{chrom}:{part.start * self.resolution_bp}-{min(part.stop * self.resolution_bp, self.lengths[chrom])}"
+            for part in (rows, columns)
+        ]
+        normalisation = None if self.normalisation == RAW else self.normalisation
+        try:
+            selected = self.handle.fetch(*ranges, normalization=normalisation, count_type="float64")
+            block = np.array(selected.to_numpy(), dtype=np.float64)
+        except RuntimeError as error:
+            raise InputError(f"{self.where}: the contacts of {ranges[0]} cannot be read ({error}).") from None
+        if np.nanmin(block, initial=0) < 0:
+            raise InputError(f"{self.where} has negative contacts in {ranges[0]}; observed contacts are needed.")
+        block[np.isinf(block)] = np.nan
+        return block
+
+
+class GeneFileContacts(ContactSource):
+    """A bigWig or bedGraph per gene, at a path with {gene_id} in it; contact in ABC units, read as it is."""
+
+    def __init__(self, template: str, spec: TrackSpec) -> None:
+        self.template, self.spec = template, spec
+
+    @property
+    def description(self) -> str:
+        """What is read."""
+        return f"{self.template}: a profile per gene, as given"
+
+    def check_against(self, genome: Genome, genes: Iterable[ContactQuery]) -> None:
+        """Check that each gene has a file, with the gene's chromosome in it."""
+        for gene in genes:
+            with open_signal(self._path(gene), self.spec) as signal:
+                signal.check_against(genome, [gene.chrom])
+
+    def profile(self, query: ContactQuery, start: int, end: int) -> Values:
+        """Return the gene's profile over ``[start, end)``: float32 (L,)."""
+        with open_signal(self._path(query), self.spec) as signal:
+            return signal.values(query.chrom, start, end)
+
+    def _path(self, query: ContactQuery) -> str:
+        return self.template.replace("{gene_id}", query.gene_id)
+
+
+class GeneTableContacts(LazyFile[dict[str, Steps]], ContactSource):
+    """A table of intervals per gene (gene_id, start, end, contact); contact in ABC units as it is, 0 elsewhere."""
+
+    COLUMNS = ("gene_id", "start", "end", "contact")
+
+    def __init__(self, path: str, spec: TrackSpec) -> None:
+        super().__init__()
+        self.path, self.spec = Path(path), spec
+        self.where = f"track '{spec.name}' ({self.path})"
+
+    @property
+    def description(self) -> str:
+        """What is read."""
+        return f"{self.path}: a profile per gene, as given"
+
+    def check_against(self, genome: Genome, genes: Iterable[ContactQuery]) -> None:
+        """Check that each gene has a profile that ends within its chromosome."""
+        for gene in genes:
+            if gene.gene_id not in self.handle:
+                raise InputError(f"{self.where} has no gene '{gene.gene_id}': a profile of every gene is needed.")
+            last = int(self.handle[gene.gene_id].ends[-1])
+            if last > genome.length(gene.chrom):
+                raise InputError(
+                    f"{self.where}: the profile of {gene.gene_id} ends at {gene.chrom}:{last}, beyond the chromosome's "
+                    f"{genome.length(gene.chrom):,} bp."
+                )
+
+    def profile(self, query: ContactQuery, start: int, end: int) -> Values:
+        """Return the gene's profile over ``[start, end)``: float32 (L,)."""
+        return self.handle[query.gene_id].expand(start, end)
+
+    def _open(self) -> dict[str, Steps]:
+        rows: dict[str, list[tuple[int, int, float]]] = {}
+        header: list[str] = []
+        for number, line in text_lines(self.path, self.where):
+            fields = line.rstrip("\r\n").split("\t")
+            if not header:
+                header = fields
+                missing = [name for name in self.COLUMNS if name not in header]
+                if missing:
+                    raise InputError(f"{self.where} has no column '{missing[0]}': it needs {', '.join(self.COLUMNS)}.")
+                continue
+            gene_id, start, end, contact = self._entry(header, fields, number)
+            rows.setdefault(gene_id, []).append((start, end, contact))
+        if not rows:
+            raise InputError(f"{self.where} holds no profiles.")
+        return {gene_id: self._steps(gene_id, entries) for gene_id, entries in rows.items()}
+
+    def _entry(self, header: list[str], fields: list[str], number: int) -> tuple[str, int, int, float]:
+        entry = dict(zip(header, fields, strict=False))
+        try:
+            gene_id, start, end, contact = (entry[name] for name in self.COLUMNS)
+            values = int(start), int(end), float(contact)
+        except (KeyError, ValueError):
+            raise InputError(f"{self.where}, line {number}: expected {', '.join(self.COLUMNS)}.") from None
+        if not (0 <= values[0] < values[1] and 0 <= values[2] < np.inf):
+            raise InputError(
+                f"{self.where}, line {number}: {start}-{end} must be an interval and the contact {contact} at least 0."
+            )
+        return gene_id, *values
+
+    def _steps(self, gene_id: str, entries: list[tuple[int, int, float]]) -> Steps:
+        entries.sort()
+        starts, ends = (np.array([entry[i] for entry in entries], dtype=np.int64) for i in (0, 1))
+        if (starts[1:] < ends[:-1]).any():
+            raise InputError(f"{self.where}: intervals of {gene_id} overlap.")
+        return Steps(starts, ends, np.array([entry[2] for entry in entries], dtype=np.float32))
