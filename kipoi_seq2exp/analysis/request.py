@@ -87,9 +87,8 @@ class PredictRequest:
     def files(self) -> dict[str, Path]:
         """Return every input file by what it is for."""
         named = {"genes": self.genes, "fasta": self.fasta, "blacklist": self.blacklist, "peaks": self.peaks}
-        tracks = {
-            f"track {name}": Path(source.split("::")[0]) for name, source in self.sources.items() if source != POWERLAW
-        }
+        tracks = {f"track {name}": Path(source.split("::")[0]) for name, source in self.sources.items()}
+        tracks = {name: path for name, path in tracks.items() if str(path) != POWERLAW and "{gene_id}" not in str(path)}
         return {name: path for name, path in {**named, **tracks}.items() if path is not None}
 
 
@@ -207,7 +206,7 @@ def fingerprint(request: PredictRequest, model: Seq2Exp, weights_sha256: str, da
         "weights": weights_sha256,
         "network": to_mapping(model.config),
         "tracks": {track.name: to_mapping(track) for track in dataset.inputs.tracks},
-        "contacts without Hi-C": sorted(name for name, source in request.sources.items() if source == POWERLAW),
+        "track options": {name: _options(source) for name, source in request.sources.items()},
         "genes": f"{len(genes)} genes (SHA-256 {digest.hexdigest()[:16]})",
         "label": label,
         "missing features": dataset.missing_features.value,
@@ -215,6 +214,12 @@ def fingerprint(request: PredictRequest, model: Seq2Exp, weights_sha256: str, da
         "device": next(model.parameters()).device.type,
         "save beta": request.save_beta,
     }
+
+
+def _options(source: str) -> str:
+    """Return what a source says besides its file: the power law, a file per gene, or what is read of a Hi-C file."""
+    whole = source == POWERLAW or "{gene_id}" in source
+    return source if whole else source.partition("::")[2]
 
 
 def provenance_of(

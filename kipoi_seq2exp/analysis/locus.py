@@ -1,0 +1,155 @@
+"""Everything that the picture of one gene shows, gathered from predictions, tracks and annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.analysis.annotation import GeneModel, read_gene_models, read_known_elements
+from kipoi_seq2exp.analysis.elements import CallSettings, Locus, call_elements, place_elements
+from kipoi_seq2exp.analysis.outputs import status_line
+from kipoi_seq2exp.analysis.store import Predictions
+from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec, from_mapping, suggest
+from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts
+from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.errors import InputError
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrackLine:
+    """One track of a picture: a value per base, in the file's own unit."""
+
+    spec: TrackSpec
+    values: Floats
+
+
+@dataclass(frozen=True)
+class LocusData:
+    """What is drawn of one gene.
+
+    Attributes
+    ----------
+    locus : Locus
+    predicted : float
+        log10(CAGE + 1).
+    observed : float or None
+    tracks : tuple of TrackLine
+        In the model's order.
+    mask : ndarray or None, (L,)
+    concentrations : (ndarray, ndarray) or None, (L,) each
+        Alpha and beta of each base.
+    promoter : slice
+        Bases that are always kept.
+    threshold : float or None
+        Mask that a called base reaches.
+    elements : DataFrame
+        Called elements of this gene.
+    models : tuple of GeneModel
+    known : DataFrame or None
+        Intervals to compare the calls with: start, end, name, kind.
+    caption : str
+        Which model, and whether its weights are provisional.
+    """
+
+    locus: Locus
+    predicted: float
+    observed: float | None
+    tracks: tuple[TrackLine, ...]
+    mask: Floats | None
+    concentrations: tuple[Floats, Floats] | None
+    promoter: slice
+    threshold: float | None
+    elements: pd.DataFrame
+    models: tuple[GeneModel, ...] = ()
+    known: pd.DataFrame | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Files that a picture draws besides the prediction.
+
+    Attributes
+    ----------
+    sources : Mapping
+        Track name to file; empty: the files that the predictions were made from, where the result names them.
+    gtf, known : Path or None
+        Gene models; a BED of intervals to compare the calls with.
+    """
+
+    sources: Mapping[str, str]
+    gtf: Path | None = None
+    known: Path | None = None
+
+
+def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: Surroundings) -> LocusData:
+    """Gather the picture of one gene.
+
+    Raises
+    ------
+    InputError
+        If there is no such gene, or a file cannot be read.
+    """
+    index = predictions.index(gene_id)
+    locus, gene = predictions.locus(index), predictions.genes.iloc[index]
+    mask = predictions.mask(index)
+    found = None if mask is None else call_elements(mask, predictions.promoter, calls)
+    observed = float(gene["observed"]) if "observed" in gene and not np.isnan(gene["observed"]) else None
+    return LocusData(
+        locus=locus,
+        predicted=float(gene["expression"]),
+        observed=observed,
+        tracks=read_tracks(predictions.provenance, around.sources, locus),
+        mask=mask,
+        concentrations=predictions.concentrations(index),
+        promoter=predictions.promoter,
+        threshold=None if found is None else found.threshold,
+        elements=pd.DataFrame(columns=["start", "end", "mean_mask"]) if found is None else place_elements(found, locus),
+        models=() if around.gtf is None else read_gene_models(around.gtf, locus),
+        known=None if around.known is None else read_known_elements(around.known, locus),
+        caption=caption_of(predictions.provenance),
+    )
+
+
+def read_tracks(provenance: Mapping[str, Any], sources: Mapping[str, str], locus: Locus) -> tuple[TrackLine, ...]:
+    """Read the tracks of a window, in the model's order, from `sources` or else from where the predictions had them."""
+    given = dict(sources) or dict(provenance.get("sources", {}))
+    specs = track_specs(provenance)
+    for name in given:
+        if name not in specs:
+            raise InputError(f"unknown track '{name}'{suggest(name, specs)}.")
+    return tuple(TrackLine(spec, _values(spec, given[name], locus)) for name, spec in specs.items() if name in given)
+
+
+def track_specs(provenance: Mapping[str, Any]) -> dict[str, TrackSpec]:
+    """Return the tracks of the model that made a result; of every known cell type where the result does not say."""
+    if "inputs" in provenance:
+        inputs = from_mapping(InputSpec, provenance["inputs"], "the result's record of its inputs")
+        return {track.name: track for track in inputs.tracks}
+    return {track.name: track for inputs in read_cells().values() for track in inputs.tracks}
+
+
+def caption_of(provenance: Mapping[str, Any]) -> str:
+    """Return the first line that every output of the model has; empty where the result does not say."""
+    if "model" not in provenance:
+        return ""
+    return status_line(provenance["model"]["name"], provenance["model"]["provenance"]["status"])
+
+
+def _values(spec: TrackSpec, source: str, locus: Locus) -> Floats:
+    if spec.kind is TrackKind.CONTACT:
+        query = ContactQuery(locus.gene_id, locus.chrom, locus.tss)
+        with closing(open_contacts(source, spec)) as contacts:
+            return contacts.profile(query, locus.start, locus.end)
+    with closing(open_signal(source, spec)) as signal:
+        return signal.values(locus.chrom, locus.start, locus.end)

@@ -1,0 +1,284 @@
+"""The picture of a locus on one slide: genes, tracks, mask, called elements, predicted and observed expression.
+
+Contract: a `LocusData` in, one matplotlib figure out, sized 16:9 with text that can be read from the back row; nothing
+is read here. More bases than pixels are drawn by bin: the maximum of a track, the mean of the mask.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.analysis.credible import beta_quantiles
+from kipoi_seq2exp.analysis.files import whole_file
+from kipoi_seq2exp.analysis.locus import LocusData, TrackLine
+from kipoi_seq2exp.config import TrackKind
+from kipoi_seq2exp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from kipoi_seq2exp.analysis.annotation import GeneModel
+
+FORMATS = ("png", "svg", "pdf")
+CREDIBLE = (0.025, 0.975)
+BINS = 1_200
+GENE_ROWS = 4
+
+_INK, _FAINT, _MASK, _CALL, _TSS = "#22303c", "#9aa5ad", "#7a3e9d", "#d1495b", "#d1495b"
+_TRACKS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
+_KINDS = ("#22303c", "#3a8f5c", "#b7791f", "#2f6f9f", "#9aa5ad", "#7a3e9d")
+_TEXT: Any = {
+    "font.size": 13,
+    "axes.labelsize": 13,
+    "xtick.labelsize": 12,
+    "ytick.labelsize": 11,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def plot_locus(data: LocusData, path: Path) -> None:
+    """Draw one gene and save it; the ending of `path` is the format: .png, .svg or .pdf.
+
+    Raises
+    ------
+    ConfigError
+        If the ending is another.
+    OutputError
+        If the picture cannot be written.
+    """
+    ending = path.suffix.lower().removeprefix(".")
+    if ending not in FORMATS:
+        raise ConfigError(f"{path}: a picture ends in .png, .svg or .pdf.")
+    import matplotlib
+
+    with matplotlib.rc_context(_TEXT), whole_file(path) as temporary:
+        figure = draw_locus(data)
+        figure.savefig(temporary, format=ending, dpi=150, facecolor="white")
+
+
+def draw_locus(data: LocusData) -> Figure:
+    """Draw one gene; return the matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    panels: list[tuple[str, float]] = [("genes", 1.3)]
+    panels += [("known", 0.6)] * (data.known is not None)
+    panels += [(f"track {number}", 1.0) for number in range(len(data.tracks))]
+    panels += [("mask", 1.7), ("elements", 0.55)] * (data.mask is not None)
+    figure = Figure(figsize=(13.33, 7.5))
+    grid = figure.add_gridspec(
+        len(panels),
+        2,
+        width_ratios=(1, 0.09),
+        height_ratios=[height for _, height in panels],
+        left=0.115,
+        right=0.975,
+        top=0.885,
+        bottom=0.085,
+        hspace=0.16,
+        wspace=0.06,
+    )
+    first = figure.add_subplot(grid[0, 0])
+    axes = {name: figure.add_subplot(grid[row, 0], sharex=first) for row, (name, _) in enumerate(panels) if row}
+    axes["genes"] = first
+    _draw_genes(axes["genes"], data)
+    if data.known is not None:
+        _draw_known(axes["known"], data)
+    for number, track in enumerate(data.tracks):
+        _draw_track(axes[f"track {number}"], data, track, _TRACKS[number % len(_TRACKS)])
+    if data.mask is not None:
+        _draw_mask(axes["mask"], data, data.mask)
+        _draw_elements(axes["elements"], data)
+    _draw_expression(figure.add_subplot(grid[:, 1]), data)
+    _finish(figure, [axes[name] for name, _ in panels], data)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------- the panels
+
+
+def _draw_genes(axes: Axes, data: LocusData) -> None:
+    locus = data.locus
+    shown = [m for m in data.models if m.kind in ("", "protein_coding") or _is(m, locus.gene_id)]
+    row_ends: list[float] = []
+    for model in shown:
+        target = _is(model, locus.gene_id)
+        start, end = max(model.start, locus.start), min(model.end, locus.end)
+        text_end = start + (locus.end - locus.start) * 0.0105 * (len(model.name) + 2)
+        row = next((r for r, taken in enumerate(row_ends) if taken < start), len(row_ends))
+        if row >= GENE_ROWS:
+            continue
+        row_ends[row : row + 1] = [max(end, text_end)]
+        colour = _TSS if target else _INK
+        axes.plot([start, end], [-row, -row], color=colour, linewidth=1.2, solid_capstyle="butt")
+        exons = [(max(s, locus.start), min(e, locus.end)) for s, e in model.exons or ((model.start, model.end),)]
+        axes.broken_barh([(s, e - s) for s, e in exons if e > s], (-row - 0.16, 0.32), color=colour)
+        arrow = "\u2192" if model.strand == "+" else "\u2190"
+        weight = "bold" if target else "normal"
+        axes.text(start, -row + 0.24, f"{model.name} {arrow}", fontsize=11, color=colour, weight=weight, clip_on=True)
+    _draw_tss(axes, data, labelled=not any(_is(model, locus.gene_id) for model in shown))
+    axes.set_ylim(-max(len(row_ends), 1) + 0.6, 0.85)
+    axes.set_yticks([])
+    _label(axes, "genes" if data.models else "TSS")
+
+
+def _is(model: GeneModel, gene_id: str) -> bool:
+    return gene_id in (model.gene_id, model.gene_id.split(".")[0], model.name)
+
+
+def _draw_tss(axes: Axes, data: LocusData, labelled: bool) -> None:
+    """Mark the TSS by a bent arrow; name the gene where no gene model does."""
+    locus = data.locus
+    reach = (locus.end - locus.start) * 0.025 * (-1 if locus.strand == "-" else 1)
+    low, high = 0.05, 0.5
+    axes.plot([locus.tss, locus.tss], [low, high], color=_TSS, linewidth=2)
+    axes.annotate(
+        "",
+        xy=(locus.tss + reach, high),
+        xytext=(locus.tss, high),
+        arrowprops={"arrowstyle": "-|>", "color": _TSS, "linewidth": 2, "shrinkA": 0, "shrinkB": 0},
+    )
+    if labelled:
+        side = "left" if reach > 0 else "right"
+        axes.text(locus.tss + 1.3 * reach, high, locus.gene_id, color=_TSS, weight="bold", ha=side, va="center")
+
+
+def _draw_known(axes: Axes, data: LocusData) -> None:
+    known = data.known
+    assert known is not None
+    kinds = sorted(known["kind"].unique())
+    for number, kind in enumerate(kinds):
+        rows = known[known["kind"] == kind]
+        colour = _KINDS[number % len(_KINDS)]
+        spans = [(max(s, data.locus.start), e - s) for s, e in zip(rows["start"], rows["end"], strict=True)]
+        axes.broken_barh(_visible(spans, data), (0.2, 0.6), color=colour, label=kind.replace("_", " "))
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    _label(axes, "known")
+    if len(kinds) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 2.6), ncols=len(kinds), frameon=False, fontsize=11)
+
+
+def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> None:
+    position, values = _binned(data, track.values, np.maximum)
+    contact = track.spec.kind is TrackKind.CONTACT
+    if contact and (values > 0).any():
+        low = float(values[values > 0].min())
+        axes.fill_between(position, low, np.maximum(values, low), step="mid", color=colour, linewidth=0)
+        axes.set_yscale("log")
+    else:
+        axes.fill_between(position, 0, values, step="mid", color=colour, linewidth=0)
+        axes.set_ylim(0, max(float(values.max()), 1e-9) * 1.05)
+        axes.locator_params(axis="y", nbins=2)
+    _label(axes, track.spec.name)
+
+
+def _draw_mask(axes: Axes, data: LocusData, mask: NDArray[np.float32]) -> None:
+    position, mean = _binned(data, mask, np.add)
+    inside = slice(data.promoter.start + data.locus.start, data.promoter.stop + data.locus.start)
+    axes.axvspan(inside.start, inside.stop, color=_TSS, alpha=0.15, linewidth=0)
+    if data.concentrations is not None:
+        parameters = [_binned(data, values, np.add)[1] for values in data.concentrations]
+        low, high = beta_quantiles(parameters[0], parameters[1], CREDIBLE)
+        axes.fill_between(position, low, high, step="mid", color=_MASK, alpha=0.25, linewidth=0, label="95 % credible")
+    else:
+        axes.fill_between(position, 0, mean, step="mid", color=_MASK, alpha=0.25, linewidth=0)
+    axes.plot(position, mean, color=_MASK, linewidth=1.1, label="mean")
+    if data.threshold is not None and data.threshold <= 1:
+        axes.axhline(
+            data.threshold, color=_CALL, linestyle="--", linewidth=1.1, label=f"called at {data.threshold:.2g}"
+        )
+    axes.set_ylim(0, 1.05)
+    axes.set_yticks([0, 0.5, 1])
+    axes.legend(loc="upper right", ncols=3, frameon=True, framealpha=0.8, edgecolor="none", fontsize=11)
+    _label(axes, "mask\n(P kept)")
+
+
+def _draw_elements(axes: Axes, data: LocusData) -> None:
+    spans = [(s, e - s) for s, e in zip(data.elements["start"], data.elements["end"], strict=True)]
+    least = (data.locus.end - data.locus.start) / BINS  # so that a short element is seen
+    axes.broken_barh([(start, max(length, least)) for start, length in spans], (0.2, 0.6), color=_CALL)
+    promoter = data.promoter
+    axes.broken_barh(
+        [(data.locus.start + promoter.start, promoter.stop - promoter.start)],
+        (0.2, 0.6),
+        facecolor="none",
+        edgecolor=_FAINT,
+        linewidth=1,
+    )
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    _label(axes, f"elements\n({len(spans)})")
+
+
+def _draw_expression(axes: Axes, data: LocusData) -> None:
+    bars = [("pred.", data.predicted, _MASK)]
+    bars += [("obs.", data.observed, _INK)] if data.observed is not None else []
+    for place, (_, value, colour) in enumerate(bars):
+        axes.bar(place, value, width=0.7, color=colour)
+        axes.annotate(
+            f"{value:.2f}",
+            (place, max(value, 0)),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=13,
+            weight="bold",
+        )
+    values = [value for _, value, _ in bars]
+    axes.set_ylim(min(0, *values) * 1.15 if len(values) > 1 else min(0, values[0]) * 1.15, max(1, *values, 0) * 1.12)
+    axes.set_xlim(-0.6, len(bars) - 0.4)
+    axes.set_xticks(range(len(bars)), [name for name, _, _ in bars])
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.set_title("log10\n(CAGE+1)", fontsize=12)
+    axes.tick_params(axis="y", labelsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    locus = data.locus
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.axvline(locus.tss, color=_TSS, linewidth=0.8, alpha=0.5, zorder=0)
+        axes.tick_params(axis="x", labelbottom=axes is panels[-1], length=3 if axes is panels[-1] else 0)
+    panels[0].set_xlim(locus.start, locus.end)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(6))
+    panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:,.3f}"))
+    panels[-1].set_xlabel(f"{locus.chrom} (Mb)")
+    name = next((m.name for m in data.models if _is(m, locus.gene_id) and m.name != locus.gene_id), "")
+    title = f"{name} ({locus.gene_id})" if name else locus.gene_id
+    where = f"{locus.chrom}:{locus.start:,}-{locus.end:,} ({locus.strand})"
+    figure.text(0.115, 0.945, title, fontsize=20, weight="bold", va="center")
+    figure.text(0.89, 0.962, where, fontsize=13, ha="right", va="center")
+    figure.text(0.89, 0.928, data.caption, fontsize=11, ha="right", va="center", color=_FAINT)
+
+
+def _label(axes: Axes, text: str) -> None:
+    axes.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=30)
+
+
+def _binned(data: LocusData, values: NDArray[np.floating], combine: np.ufunc) -> tuple[Any, NDArray[np.float64]]:
+    """Summarise the bases of each of at most `BINS` bins: their maximum, or their mean for `np.add`."""
+    edges = np.unique(np.linspace(0, len(values), min(BINS, len(values)) + 1).astype(np.int64))
+    summary = combine.reduceat(values.astype(np.float64), edges[:-1])
+    if combine is np.add:
+        summary = summary / np.diff(edges)
+    return data.locus.start + (edges[:-1] + edges[1:]) / 2, summary
+
+
+def _visible(spans: list[tuple[int, int]], data: LocusData) -> list[tuple[int, int]]:
+    least = (data.locus.end - data.locus.start) // BINS
+    return [(start, max(length, least)) for start, length in spans]

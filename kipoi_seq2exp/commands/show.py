@@ -1,0 +1,141 @@
+"""`seq2exp show` and `seq2exp plot`: what predictions say, as a table and as a picture of one locus."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kipoi_seq2exp.commands.options import (
+    Say,
+    Subparsers,
+    add_call_options,
+    add_command,
+    add_track_options,
+    call_settings,
+    track_sources,
+)
+from kipoi_seq2exp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kipoi_seq2exp.analysis.store import Predictions
+
+_RESULTS = "a results folder, or an .h5 or .zarr of `kipoi predict --keep_metadata`"
+_SHOWN = 40
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Add both commands to the command line."""
+    show = add_command(subparsers, "show", "table of the predicted genes, and a picture of one")
+    show.set_defaults(run=run_show)
+    show.add_argument("results", type=Path, help=_RESULTS)
+    show.add_argument("--plot", type=Path, metavar="PICTURE", help="draw one gene into this .png, .svg or .pdf")
+    show.add_argument("--gene", metavar="ID", help="which gene to draw (default: the highest predicted)")
+    show.add_argument("--all", action="store_true", help=f"list every gene, not the first {_SHOWN}")
+    _add_surroundings(show)
+    plot = add_command(subparsers, "plot", "picture of one locus: genes, tracks, mask, elements, expression")
+    plot.set_defaults(run=run_plot)
+    plot.add_argument("gene", metavar="GENE", help="id of a predicted gene")
+    plot.add_argument("--from", dest="results", type=Path, required=True, metavar="RESULTS", help=_RESULTS)
+    plot.add_argument("-o", "--output", type=Path, metavar="PICTURE", help=".png, .svg or .pdf (default: GENE.png)")
+    _add_surroundings(plot)
+
+
+def _add_surroundings(parser: argparse.ArgumentParser) -> None:
+    drawn = parser.add_argument_group("what is drawn besides (tracks by default from where the results had them)")
+    drawn.add_argument(
+        "--genes", type=Path, help="the gene table, for observed labels and for outputs without metadata"
+    )
+    drawn.add_argument("--label", metavar="COLUMN", help="column of --genes with the observed log10(CAGE + 1)")
+    drawn.add_argument("--gtf", type=Path, help="gene models")
+    drawn.add_argument("--elements", type=Path, metavar="BED", help="known elements to draw beside the called ones")
+    add_track_options(drawn)
+    add_call_options(parser)
+
+
+def run_show(args: argparse.Namespace, say: Say) -> int:
+    """Print a row per gene; draw one gene if asked to."""
+    from kipoi_seq2exp.analysis.locus import caption_of
+    from kipoi_seq2exp.analysis.outputs import summarise
+
+    with _open(args) as predictions:
+        if not len(predictions):
+            raise InputError(f"{predictions.path} holds no complete gene yet.")
+        caption = caption_of(predictions.provenance)
+        if caption:
+            say(caption)
+        genes = summarise(predictions, call_settings(args)).genes
+        for line in table_lines(genes if args.all else genes.head(_SHOWN)):
+            say(line)
+        if len(genes) > _SHOWN and not args.all:
+            say(f"... and {len(genes) - _SHOWN} more (--all lists them)")
+        if args.plot is not None:
+            chosen = args.gene or str(genes["gene_id"][genes["expression"].idxmax()])
+            _draw(args, predictions, chosen, args.plot, say)
+    return 0
+
+
+def run_plot(args: argparse.Namespace, say: Say) -> int:
+    """Draw one gene."""
+    with _open(args) as predictions:
+        _draw(args, predictions, args.gene, args.output or Path(f"{args.gene}.png"), say)
+    return 0
+
+
+def table_lines(genes: pd.DataFrame) -> list[str]:
+    """Lay out the table of genes in columns."""
+    columns = {
+        "gene": genes["gene_id"].astype(str),
+        "TSS": [f"{c}:{t:,} {s}" for c, t, s in zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)],
+        "predicted": [f"{value:.3f}" for value in genes["expression"]],
+    }
+    if "observed" in genes:
+        columns["observed"] = ["-" if value != value else f"{value:.3f}" for value in genes["observed"]]
+    if "kept_fraction" in genes:
+        columns["kept"] = [f"{value:.2%}" for value in genes["kept_fraction"]]
+        columns["elements"] = [str(value) for value in genes["n_elements"]]
+    widths = {name: max(len(name), *map(len, values)) for name, values in columns.items()}
+    head = "  ".join(
+        f"{name:<{width}}" if name in ("gene", "TSS") else f"{name:>{width}}" for name, width in widths.items()
+    )
+    rows = [
+        "  ".join(
+            f"{v:<{w}}" if n in ("gene", "TSS") else f"{v:>{w}}" for v, (n, w) in zip(row, widths.items(), strict=True)
+        )
+        for row in zip(*columns.values(), strict=True)
+    ]
+    return [
+        head,
+        *rows,
+        "predicted and observed: log10(CAGE + 1)" if "observed" in genes else "predicted: log10(CAGE + 1)",
+    ]
+
+
+def _open(args: argparse.Namespace) -> Predictions:
+    """Open the predictions, with the labels of the gene table if one is given."""
+    from kipoi_seq2exp.analysis.request import observed_label
+    from kipoi_seq2exp.analysis.store import read_predictions
+    from kipoi_seq2exp.data.genes import read_genes
+
+    if args.genes is None:
+        if args.label is not None:
+            raise InputError(f"--label {args.label}: give the gene table that holds it (--genes).")
+        return read_predictions(args.results)
+    table = read_genes(args.genes)
+    predictions = read_predictions(args.results, table)
+    observed = observed_label(table, args.label)[1]
+    if observed is not None:
+        by_gene = dict(zip(table["gene_id"], observed, strict=True))
+        predictions.genes["observed"] = [by_gene.get(gene, float("nan")) for gene in predictions.genes["gene_id"]]
+    return predictions
+
+
+def _draw(args: argparse.Namespace, predictions: Predictions, gene: str, path: Path, say: Say) -> None:
+    from kipoi_seq2exp.analysis.locus import Surroundings, gather
+    from kipoi_seq2exp.analysis.plots import plot_locus
+
+    around = Surroundings(track_sources(args), args.gtf, args.elements)
+    plot_locus(gather(predictions, gene, call_settings(args), around), path)
+    say(f"picture of {gene}: {path}")
