@@ -59,11 +59,11 @@ class Seq2ExpDataset(Dataset):
             "metadata": {"ranges": ranges, "gene_id": window.gene_id, "tss": window.tss},
         }
 
-    def _batch_iterable(self, batch_size: int = 32, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> Any:
-        # torch's loader notices a worker that dies; Kipoi's waits for it for ever
-        return DataLoader(
-            self, batch_size, shuffle=shuffle, num_workers=num_workers, collate_fn=numpy_collate, **kwargs
-        )
+    def _batch_iterable(
+        self, batch_size: int = 32, shuffle: bool = False, num_workers: int = 0, drop_last: bool = False, **_: Any
+    ) -> Any:
+        # torch's loader notices a worker that dies, Kipoi's own waits for ever
+        return DataLoader(self, batch_size, shuffle, None, None, num_workers, numpy_collate, drop_last=drop_last)
 
     @classmethod
     def get_output_schema(cls) -> Any:

@@ -4,6 +4,7 @@
 |---|---|
 | a misspelled or missing data loader argument is dropped with a warning | ours: a `ConfigError` naming the nearest |
 | bed output always raises, zarr output writes nothing and exits with 0 | both are written |
+| bed output lacks its ranges unless the metadata is kept (-m) | ours: the writer gets them all the same |
 | 10,000 rows in one HDF5 chunk: 8 GB at 200 kb | chunks of megabytes where rows are wide |
 | tsv and parquet of 200,000 columns, partial files after a failure | ours: the writers of `kipoi_writers` |
 | NumPy 2 lacks two names that the writers use | `kipoi.writers` sees them; NumPy itself is not touched |
@@ -33,6 +34,7 @@ from kipoi_seq2exp.errors import ConfigError, OutputError, Seq2ExpError
 
 _stock_validate = kipoi.pipeline.validate_kwargs
 _stock_get_writer = kipoi.writers.get_writer
+_stock_prepare = kipoi.cli.main.prepare_batch
 _stock_compare = kipoi.cli.main.compare_numpy_dict
 _ENDINGS: dict[str, Callable[[str], Any]] = {
     "tsv": kipoi_writers.TextWriter,
@@ -54,6 +56,7 @@ def install() -> None:
     kipoi.pipeline.validate_kwargs = validate_kwargs
     kipoi.writers.get_writer = get_writer
     kipoi.writers.HDF5BatchWriter = BoundedHDF5Writer
+    kipoi.cli.main.prepare_batch = prepare_batch
     kipoi.cli.main.compare_numpy_dict = compare_outputs
     if not hasattr(np, "string_"):
         kipoi.writers.np = _NumpyOneNames("numpy")
@@ -112,6 +115,22 @@ def get_writer(output_file: str, metadata_schema: Any = None, **kwargs: Any) -> 
     if ending == "zarr":
         return kipoi.writers.ZarrBatchWriter(output_file)
     return _stock_get_writer(output_file, metadata_schema, **kwargs)
+
+
+class PreparedBatch(dict[str, Any]):
+    """A batch as Kipoi hands it to its writers, with the metadata that the user did not ask to keep."""
+
+    dropped_metadata: Any = None
+
+
+def prepare_batch(
+    dl_batch: dict[str, Any], pred_batch: Any, keep_inputs: bool = False, keep_metadata: bool = False
+) -> dict[str, Any]:
+    """Join predictions to a batch and drop what is not kept; a bed file still learns its ranges."""
+    metadata = dl_batch.get("metadata")
+    prepared = PreparedBatch(_stock_prepare(dl_batch, pred_batch, keep_inputs, keep_metadata))
+    prepared.dropped_metadata = metadata
+    return prepared
 
 
 class BoundedHDF5Writer(kipoi_writers.HDF5Writer):

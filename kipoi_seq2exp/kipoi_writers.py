@@ -151,7 +151,11 @@ class TextWriter(StagedWriter):
 
 
 class BedTextWriter(TextWriter):
-    """BED6 with a header line, the predictions after it, as Kipoi's own would be if it ran."""
+    """BED6 with a header line, the predictions after it, as Kipoi's own would be if it ran.
+
+    Windows that begin before their chromosome are clipped at 0, which a BED must be; their end stays, so that base i of
+    a mask is position end - 200,000 + i in every row.
+    """
 
     def __init__(self, file_path: str, metadata_schema: Any) -> None:
         super().__init__(file_path)
@@ -160,10 +164,16 @@ class BedTextWriter(TextWriter):
             raise OutputError(f"{file_path}: a BED needs exactly one GenomicRanges in the metadata.")
         self._ranges = f"metadata/{is_ranges[0]}"
 
+    def batch_write(self, batch: Any) -> None:
+        """Append a batch, with the ranges that Kipoi dropped when it was not asked to keep the metadata."""
+        dropped = getattr(batch, "dropped_metadata", None)
+        super().batch_write(batch if dropped is None or "metadata" in batch else {**batch, "metadata": dropped})
+
     def _arrange(self, columns: Columns) -> list[tuple[str, np.ndarray]]:
         if f"{self._ranges}/chr" not in columns:
-            raise OutputError(f"{self.staging.target}: a BED needs the ranges: add --keep_metadata (-m).")
+            raise OutputError(f"{self.staging.target}: a BED needs the ranges: keep the metadata.")
         ranges = {name: columns[f"{self._ranges}/{name}"] for name in ("chr", "start", "end", "id", "strand")}
+        ranges["start"] = np.maximum(ranges["start"], 0)
         score = np.full(len(ranges["chr"]), ".")
         bed = [*list(ranges.items())[:3], ("name", ranges["id"]), ("score", score), ("strand", ranges["strand"])]
         return bed + sorted((name, values) for name, values in columns.items() if name.startswith("preds"))
@@ -259,6 +269,7 @@ class HDF5Writer(KipoiHDF5Writer):  # type: ignore[misc]
     ) -> None:
         self.staging = Staging(file_path) if staged else None
         self.target = Path(file_path)
+        self.chunk_size: int = chunk_size
         with one_sentence(self.target, self.staging):
             super().__init__(str(self.staging.path if self.staging else file_path), chunk_size, compression)
 

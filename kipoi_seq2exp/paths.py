@@ -83,11 +83,9 @@ def group_dir() -> Path:
     """
     package = Path(__file__).resolve().parent
     for folder in (package.parent, package / "group"):
-        if all((folder / name).is_file() for name in ("model.yaml", "models.tsv")):
+        if (folder / "model-template.yaml").is_file():
             return folder
-    raise ConfigError(
-        f"{package}: this installation carries no model group (model.yaml, models.tsv): install it again."
-    )
+    raise ConfigError(f"{package}: this installation carries no model group (model-template.yaml): install it again.")
 
 
 def example_dir() -> Path:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -43,7 +44,8 @@ def render_model_yaml(group: Path) -> str:
     row = read_served(group)[DEFAULT_MODEL]
     template = jinja2.Template((group / "model-template.yaml").read_text(encoding="utf-8"))
     head = f"# Made from model-template.yaml and the row {DEFAULT_MODEL} of models.tsv: change those instead.\n"
-    return head + template.render({name: getattr(row, name) for name in row.__dataclass_fields__}).lstrip("\n") + "\n"
+    body: str = template.render(dataclasses.asdict(row))
+    return head + body.lstrip("\n") + "\n"
 
 
 def write_expected(row: ServedModel, group: Path) -> Path:
