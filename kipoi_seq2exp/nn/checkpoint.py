@@ -1,7 +1,8 @@
 """Weights on disk: safetensors with everything needed to rebuild the network in the file's own header.
 
-The header's metadata holds four JSON texts: ``format`` (this layout's version), ``network`` (`NetworkConfig`), ``inputs``
-(`InputSpec`, or null) and ``provenance``. No pickle anywhere. Files are written to a temporary name and renamed.
+The header's metadata holds four texts: ``format`` (this layout's version), and as JSON ``network`` (`NetworkConfig`),
+``inputs`` (`InputSpec`, or null) and ``provenance``. No pickle anywhere.
+A file is written to a temporary name, then renamed.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def load_model(path: str | Path, device: str | torch.device | None = None, *, sh
         If the file is missing or damaged, its hash differs, or it was not written by this package.
     """
     named = isinstance(path, str) and not path.endswith(".safetensors") and not Path(path).exists()
-    file = weights_path(path) if named else Path(path)
+    file = weights_path(str(path)) if named else Path(path)
     if sha256 is not None:
         verify_sha256(file, sha256)
     if not file.is_file():

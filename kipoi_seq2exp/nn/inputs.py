@@ -78,7 +78,7 @@ def _check_window(config: NetworkConfig, length: int) -> None:
         raise ShapeError(f"onehot: a hard network reads windows of {config.window_bp:,} bases, found {length:,}.")
     if length < config.promoter_bp or length % 2:
         raise ShapeError(
-            f"onehot: the window must be even and hold the {config.promoter_bp:,}-base promoter, found {length:,} bases."
+            f"onehot: the window must be even and hold the promoter of {config.promoter_bp:,} bases, found {length:,}."
         )
 
 

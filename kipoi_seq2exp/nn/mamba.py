@@ -21,7 +21,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from kipoi_seq2exp.config import NetworkConfig
-from kipoi_seq2exp.nn.scan import selective_scan
+from kipoi_seq2exp.nn.scan import Backend, chosen_backend, selective_scan
+from kipoi_seq2exp.nn.streamed import can_stream, stream_stack
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes (Mamba, appendix)
 
@@ -115,6 +116,7 @@ class MambaStack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(BiMambaLayer(config) for _ in range(n_layers))
         self.final_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.d_inner = config.d_inner
         self.checkpoint_layers = False  # training: recompute each layer in the backward instead of keeping it
         self._initialise(n_layers)
 
@@ -122,16 +124,23 @@ class MambaStack(nn.Module):
         """Scale the projections into the residual stream by its depth (GPT-2's rule, used by Mamba)."""
         with torch.no_grad():
             for layer in self.layers:
+                assert isinstance(layer, BiMambaLayer)  # for the type checker
                 nn.init.kaiming_uniform_(layer.out_proj.weight, a=math.sqrt(5))
                 layer.out_proj.weight /= math.sqrt(n_layers)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map (B, L, D) to (B, L, D)."""
+    def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D), or to those `rows` of it alone.
+
+        Without gradients, in float32 on the CPU, windows are streamed one by one (see `streamed`).
+        """
+        rows = rows or slice(0, hidden.shape[1])
+        if can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:
+            return torch.stack([stream_stack(self.layers, self.final_norm, window, rows) for window in hidden])
         residual = hidden
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():
                 residual = residual + checkpoint(layer, residual, use_reentrant=False)
             else:
                 residual = residual + layer(residual)
-        out: Tensor = self.final_norm(residual)
+        out: Tensor = self.final_norm(residual[:, rows])
         return out

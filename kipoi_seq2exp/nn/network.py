@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kipoi_seq2exp.config import InputSpec, MaskMode, NetworkConfig, Provenance, Variant
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, Variant
 from kipoi_seq2exp.errors import ShapeError
 from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
@@ -84,6 +84,9 @@ class Seq2Exp(nn.Module):
     provenance : Provenance
         Where the weights come from.
     """
+
+    prior_weights: Tensor
+    signal_betas: Tensor
 
     def __init__(
         self, config: NetworkConfig, inputs: InputSpec | None = None, provenance: Provenance | None = None
@@ -152,7 +155,9 @@ class Seq2Exp(nn.Module):
             evidence = self.generate(sequence, embedded, inputs)
             mask = self.read_mask(evidence.z, inputs)
         pooled = self.encode(embedded, inputs.mask if evidence is None else mask)
-        expression = self.expression_head(torch.cat([pooled, inputs.features.to(pooled.dtype)], dim=-1)).squeeze(-1)
+        expression: Tensor = self.expression_head(
+            torch.cat([pooled, inputs.features.to(pooled.dtype)], dim=-1)
+        ).squeeze(-1)
         if evidence is None:
             return Seq2ExpOutput(expression, mask=inputs.mask)
         return Seq2ExpOutput(
@@ -201,7 +206,8 @@ class Seq2Exp(nn.Module):
             packed = [self._encode_packed(window, kept) for window, kept in zip(embedded, mask, strict=True)]
             return torch.stack(packed)
         masked = embedded if mask is None else embedded * mask[..., None].to(embedded.dtype)
-        return self.encoder(masked)[:, self.promoter(masked.shape[1])].mean(1)
+        pooled: Tensor = self.encoder(masked, self.promoter(masked.shape[1])).mean(1)
+        return pooled
 
     def _encode_packed(self, window: Tensor, mask: Tensor) -> Tensor:
         """Hard variant: encode the kept bases of one window (L, D) alone, moved together."""
@@ -213,15 +219,10 @@ class Seq2Exp(nn.Module):
         kept = window[rows]
         if self.config.straight_through:
             kept = kept * mask[rows, None].to(kept.dtype)
-        encoded: Tensor = self.encoder(kept[None])
-        return encoded[0, start : start + P].mean(0)
+        pooled: Tensor = self.encoder(kept[None], slice(start, start + P))[0].mean(0)
+        return pooled
 
     def promoter(self, window_bp: int) -> slice:
         """Return the central P bases of a window of that length."""
         start = (window_bp - self.config.promoter_bp) // 2
         return slice(start, start + self.config.promoter_bp)
-
-    @property
-    def mask_mode(self) -> MaskMode:
-        """How the evaluation mask is read from z."""
-        return self.config.mask_mode

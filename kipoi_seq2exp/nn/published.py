@@ -1,8 +1,8 @@
 """The authors' checkpoints: their settings and parameter names, translated strictly into ours.
 
-Every published name is expected or refused: a key that is missing, unexpected, of another shape, or a tie that does not
-hold is a `WeightsError`. The file is read by an unpickler that knows tensors and plain containers only and runs nothing:
-Lightning's hyper-parameters (an OmegaConf pickle) are passed over, omegaconf is not needed.
+Every published name is expected or refused: a key that is missing, unexpected, of another shape, or a tie that does
+not hold is a `WeightsError`. The file is read by an unpickler that knows tensors and plain containers only and runs
+nothing: Lightning's hyper-parameters (an OmegaConf pickle) are passed over, omegaconf is not needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant, suggest
+from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant, from_mapping, suggest
 from kipoi_seq2exp.errors import ConfigError, WeightsError
 
 # published setting -> our field, where the value carries over as it is
@@ -71,6 +71,24 @@ def config_from_published(settings: Mapping[str, Any]) -> NetworkConfig:
     ConfigError
         If a setting is unknown, or asks for something that no published run used.
     """
+    _check_names(settings)
+    variant = _variant(settings)
+    fields: dict[str, Any] = {ours: settings[theirs] for theirs, ours in _SAME.items() if theirs in settings}
+    fields.update(variant=variant, mask_mode=_mask_mode(settings), straight_through=False)  # as published
+    if not settings.get("useRNAFeat", True):
+        fields["n_features"] = 0
+    if settings.get("interact") == "no_signal":
+        fields["n_tracks"] = 0
+    if variant in (Variant.SOFT, Variant.HARD):
+        for theirs, ours in (("prior_beta", "signal_betas"), ("prior_weight", "prior_weights")):
+            if theirs in settings:
+                fields[ours] = _numbers(settings[theirs], theirs)
+    elif variant is Variant.PLAIN:
+        fields["generator_layers"] = 0
+    return from_mapping(NetworkConfig, fields, "settings")
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
     known = {*_SAME, *_SWITCHES, *_OTHERS, *_UNUSED}
     for name in settings:
         if name not in known:
@@ -78,26 +96,8 @@ def config_from_published(settings: Mapping[str, Any]) -> NetworkConfig:
     for name in _UNUSED:
         if settings.get(name):
             raise ConfigError(f"settings: '{name}' was never used in a published run and is not supported.")
-    fields: dict[str, Any] = {ours: settings[theirs] for theirs, ours in _SAME.items() if theirs in settings}
-    fields["variant"] = variant = _variant(settings)
-    fields["mask_mode"] = _mask_mode(settings)
-    fields["straight_through"] = False  # as published: see NetworkConfig
-    if not settings.get("useRNAFeat", True):
-        fields["n_features"] = 0
-    if settings.get("interact", "concat") == "no_signal":
-        fields["n_tracks"] = 0
-    elif settings.get("interact", "concat") != "concat":
+    if settings.get("interact", "concat") not in ("concat", "no_signal"):
         raise ConfigError(f"settings: interact must be 'concat' or 'no_signal', found {settings['interact']!r}.")
-    if variant in (Variant.SOFT, Variant.HARD):
-        for theirs, ours in (("prior_beta", "signal_betas"), ("prior_weight", "prior_weights")):
-            if theirs in settings:
-                fields[ours] = _numbers(settings[theirs], theirs)
-    elif variant is Variant.PLAIN:
-        fields["generator_layers"] = 0
-    for name in ("prior_scale", "beta_min", "z_scale", "marginal_mean", "marginal_scale", "threshold", "top_fraction"):
-        if name in fields:
-            fields[name] = float(fields[name])
-    return NetworkConfig(**fields)
 
 
 def _variant(settings: Mapping[str, Any]) -> Variant:
@@ -178,8 +178,8 @@ def translate(state: Mapping[str, Tensor], config: NetworkConfig, where: str) ->
     for problem, names in (("lacks", expected - set(state)), ("has the unexpected", set(state) - expected)):
         if names:
             raise WeightsError(
-                f"{where}: {problem} parameter '{min(names)}' ({len(names)} such) for a {config.variant.value} network with "
-                f"{config.generator_layers} + {config.encoder_layers} layers: give the settings it was trained with."
+                f"{where}: {problem} parameter '{min(names)}' ({len(names)} such) for a {config.variant.value} network "
+                f"with {config.generator_layers} + {config.encoder_layers} layers: give the settings of its training."
             )
     ours: dict[str, Tensor] = {}
     source: dict[str, str] = {}

@@ -192,7 +192,7 @@ def _scan_segment(
 
     def cut(tensor: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(tensor, (0, 0, 0, padding))
-        return padded.unflatten(1, (-1, chunk))
+        return padded.reshape(tensor.shape[0], -1, chunk, tensor.shape[2])
 
     u_c, delta_c, B_c, C_c = cut(delta * u), cut(delta), cut(B), cut(C)
     local = u.new_zeros(*u_c.shape[:2], u.shape[2], A.shape[1])

@@ -6,6 +6,7 @@ to the process that made it, so a forked worker makes its own.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def channel_ranges(channels: int) -> list[tuple[int, int]]:
     blocks = channels // WIDTH
     threads = min(torch.get_num_threads(), blocks)
     edges = [WIDTH * (blocks * i // threads) for i in range(threads + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, reverse: bool) -> Tensor:
@@ -51,7 +52,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, r
     if padding:
         u, delta = (functional.pad(tensor, (0, padding)) for tensor in (u, delta))
         A, D = functional.pad(A, (0, 0, 0, padding)), functional.pad(D, (0, padding))
-    y: Tensor = _Scan.apply(u, delta, A, B, C, D, reverse)
+    y: Tensor = _Scan.apply(u, delta, A, B, C, D, reverse)  # type: ignore[no-untyped-call]
     return y[..., : y.shape[2] - padding] if padding else y
 
 

@@ -1,10 +1,10 @@
 """The kernels of the scan on the CPU, forward and backward (numba; imported on first use, by `scan_cpu` alone).
 
 Layout. Arrays are channel-last, so 16 neighbouring channels are 16 neighbouring numbers: one `Lanes` (see `simd`). A
-kernel call owns a range of channels and walks along the window for 16 of them at a time, with their N states in a scratch
-array that stays in the first-level cache; B and C of a position are single numbers, repeated in every lane. So there is no sum
-across lanes, no transposition, and every exponential is one of 16. The reverse direction is the same walk with a step of
--1. Decay rates come multiplied by log2(e), so that the exponential is a power of two.
+kernel call owns a range of channels and walks along the window for 16 of them at a time, with their N states in an
+array that stays in the first-level cache; B and C of a position are single numbers, repeated in every lane. So there is
+no sum across lanes, no transposition, and every exponential is one of 16. The reverse direction is the same walk from
+the other end. Decay rates come multiplied by log2(e), so that the exponential is a power of two.
 
 Backward. Keeping all states would take L x d_inner x N numbers. The forward keeps the states before every `CHUNK`
 positions; the backward takes the chunks last to first, recomputes the states of one chunk into scratch, and walks
@@ -15,7 +15,7 @@ once at its end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -23,21 +23,22 @@ import numpy as np
 from kipoi_seq2exp.nn.simd import WIDTH, add_across, exp2, fill, load, muladd, store
 
 CHUNK = 64
-Function = TypeVar("Function", bound=Callable[..., Any])
+# numba keys its cache on disk by this file's content alone; a change of `simd` must change this line (a test compares)
+SIMD_SHA256 = "14aea2c8e387b9bdbd35ec7f38640be3472706d6a63d11a33074b16adcbc45d8"
 
 
-def compiled(function: Function) -> Function:
+def compiled(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile on first call, without Python's lock; kept on disk between processes where a folder can be written."""
     options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     try:
-        result: Function = numba.njit(function, cache=True, **options)
+        result: Callable[..., None] = numba.njit(function, cache=True, **options)
     except RuntimeError:  # no writable place for the cache
         result = numba.njit(function, **options)
     return result
 
 
 @compiled
-def scan_forward(u, delta, A2, B, C, D, y, state, saved, channels, reverse):  # type: ignore[no-untyped-def]
+def scan_forward(u, delta, A2, B, C, D, y, state, saved, channels, reverse):
     """Scan one window for the channels [channels[0], channels[1]), both multiples of 16.
 
     u, delta, y (L, d_inner); A2 (N, d_inner), times log2(e); B, C (L, N); D (1, d_inner); state (N, d_inner), read and
@@ -66,9 +67,7 @@ def scan_forward(u, delta, A2, B, C, D, y, state, saved, channels, reverse):  # 
 
 
 @compiled
-def scan_backward(  # type: ignore[no-untyped-def]
-    u, delta, A2, B, C, D, saved, dy, du, ddelta, dA, dB, dC, dD, channels, reverse
-):
+def scan_backward(u, delta, A2, B, C, D, saved, dy, du, ddelta, dA, dB, dC, dD, channels, reverse):
     """Gradients of `scan_forward` for one window and a range of channels.
 
     du, ddelta (L, d_inner) are written; dA (N, d_inner), for A itself, dB, dC (L, N) and dD (1, d_inner) are
@@ -121,7 +120,7 @@ _LN2 = 0.6931471805599453  # A = ln(2) * A2
 
 
 @compiled
-def _recompute(u, delta, A2, B, saved, decays, states, start, size, c, reverse):  # type: ignore[no-untyped-def]
+def _recompute(u, delta, A2, B, saved, decays, states, start, size, c, reverse):
     """Fill `decays` (size * N) and `states` ((size + 1) * N, from the state before the chunk) of 16 channels."""
     L, N = B.shape
     for n in range(N):

@@ -1,6 +1,6 @@
 """Vectors of 16 float32 numbers for numba: the few instructions that the kernels are made of.
 
-numba has no vector type, and LLVM does not reliably keep 16 states x 16 channels in registers across a loop. So this file
+numba has no vector type, and LLVM does not reliably turn a loop over channels into vector instructions. So this file
 gives numba one type, `Lanes` (LLVM's <16 x float>), which LLVM maps to one AVX-512 register, two AVX, or four SSE or
 NEON ones. All 16 lanes are neighbouring channels; nothing here ever adds across lanes but `add_across`.
 
@@ -9,6 +9,7 @@ NEON ones. All 16 lanes are neighbouring channels; nothing here ever adds across
     fill(number)                        the same number in every lane
     muladd(a, b, c)                     a * b + c, one rounding where the processor can (llvm.fmuladd, not llvm.fma:
                                         that one becomes a library call on processors without it)
+    sigmoid(x), softplus(x)             any x, within 3e-7 relative
     exp2(x)                             2 ** x for x <= 0, within 2e-7: round to the nearest whole number, which
                                         goes into the exponent bits, and a polynomial of degree 5 for the rest
 
@@ -32,9 +33,16 @@ _LANES_INT = ir.VectorType(_INT, WIDTH)
 
 ROUNDER = 12_582_912.0  # 1.5 * 2**23: adding it leaves the nearest whole number in the low bits of a float32
 SMALLEST_EXPONENT = -126.0
-# 2**f on [-0.5, 0.5], lowest power first: minimax for (2**f - 1) / f with a constant of exactly 1. A slowly decaying state
-# multiplies by 2**f thousands of times, so what must be small is the error of 1 - 2**f (4.3e-7), not only that of 2**f.
+# 2**f on [-0.5, 0.5], lowest power first: minimax for (2**f - 1) / f with a constant of exactly 1. A slowly decaying
+# state is multiplied by 2**f thousands of times: the error of 1 - 2**f must be small (4.3e-7), not only that of 2**f.
 EXP2_COEFFICIENTS = (1.0, 0.69314714351, 0.24022351341, 0.055505002143, 0.0096662455946, 0.001333353866)
+
+# ln(1 + e) / e on [0, 1], lowest power first: minimax, relative error 3.0e-8
+LOG1P_COEFFICIENTS = (
+    *(0.9999999699, -0.4999949315, 0.333190969, -0.2484298267, 0.191060079),
+    *(-0.1366324728, 0.07822596095, -0.02950524012, 0.005232693705),
+)
+LOG2_E = 1.4426950408889634
 
 
 class LanesType(types.Type):
@@ -122,19 +130,59 @@ def muladd(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     return Lanes(Lanes, Lanes, Lanes), code
 
 
+def _exp2(builder: Any, x: Any) -> Any:
+    x = _call(builder, "maxnum", x, _constant(SMALLEST_EXPONENT))
+    shifted = builder.fadd(x, _constant(ROUNDER))
+    rest = builder.fsub(x, builder.fsub(shifted, _constant(ROUNDER)))
+    power = _polynomial(builder, EXP2_COEFFICIENTS, rest)
+    exponent = builder.shl(builder.bitcast(shifted, _LANES_INT), ir.Constant(_LANES_INT, [23] * WIDTH))
+    return builder.bitcast(builder.add(builder.bitcast(power, _LANES_INT), exponent), _LANES)
+
+
+def _polynomial(builder: Any, coefficients: tuple[float, ...], x: Any) -> Any:
+    """Evaluate a polynomial, lowest power first, by Horner's rule."""
+    total = _constant(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = _call(builder, "fmuladd", total, x, _constant(coefficient))
+    return total
+
+
+def _exp_of_minus_magnitude(builder: Any, x: Any) -> Any:
+    """Compute exp(-|x|), which neither overflows nor loses digits."""
+    return _exp2(builder, builder.fmul(_call(builder, "fabs", x), _constant(-LOG2_E)))
+
+
 @intrinsic
 def exp2(typingctx: Any, x: Any) -> Any:
     """Compute 2 ** x lane by lane, x <= 0."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x = _call(builder, "maxnum", arguments[0], _constant(SMALLEST_EXPONENT))
-        shifted = builder.fadd(x, _constant(ROUNDER))
-        rest = builder.fsub(x, builder.fsub(shifted, _constant(ROUNDER)))
-        power = _constant(EXP2_COEFFICIENTS[-1])
-        for coefficient in EXP2_COEFFICIENTS[-2::-1]:
-            power = _call(builder, "fmuladd", power, rest, _constant(coefficient))
-        exponent = builder.shl(builder.bitcast(shifted, _LANES_INT), ir.Constant(_LANES_INT, [23] * WIDTH))
-        return builder.bitcast(builder.add(builder.bitcast(power, _LANES_INT), exponent), _LANES)
+        return _exp2(builder, arguments[0])
+
+    return Lanes(Lanes), code
+
+
+@intrinsic
+def sigmoid(typingctx: Any, x: Any) -> Any:
+    """Compute 1 / (1 + exp(-x)) lane by lane."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        small = _exp_of_minus_magnitude(builder, arguments[0])
+        positive = builder.fcmp_ordered(">=", arguments[0], _constant(0.0))
+        above = builder.select(positive, _constant(1.0), small)
+        return builder.fdiv(above, builder.fadd(small, _constant(1.0)))
+
+    return Lanes(Lanes), code
+
+
+@intrinsic
+def softplus(typingctx: Any, x: Any) -> Any:
+    """Compute ln(1 + exp(x)) = max(x, 0) + ln(1 + exp(-|x|)) lane by lane."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        small = _exp_of_minus_magnitude(builder, arguments[0])
+        tail = builder.fmul(small, _polynomial(builder, LOG1P_COEFFICIENTS, small))
+        return builder.fadd(_call(builder, "maxnum", arguments[0], _constant(0.0)), tail)
 
     return Lanes(Lanes), code
 

@@ -1,0 +1,69 @@
+"""The elementwise steps of a Mamba layer on the CPU, each one pass over a tile (numba; used by `streamed` alone).
+
+Layout and lanes as in `scan_kernels`. A tile is a few hundred positions, so what one step writes is still in the
+second-level cache when the next one reads it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kipoi_seq2exp.nn.scan_kernels import compiled
+from kipoi_seq2exp.nn.simd import WIDTH, fill, load, muladd, sigmoid, softplus, store
+
+
+@compiled
+def convolve_silu(xz, weight, bias, u, start, reverse):
+    """Depthwise convolution and SiLU of a tile: u[i] from xz[start + i] and the rows read before it, zero beyond.
+
+    xz (L, 2 * d_inner), of which the first half of the columns is read; weight (d_conv, d_inner), the last row for the
+    current position; bias (1, d_inner); u (T, d_inner), written.
+    """
+    L, width = xz.shape[0], weight.shape[0]
+    for i in range(u.shape[0]):
+        for c in range(0, u.shape[1], WIDTH):
+            total = load(bias, 0, c)
+            for k in range(width):
+                before = width - 1 - k
+                t = start + i + before if reverse else start + i - before
+                if 0 <= t < L:
+                    total = muladd(load(xz, t, c), load(weight, k, c), total)
+            store(u, i, c, total * sigmoid(total))
+
+
+@compiled
+def step_sizes(low_rank, weight, bias, delta):
+    """Step sizes of a tile: softplus(low_rank[:, :rank] @ weight + bias).
+
+    low_rank (T, >= rank); weight (rank, d_inner); bias (1, d_inner); delta (T, d_inner), written.
+    """
+    rank = weight.shape[0]
+    for i in range(delta.shape[0]):
+        for c in range(0, delta.shape[1], WIDTH):
+            total = load(bias, 0, c)
+            for r in range(rank):
+                total = muladd(fill(low_rank[i, r]), load(weight, r, c), total)
+            store(delta, i, c, softplus(total))
+
+
+@compiled
+def gate(y, other, xz, out, start):
+    """Add both directions and gate: out[i] = (y[i] + other[start + i]) * silu(z[start + i]); z: second half of xz."""
+    channels = y.shape[1]
+    for i in range(y.shape[0]):
+        t = start + i
+        for c in range(0, channels, WIDTH):
+            z = load(xz, t, channels + c)
+            store(out, i, c, (load(y, i, c) + load(other, t, c)) * (z * sigmoid(z)))
+
+
+@compiled
+def rms_normalise(x, weight, eps, out):
+    """RMSNorm of each row: out = x / sqrt(mean(x ** 2) + eps) * weight; x, out (T, D), weight (D,)."""
+    for i in range(x.shape[0]):
+        total = np.float32(0)
+        for j in range(x.shape[1]):
+            total += x[i, j] * x[i, j]
+        scale = np.float32(1) / np.sqrt(total / np.float32(x.shape[1]) + eps)
+        for j in range(x.shape[1]):
+            out[i, j] = x[i, j] * scale * weight[j]
