@@ -178,14 +178,16 @@ def _compare(index: Path, path: Path, records: list[tuple[str, int, int, int, in
     with path.open("rb") as handle:
         for name, length, offset, line_bases, line_bytes in records:
             handle.seek(previous_end)
-            header = handle.read(max(offset - previous_end, 0)).strip().split(b"\n")[-1]
+            between = handle.read(max(offset - previous_end, 0))
+            *extra, header = between.strip().split(b"\n")
             end = offset + (length // line_bases * line_bytes + length % line_bases if line_bases else 0)
             if end > size + line_bytes - line_bases:
                 raise InputError(
                     f"{path} ends within {name}, which has {length:,} bp by its index {index}: the FASTA is "
                     f"truncated, or the index is stale; fetch the FASTA again, or {_REBUILD}."
                 )
-            if header[:1] != b">" or header[1:].split()[:1] != [name.encode()]:
+            fits = header[:1] == b">" and header[1:].split()[:1] == [name.encode()] and between.endswith(b"\n")
+            if not fits or (extra and previous_end):  # only the first header may follow comments
                 raise InputError(f"{path} does not match its index {index} at {name}: {_REBUILD}.")
             previous_end = end
         handle.seek(previous_end)
