@@ -19,6 +19,7 @@ from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec, from_mapping, suggest
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts
+from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.signals import open_signal
 from kipoi_seq2exp.errors import InputError
 
@@ -57,6 +58,8 @@ class LocusData:
     models : tuple of GeneModel
     known : DataFrame or None
         Intervals to compare the calls with: start, end, name, kind.
+    blacklist : ndarray of bool or None, (L,)
+        Bases that the mask may not keep.
     caption : str
         Which model, and whether its weights are provisional.
     """
@@ -72,6 +75,7 @@ class LocusData:
     elements: pd.DataFrame
     models: tuple[GeneModel, ...] = ()
     known: pd.DataFrame | None = None
+    blacklist: NDArray[np.bool_] | None = None
     caption: str = ""
 
 
@@ -85,11 +89,14 @@ class Surroundings:
         Track name to file; empty: the files that the predictions were made from, where the result names them.
     gtf, known : Path or None
         Gene models; a BED of intervals to compare the calls with.
+    blacklist : Path or None
+        BED of bases that the mask may not keep; by default the one that the predictions were made with.
     """
 
     sources: Mapping[str, str]
     gtf: Path | None = None
     known: Path | None = None
+    blacklist: Path | None = None
 
 
 def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: Surroundings) -> LocusData:
@@ -117,6 +124,7 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
         elements=pd.DataFrame(columns=["start", "end", "mean_mask"]) if found is None else place_elements(found, locus),
         models=() if around.gtf is None else read_gene_models(around.gtf, locus),
         known=None if around.known is None else read_known_elements(around.known, locus),
+        blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
         caption=caption_of(predictions.provenance),
     )
 
@@ -144,6 +152,12 @@ def caption_of(provenance: Mapping[str, Any]) -> str:
     if "model" not in provenance:
         return ""
     return status_line(provenance["model"]["name"], provenance["model"]["provenance"]["status"])
+
+
+def _blacklist(provenance: Mapping[str, Any], given: Path | None, locus: Locus) -> NDArray[np.bool_] | None:
+    recorded = provenance.get("files", {}).get("blacklist")
+    path = given or (Path(recorded["path"]) if recorded else None)
+    return None if path is None else Regions(path, "blacklist").mask(locus.chrom, locus.start, locus.end)
 
 
 def _values(spec: TrackSpec, source: str, locus: Locus) -> Floats:

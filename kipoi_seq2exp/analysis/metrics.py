@@ -11,76 +11,71 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kipoi_seq2exp.errors import ShapeError
+from kipoi_seq2exp.errors import InputError
 
 Floats = NDArray[np.float64]
 
 
+METRICS = ("mse", "mae", "pearson", "spearman")
+
+
 @dataclass(frozen=True)
-class Estimate:
-    """A score and the interval that holds it at the chosen level; NaN where it is undefined."""
+class Score:
+    """A score with its bootstrap interval over genes; NaN where it is undefined.
+
+    Attributes
+    ----------
+    value, low, high : float
+        The score; the bounds of its central interval.
+    """
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        """Return e.g. "0.8631 [0.8012, 0.9100]"."""
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Agreement of predicted with observed expression, log10(CAGE + 1).
-
-    Attributes
-    ----------
-    n_genes : int
-    mse, mae : Estimate
-        Mean squared and mean absolute error.
-    pearson, spearman : Estimate
-        Correlations; NaN when either side is constant.
-    """
-
-    n_genes: int
-    mse: Estimate
-    mae: Estimate
-    pearson: Estimate
-    spearman: Estimate
-
-
 def score(
-    observed: ArrayLike, predicted: ArrayLike, *, n_resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Scores:
+    observed: ArrayLike, predicted: ArrayLike, *, bootstrap: int = 1_000, level: float = 0.95, seed: int = 0
+) -> dict[str, Score]:
     """Score predictions, with percentile bootstrap intervals over the genes.
 
     Parameters
     ----------
     observed, predicted : array_like, (G,)
         Expression of each gene, in the same unit.
-    n_resamples : int
-        Bootstrap resamples; 0 leaves the intervals NaN.
+    bootstrap : int
+        Resamples of the genes; 0 leaves the intervals NaN.
     level : float
         Probability that the interval should hold.
     seed : int
         Of the resampling: the same seed gives the same interval.
 
+    Returns
+    -------
+    dict of str to Score
+        Mean squared and mean absolute error ("mse", "mae"); correlation of values and of ranks ("pearson",
+        "spearman"), NaN when either side is constant.
+
     Raises
     ------
-    ShapeError
+    InputError
         If the lengths differ, there are fewer than two genes, or a value is not a finite number.
     """
     truth, guess = _checked("observed", observed), _checked("predicted", predicted)
     if truth.shape != guess.shape:
-        raise ShapeError(f"observed has {truth.size} genes and predicted {guess.size}: they must be the same genes.")
+        raise InputError(f"observed has {truth.size} genes and predicted {guess.size}: they must be the same genes.")
     if truth.size < 2:
-        raise ShapeError(f"at least two genes are needed to score predictions, found {truth.size}.")
+        raise InputError(f"at least two genes are needed to score predictions, found {truth.size}.")
     values = _scores(truth[None], guess[None])[0]
-    low = high = np.full(4, np.nan)
-    if n_resamples:
-        resampled = _bootstrap(truth, guess, n_resamples, seed)
-        low, high = _interval(resampled, level)
-    mse, mae, pearson, spearman = (Estimate(*map(float, row)) for row in zip(values, low, high, strict=True))
-    return Scores(truth.size, mse, mae, pearson, spearman)
+    low = high = np.full(len(METRICS), np.nan)
+    if bootstrap:
+        low, high = _interval(_bootstrap(truth, guess, bootstrap, seed), level)
+    rows = zip(METRICS, values, low, high, strict=True)
+    return {name: Score(float(value), float(bottom), float(top)) for name, value, bottom, top in rows}
 
 
 def ranks(values: Floats) -> Floats:
@@ -93,7 +88,7 @@ def ranks(values: Floats) -> Floats:
 def _checked(name: str, values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
-        raise ShapeError(f"{name} must hold one finite number for each gene, found shape {array.shape}.")
+        raise InputError(f"{name} must hold one finite number for each gene, found shape {array.shape}.")
     return array
 
 

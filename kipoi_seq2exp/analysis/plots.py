@@ -77,21 +77,21 @@ def draw_locus(data: LocusData) -> Figure:
     grid = figure.add_gridspec(
         len(panels),
         2,
-        width_ratios=(1, 0.09),
+        width_ratios=(1, 0.1),
         height_ratios=[height for _, height in panels],
-        left=0.115,
-        right=0.975,
-        top=0.885,
+        left=0.125,
+        right=0.98,
+        top=0.86,
         bottom=0.085,
         hspace=0.16,
-        wspace=0.06,
+        wspace=0.1,
     )
     first = figure.add_subplot(grid[0, 0])
     axes = {name: figure.add_subplot(grid[row, 0], sharex=first) for row, (name, _) in enumerate(panels) if row}
     axes["genes"] = first
     _draw_genes(axes["genes"], data)
     if data.known is not None:
-        _draw_known(axes["known"], data)
+        _draw_known(axes["known"], data, legend_above=first)
     for number, track in enumerate(data.tracks):
         _draw_track(axes[f"track {number}"], data, track, _TRACKS[number % len(_TRACKS)])
     if data.mask is not None:
@@ -151,7 +151,7 @@ def _draw_tss(axes: Axes, data: LocusData, labelled: bool) -> None:
         axes.text(locus.tss + 1.3 * reach, high, locus.gene_id, color=_TSS, weight="bold", ha=side, va="center")
 
 
-def _draw_known(axes: Axes, data: LocusData) -> None:
+def _draw_known(axes: Axes, data: LocusData, legend_above: Axes) -> None:
     known = data.known
     assert known is not None
     kinds = sorted(known["kind"].unique())
@@ -164,7 +164,16 @@ def _draw_known(axes: Axes, data: LocusData) -> None:
     axes.set_yticks([])
     _label(axes, "known")
     if len(kinds) > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 2.6), ncols=len(kinds), frameon=False, fontsize=11)
+        handles = axes.get_legend_handles_labels()[0]
+        legend_above.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 0.93),
+            borderaxespad=0,
+            ncols=len(kinds),
+            frameon=False,
+            fontsize=11,
+        )
 
 
 def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> None:
@@ -176,9 +185,24 @@ def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> N
         axes.set_yscale("log")
     else:
         axes.fill_between(position, 0, values, step="mid", color=colour, linewidth=0)
-        axes.set_ylim(0, max(float(values.max()), 1e-9) * 1.05)
+        axes.set_ylim(0, _highest(data, track.values) * 1.05)
         axes.locator_params(axis="y", nbins=2)
+    _shade_blacklist(axes, data)
     _label(axes, track.spec.name)
+
+
+def _highest(data: LocusData, values: NDArray[np.float32]) -> float:
+    """Highest value outside the blacklist, whose artefacts would flatten everything else."""
+    trusted = values if data.blacklist is None or data.blacklist.all() else values[~data.blacklist]
+    return max(float(trusted.max()), 1e-9)
+
+
+def _shade_blacklist(axes: Axes, data: LocusData) -> None:
+    if data.blacklist is None:
+        return
+    edges = np.flatnonzero(np.diff(data.blacklist.astype(np.int8), prepend=0, append=0)) + data.locus.start
+    for start, end in edges.reshape(-1, 2):
+        axes.axvspan(start, end, facecolor="white", edgecolor=_FAINT, hatch="////", linewidth=0, zorder=3)
 
 
 def _draw_mask(axes: Axes, data: LocusData, mask: NDArray[np.float32]) -> None:
@@ -196,10 +220,11 @@ def _draw_mask(axes: Axes, data: LocusData, mask: NDArray[np.float32]) -> None:
         axes.axhline(
             data.threshold, color=_CALL, linestyle="--", linewidth=1.1, label=f"called at {data.threshold:.2g}"
         )
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.42)
     axes.set_yticks([0, 0.5, 1])
-    axes.legend(loc="upper right", ncols=3, frameon=True, framealpha=0.8, edgecolor="none", fontsize=11)
-    _label(axes, "mask\n(P kept)")
+    axes.legend(loc="upper left", ncols=3, frameon=False, borderaxespad=0.1, fontsize=11)
+    _shade_blacklist(axes, data)
+    _label(axes, "mask\n(probability\nkept)")
 
 
 def _draw_elements(axes: Axes, data: LocusData) -> None:
@@ -236,7 +261,7 @@ def _draw_expression(axes: Axes, data: LocusData) -> None:
     values = [value for _, value, _ in bars]
     axes.set_ylim(min(0, *values) * 1.15 if len(values) > 1 else min(0, values[0]) * 1.15, max(1, *values, 0) * 1.12)
     axes.set_xlim(-0.6, len(bars) - 0.4)
-    axes.set_xticks(range(len(bars)), [name for name, _, _ in bars])
+    axes.set_xticks(range(len(bars)), [name for name, _, _ in bars], fontsize=11)
     axes.axhline(0, color=_INK, linewidth=0.8)
     axes.set_title("log10\n(CAGE+1)", fontsize=12)
     axes.tick_params(axis="y", labelsize=11)
@@ -261,13 +286,13 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
     name = next((m.name for m in data.models if _is(m, locus.gene_id) and m.name != locus.gene_id), "")
     title = f"{name} ({locus.gene_id})" if name else locus.gene_id
     where = f"{locus.chrom}:{locus.start:,}-{locus.end:,} ({locus.strand})"
-    figure.text(0.115, 0.945, title, fontsize=20, weight="bold", va="center")
-    figure.text(0.89, 0.962, where, fontsize=13, ha="right", va="center")
-    figure.text(0.89, 0.928, data.caption, fontsize=11, ha="right", va="center", color=_FAINT)
+    figure.text(0.125, 0.945, title, fontsize=20, weight="bold", va="center")
+    figure.text(0.875, 0.962, where, fontsize=13, ha="right", va="center")
+    figure.text(0.875, 0.928, data.caption, fontsize=11, ha="right", va="center", color=_FAINT)
 
 
 def _label(axes: Axes, text: str) -> None:
-    axes.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=30)
+    axes.text(-0.042, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=13)
 
 
 def _binned(data: LocusData, values: NDArray[np.floating], combine: np.ufunc) -> tuple[Any, NDArray[np.float64]]:

@@ -178,5 +178,5 @@ def _report(summary: Summary, say: Say) -> None:
     if "observed" in genes and genes["observed"].notna().sum() > 1:
         known = genes[genes["observed"].notna()]
         scores = score(known["observed"], known["expression"])
-        say(f"against the observed label: Pearson {scores.pearson}, MSE {scores.mse} (95 % bootstrap intervals)")
+        say(f"against the observed label: Pearson {scores['pearson']}, MSE {scores['mse']} (95 % bootstrap intervals)")
     say("written: " + ", ".join(str(path) for path in summary.files))

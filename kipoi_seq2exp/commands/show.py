@@ -51,6 +51,7 @@ def _add_surroundings(parser: argparse.ArgumentParser) -> None:
     drawn.add_argument("--label", metavar="COLUMN", help="column of --genes with the observed log10(CAGE + 1)")
     drawn.add_argument("--gtf", type=Path, help="gene models")
     drawn.add_argument("--elements", type=Path, metavar="BED", help="known elements to draw beside the called ones")
+    drawn.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
     add_track_options(drawn)
     add_call_options(parser)
 
@@ -136,6 +137,6 @@ def _draw(args: argparse.Namespace, predictions: Predictions, gene: str, path: P
     from kipoi_seq2exp.analysis.locus import Surroundings, gather
     from kipoi_seq2exp.analysis.plots import plot_locus
 
-    around = Surroundings(track_sources(args), args.gtf, args.elements)
+    around = Surroundings(track_sources(args), args.gtf, args.elements, args.blacklist)
     plot_locus(gather(predictions, gene, call_settings(args), around), path)
     say(f"picture of {gene}: {path}")

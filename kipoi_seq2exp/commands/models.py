@@ -1,0 +1,84 @@
+"""`seq2exp convert`, `register` and `unregister`: weights from the authors' checkpoints, and the door to Kipoi."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
+from kipoi_seq2exp.errors import InputError
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Add the three commands to the command line."""
+    convert = add_command(subparsers, "convert", "turn a published Lightning checkpoint into weights")
+    convert.set_defaults(run=run_convert)
+    convert.add_argument("checkpoint", help="a .ckpt file, or hf://OWNER/REPOSITORY/FILE")
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
+    convert.add_argument("--variant", choices=("soft", "hard"), help="which published network it is")
+    convert.add_argument("--settings", type=Path, metavar="JSON", help="settings under the published names")
+    convert.add_argument("--cell-type", help="row of the table of cell types: names the tracks and features")
+
+    register = add_command(subparsers, "register", "make `kipoi predict Seq2Exp/K562` work")
+    register.set_defaults(run=run_register)
+    register.add_argument("--offline", action="store_true", help="do not try to download Kipoi's model zoo")
+
+    unregister = add_command(subparsers, "unregister", "take the registration with Kipoi back")
+    unregister.set_defaults(run=run_unregister)
+
+
+def run_convert(args: argparse.Namespace, say: Say) -> int:
+    """Convert a checkpoint."""
+    from kipoi_seq2exp import convert_checkpoint
+    from kipoi_seq2exp.config import suggest
+    from kipoi_seq2exp.data.cells import read_cells
+
+    inputs = None
+    if args.cell_type is not None:
+        cells = read_cells()
+        if args.cell_type not in cells:
+            raise InputError(f"unknown cell type '{args.cell_type}'{suggest(args.cell_type, cells)}.")
+        inputs = cells[args.cell_type]
+    settings = None if args.settings is None else read_json(args.settings)
+    sha256 = convert_checkpoint(args.checkpoint, args.output, settings, args.variant, inputs)
+    say(f"written: {args.output} (SHA-256 {sha256})")
+    return 0
+
+
+def run_register(args: argparse.Namespace, say: Say) -> int:
+    """Register with Kipoi."""
+    from kipoi_seq2exp.zoo import register
+
+    for step in register(offline=args.offline).steps:
+        say(step)
+    return 0
+
+
+def run_unregister(args: argparse.Namespace, say: Say) -> int:
+    """Take the registration back."""
+    from kipoi_seq2exp.zoo import unregister
+
+    for step in unregister().steps:
+        say(step)
+    return 0
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON mapping.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object of settings, found {type(values).__name__}.")
+    return values

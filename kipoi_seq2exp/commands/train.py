@@ -1,0 +1,127 @@
+"""`seq2exp train`, `evaluate` and `publish`: from a YAML file to served weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
+from kipoi_seq2exp.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.training.config import TrainingConfig
+
+_PARTS = ("train", "validation", "test", "all")
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Add the three commands to the command line."""
+    train = add_command(subparsers, "train", "train a network as a YAML file says")
+    train.set_defaults(run=run_train)
+    train.add_argument("config", type=Path, metavar="CONFIG", help="the run's settings (YAML)")
+    train.add_argument("--data", type=Path, metavar="FOLDER", help="what relative paths in CONFIG are relative to")
+    train.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    train.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of CONFIG"
+    )
+    train.add_argument("-o", "--output", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of runs")
+
+    evaluate = add_command(subparsers, "evaluate", "score a network on one part of a run's split")
+    evaluate.set_defaults(run=run_evaluate)
+    evaluate.add_argument("model", help="a run folder, a served model, or a .safetensors file")
+    evaluate.add_argument("--split", choices=_PARTS, default="test", help="which genes (default: test)")
+    evaluate.add_argument("--config", type=Path, help="settings with data and split (default: those of the run)")
+    evaluate.add_argument("--data", type=Path, metavar="FOLDER", help="what relative paths in the settings refer to")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write predictions, scores and a scatter")
+
+    publish = add_command(subparsers, "publish", "serve the weights of a run under a name")
+    publish.set_defaults(run=run_publish)
+    publish.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder of `seq2exp train`")
+    publish.add_argument("--as", dest="name", required=True, metavar="NAME", help="e.g. K562")
+    publish.add_argument(
+        "--status", choices=("trained", "provisional"), default="trained", help="what outputs say of it"
+    )
+    publish.add_argument("--cell-type", help="row of the table of cell types (default: the run's)")
+
+
+def run_train(args: argparse.Namespace, say: Say) -> int:
+    """Train."""
+    fit = _training("fit").fit
+    result = fit(args.config, args.output, args.data, overrides(args.overrides), resume=args.resume)
+    say(f"written: {result.weights}")
+    for name in ("mse", "mae", "pearson", "spearman"):
+        if name in result.scores:
+            say(f"test {name}: {result.scores[name]:.4f}")
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace, say: Say) -> int:
+    """Score a model."""
+    evaluation = _training("evaluate")
+    weights, config = _model_and_config(args)
+    from kipoi_seq2exp import load_model
+
+    result = evaluation.evaluate(load_model(weights), config, args.split)
+    say(f"{args.model}: {len(result.table)} genes of the {args.split} split; {result.label}")
+    for name, value in result.scores.items():
+        say(f"{name}: {value.value:.4f} [{value.low:.4f}, {value.high:.4f}]")
+    if args.output is not None:
+        result.save(args.output, args.split)
+        say(f"written: {args.output}")
+    return 0
+
+
+def run_publish(args: argparse.Namespace, say: Say) -> int:
+    """Publish a run."""
+    published = _training("publish").publish(args.run_folder, args.name, status=args.status, cell_type=args.cell_type)
+    say(f"written: {published.weights}, {published.card}")
+    say("served as: " + ", ".join(row.model for row in published.rows))
+    return 0
+
+
+def overrides(entries: list[str]) -> dict[str, Any]:
+    """Read FIELD=VALUE entries; values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        If an entry is not of this form.
+    """
+    import yaml
+
+    fields: dict[str, Any] = {}
+    for entry in entries:
+        name, separator, value = entry.partition("=")
+        if not (name and separator):
+            raise ConfigError(f"--set {entry}: expected FIELD=VALUE, e.g. --set seed=22.")
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {entry}: the value cannot be read.") from None
+    return fields
+
+
+def _model_and_config(args: argparse.Namespace) -> tuple[str | Path, TrainingConfig]:
+    from kipoi_seq2exp.training.config import read_training_config
+
+    run = Path(args.model)
+    weights: str | Path = run / "best.safetensors" if run.is_dir() else args.model
+    if run.is_dir() and not (run / "best.safetensors").is_file():
+        raise InputError(f"{run}: holds no best.safetensors: it is no finished run of 'seq2exp train'.")
+    settings = args.config or (run / "config.yaml" if run.is_dir() else None)
+    if settings is None:
+        raise ConfigError(f"{args.model}: is no run folder, so --config must say which data and split to use.")
+    return weights, read_training_config(settings, args.data)
+
+
+def _training(module: str) -> Any:
+    """Import a module of the training wing, or say what is missing for it."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"kipoi_seq2exp.training.{module}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("kipoi_seq2exp"):
+            raise
+        raise ConfigError(f"training needs {error.name}: pip install 'kipoi-seq2exp[train]'.") from None
