@@ -60,8 +60,9 @@ predict: $(VENV)/.package ## predict the bundled example through Kipoi, then sho
 	$(BIN)/seq2exp register
 	PATH="$(BIN):$$PATH" kipoi predict Seq2Exp/K562 --dataloader_args='$(EXAMPLE_ARGS)' \
 	  --keep_metadata --batch_size 2 -o $(OUT)/predictions.h5
-	$(BIN)/seq2exp show $(OUT)/predictions.h5 --genes example/genes.tsv --label expression \
-	  --elements example/elements.bed --plot $(OUT)/locus.png
+	$(BIN)/seq2exp show $(OUT)/predictions.h5 --genes example/genes.tsv --label expression --plot $(OUT)/locus.png \
+	  --track h3k27ac=example/h3k27ac.bw --track dnase=example/dnase.bw --track hic=example/contacts.cool \
+	  --gtf example/genes.gtf --elements example/elements.bed --blacklist example/blacklist.bed
 
 # ------------------------------------------------------------------------------------------------------- checks
 
