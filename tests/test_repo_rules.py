@@ -194,7 +194,7 @@ def test_no_file_names_a_place_of_somebodys_machine():
 def test_sizes():
     for path in tracked_files():
         assert path.stat().st_size < 20e6, f"{path} is too large to serve"
-    example = [p for p in tracked_files() if p.is_relative_to(ROOT / "example") and "expected" not in p.parts]
+    example = [p for p in tracked_files() if p.is_relative_to(ROOT / "example")]
     assert sum(p.stat().st_size for p in example) < 3e6
 
 
