@@ -86,5 +86,5 @@ def test_without_a_stated_mean_that_of_the_other_genes_is_taken():
 
 
 def test_unknown_policy_is_named():
-    with pytest.raises(ConfigError, match="unknown choice 'means' .did you mean 'mean'"):
+    with pytest.raises(ConfigError, match=r"unknown choice 'means' .did you mean 'mean'"):
         resolve_features(table(GC=[1.0]), inputs(FeatureSpec("GC")), "means")

@@ -1,4 +1,4 @@
-"""Signal tracks equal the arrays they were made from; what is missing, negative, damaged or of another build is named."""
+"""Signal tracks equal the arrays they were made from; what is missing, negative or of another build is named."""
 
 from __future__ import annotations
 

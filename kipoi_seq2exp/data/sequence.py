@@ -109,6 +109,8 @@ class Genome(LazyFile[Any]):
     def _open(self) -> Any:
         import pyfaidx
 
+        if not self.index.location.exists():  # not rebuilt here: several processes would do so at once
+            raise InputError(f"{self.path}: its index {self.index.location} is gone; start again to have it built.")
         with warnings.catch_warnings():  # an index older than its FASTA was compared with it by `prepare_index`
             warnings.filterwarnings("ignore", message=".*is older than FASTA", category=RuntimeWarning)
             return pyfaidx.Faidx(
