@@ -18,6 +18,7 @@ from kipoi_seq2exp.errors import OutputError
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the command again",
+    errno.EFBIG: "the file would pass the limit on file sizes",
     errno.EACCES: "permission denied: choose a folder that you may write to",
     errno.EPERM: "permission denied: choose a folder that you may write to",
     errno.EROFS: "the file system is read-only: choose another folder",

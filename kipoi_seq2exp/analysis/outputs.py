@@ -156,6 +156,7 @@ def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = N
 
 def status_line(name: str, status: str) -> str:
     """Return the first line of every output: the model, and whether its weights are only provisional."""
+    name = Path(name).name
     if status == PROVISIONAL:
         return f"provisional weights: {name} shows how it works, its numbers are not for use"
     return f"model {name} ({status} weights)"

@@ -292,7 +292,7 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
 
 
 def _label(axes: Axes, text: str) -> None:
-    axes.text(-0.042, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=13)
+    axes.text(-0.05, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=13)
 
 
 def _binned(data: LocusData, values: NDArray[np.floating], combine: np.ufunc) -> tuple[Any, NDArray[np.float64]]:

@@ -1,0 +1,83 @@
+"""Output files: whole or absent, and what goes wrong on the disk in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from kipoi_seq2exp.analysis.files import make_folder, output_error, remove_folder, whole_file
+from kipoi_seq2exp.errors import OutputError
+
+
+def test_a_whole_file_replaces_the_old_one(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)), whole_file(path) as temporary:  # noqa: PT012
+        temporary.write_text("ne")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_and_cleaned_up_alike(tmp_path):
+    with pytest.raises(OutputError, match="disk is full"), whole_file(tmp_path / "a.zarr") as temporary:  # noqa: PT012
+        temporary.mkdir()
+        (temporary / "chunk").write_text("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.EFBIG, "limit"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_reasons_are_said_in_words(tmp_path, code, words):
+    message = str(output_error(tmp_path / "a", OSError(code, os.strerror(code))))
+    assert words in message
+    assert message.startswith(f"{tmp_path / 'a'}: cannot be written (")
+
+
+def test_make_folder(tmp_path):
+    make_folder(tmp_path / "new" / "deep")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file: is a file; give a folder"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="a part of the path is a file"):
+        make_folder(tmp_path / "file" / "inside")
+
+
+def test_a_folder_that_may_not_be_written(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    if os.access(closed, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(OutputError, match="permission denied"):
+        make_folder(closed)
+
+
+def test_remove_folder(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    remove_folder(tmp_path / "a")
+    with pytest.raises(OutputError, match="cannot be removed"):
+        remove_folder(tmp_path / "a")

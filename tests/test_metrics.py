@@ -1,0 +1,82 @@
+"""Scores: known values, invariants, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kipoi_seq2exp.analysis.metrics import METRICS, ranks, score
+from kipoi_seq2exp.errors import InputError
+
+
+def test_known_values():
+    scores = score([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 5.0], bootstrap=0)
+    assert tuple(scores) == METRICS
+    assert scores["mse"].value == 1.0
+    assert scores["mae"].value == 0.5
+    assert scores["spearman"].value == 1.0
+    assert scores["pearson"].value == pytest.approx(np.corrcoef([0, 1, 2, 3], [0, 1, 2, 5])[0, 1])
+    assert np.isnan(scores["mse"].low)
+
+
+def test_ties_share_their_mean_rank():
+    np.testing.assert_array_equal(ranks(np.array([3.0, 1.0, 3.0, 2.0])), [3.5, 1.0, 3.5, 2.0])
+
+
+def test_spearman_ignores_a_monotone_change_and_pearson_a_linear_one():
+    random = np.random.default_rng(0)
+    truth, guess = random.normal(size=50), random.normal(size=50)
+    plain = score(truth, guess, bootstrap=50)
+    assert score(truth, np.exp(guess), bootstrap=0)["spearman"].value == pytest.approx(plain["spearman"].value)
+    assert score(truth, 3 * guess - 7, bootstrap=0)["pearson"].value == pytest.approx(plain["pearson"].value)
+
+
+def test_interval_holds_the_score_narrows_with_genes_and_repeats_with_the_seed():
+    random = np.random.default_rng(1)
+
+    def noisy(genes: int):
+        truth = random.normal(size=genes)
+        return truth, truth + random.normal(scale=0.5, size=genes)
+
+    few, many = noisy(30), noisy(3_000)
+    wide, narrow = score(*few, bootstrap=300)["pearson"], score(*many, bootstrap=300)["pearson"]
+    assert wide.low < wide.value < wide.high
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 3
+    assert score(*few, bootstrap=300)["pearson"] == wide
+    assert score(*few, bootstrap=300, seed=1)["pearson"] != wide
+
+
+def test_level_widens_the_interval():
+    random = np.random.default_rng(2)
+    truth, guess = random.normal(size=(2, 100))
+    ninety, half = (score(truth, guess, bootstrap=300, level=level)["mse"] for level in (0.9, 0.5))
+    assert ninety.low < half.low < half.high < ninety.high
+
+
+def test_many_genes_are_resampled_in_blocks(monkeypatch):
+    random = np.random.default_rng(3)
+    truth, guess = random.normal(size=(2, 1_500_000))  # one resample a block
+    result = score(truth, guess, bootstrap=2)["mse"]
+    assert result.low <= result.high
+    assert result.value == pytest.approx(2, rel=0.01)
+
+
+def test_a_constant_side_has_no_correlation():
+    scores = score([1.0, 1.0, 1.0], [0.0, 1.0, 2.0], bootstrap=20)
+    assert np.isnan(scores["pearson"].value)
+    assert np.isnan(scores["spearman"].high)
+    assert scores["mse"].value == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("observed", "predicted", "message"),
+    [
+        ([1.0], [1.0], "at least two genes"),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], "must be the same genes"),
+        ([1.0, np.nan], [1.0, 2.0], "observed must hold one finite number"),
+        ([[1.0, 2.0]], [1.0, 2.0], "observed must hold one finite number"),
+    ],
+)
+def test_refused(observed, predicted, message):
+    with pytest.raises(InputError, match=message):
+        score(observed, predicted)
