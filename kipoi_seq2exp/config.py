@@ -305,6 +305,8 @@ class FeatureSpec:
     from_tracks : tuple of str
         Tracks whose values at the TSS +- 500 bp give the feature (square root of the product of their means) when no
         column holds it; empty: the feature must be given.
+    transform : Transform
+        Applied to the value, however it was found (`limit` and `mean` are of the value before).
     """
 
     name: str
@@ -314,6 +316,7 @@ class FeatureSpec:
     limit: float | None = None
     mean: float | None = None
     from_tracks: tuple[str, ...] = ()
+    transform: Transform = Transform.NONE
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,8 @@ class WindowDataset:
             names = self.inputs.features[column].from_tracks
             means = [float(self._values(name, query, promoter).mean(dtype=np.float64)) for name in names]
             features[column] = np.prod(means) ** (1 / len(means))
+        for column, spec in enumerate(self.inputs.features):
+            features[column : column + 1] = _TRANSFORMS[spec.transform](features[column : column + 1])
         return features
 
 

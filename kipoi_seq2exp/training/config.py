@@ -78,7 +78,9 @@ class Scheme(str, enum.Enum):
     REGION = "region"  # chrom:start-end
     COLUMN = "column"  # by the values of a column of the gene table
     ALL = "all"  # nothing is held out
-    CROSS_VALIDATION = "cross-validation"  # one run for each value of a column, held out to test it, then one on all genes
+    CROSS_VALIDATION = (
+        "cross-validation"  # one run for each value of a column, held out to test it, then one on all genes
+    )
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,10 @@ class TrainingConfig:
         Variant "peaks": weights (name or path) whose mask, its top fraction, is given instead of peaks.
     data_root : str
         Folder that relative paths are relative to.
+    about : str
+        What the data are, in plain words, for the card of the weights.
+    limits : tuple of str
+        What the weights must not be used for or trusted with, for the card.
     """
 
     name: str
@@ -294,6 +300,8 @@ class TrainingConfig:
     ridge: float = 1.0
     mask_from: str | None = None
     data_root: str = ""
+    about: str = ""
+    limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
@@ -306,7 +314,9 @@ class TrainingConfig:
             self._check_window(self.train_window_bp)
         if self.run.keep is Keep.BEST and self.split.scheme in (Scheme.ALL, Scheme.CROSS_VALIDATION):
             scheme = self.split.scheme.value
-            raise ConfigError(f"run.keep must be 'last' with the split '{scheme}': no gene is left to choose the best by.")
+            raise ConfigError(
+                f"run.keep must be 'last' with the split '{scheme}': no gene is left to choose the best by."
+            )
         if self.optimiser.max_steps % self.run.validate_every:
             raise ConfigError(
                 f"optimiser.max_steps ({self.optimiser.max_steps:,}) must be a multiple of run.validate_every "
@@ -333,7 +343,9 @@ class TrainingConfig:
                 f"({self.inputs.window_bp:,}), found {length:,}."
             )
         if self.network.variant is Variant.HARD and length != self.inputs.window_bp:
-            raise ConfigError("train_window_bp cannot differ from window_bp in the hard variant: its positions are learned.")
+            raise ConfigError(
+                "train_window_bp cannot differ from window_bp in the hard variant: its positions are learned."
+            )
 
     @property
     def root(self) -> Path:

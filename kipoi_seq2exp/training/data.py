@@ -257,7 +257,9 @@ def judge_loader(windows: LabelledWindows, config: TrainingConfig) -> DataLoader
     return _loader(windows, config, config.optimiser.batch_size, None)
 
 
-def _loader(windows: LabelledWindows, config: TrainingConfig, size: int, sampler: StreamSampler | None) -> DataLoader[Any]:
+def _loader(
+    windows: LabelledWindows, config: TrainingConfig, size: int, sampler: StreamSampler | None
+) -> DataLoader[Any]:
     workers = config.run.workers
     return DataLoader(
         windows, size, sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0

@@ -53,7 +53,9 @@ class Evaluation:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / f"{name}.predictions.tsv", self.table.to_csv(sep="\t", index=False, float_format="%.6g"))
+            write_text(
+                folder / f"{name}.predictions.tsv", self.table.to_csv(sep="\t", index=False, float_format="%.6g")
+            )
             values = {"genes": len(self.table), "label": self.label}
             rows = {metric: dataclasses.asdict(value) for metric, value in self.scores.items()}
             write_text(folder / f"{name}.scores.json", json.dumps({**values, **rows}, indent=1) + "\n")

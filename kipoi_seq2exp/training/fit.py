@@ -1,12 +1,12 @@
 """From one YAML file to a run folder: trained weights, checkpoints, curves and scores.
 
-    runs/<name>/config.yaml        the run's settings, every field
-    runs/<name>/checkpoints/       last.ckpt (resume), best.ckpt
-    runs/<name>/metrics.csv        one row per validation; curves.png draws it
-    runs/<name>/best.safetensors   what `publish` takes: the best by validation error, or the last
-    runs/<name>/test.*             predictions, scores and scatter plot of the held-out genes, where there are any
-    runs/<name>/record.json        data, versions, sizes, times
-    runs/<name>/folds/<value>/     cross-validation: a run folder for each held-out value
+runs/<name>/config.yaml        the run's settings, every field
+runs/<name>/checkpoints/       last.ckpt (resume), best.ckpt
+runs/<name>/metrics.csv        one row per validation; curves.png draws it
+runs/<name>/best.safetensors   what `publish` takes: the best by validation error, or the last
+runs/<name>/test.*             predictions, scores and scatter plot of the held-out genes, where there are any
+runs/<name>/record.json        data, versions, sizes, times
+runs/<name>/folds/<value>/     cross-validation: a run folder for each held-out value
 """
 
 from __future__ import annotations

@@ -80,7 +80,9 @@ class TrainingModule(pl.LightningModule):
                 f"{', '.join(batch['gene_id'])}: look at their labels and tracks, or lower optimiser.peak_lr."
             )
         size = len(batch["gene_id"])
-        self.log("train_loss", losses.total, on_step=False, on_epoch=True, batch_size=size, sync_dist=True, prog_bar=True)
+        self.log(
+            "train_loss", losses.total, on_step=False, on_epoch=True, batch_size=size, sync_dist=True, prog_bar=True
+        )
         self.log("train_prediction", losses.prediction, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         if losses.kl is not None:
             self.log("train_kl", losses.kl, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)

@@ -1,0 +1,276 @@
+"""From a run folder to a served model: weights/<name>.safetensors, its card, and its rows of models.tsv.
+
+What follows from those (model.yaml, the expected predictions of the example) is rewritten by `kipoi_seq2exp.served.refresh`,
+which the command line calls next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, from_mapping, read_yaml, suggest
+from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.nn.checkpoint import load_model, save_model
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.paths import PROVISIONAL, ServedModel, group_dir, read_served, write_served
+from kipoi_seq2exp.training.config import Scheme, SplitConfig, TrainingConfig, training_config
+from kipoi_seq2exp.training.evaluate import write_text
+
+LIMIT_BYTES = 20_000_000  # weights travel in the repository and in the wheel
+STATUSES = (PROVISIONAL, "trained")
+EXPRESSION_ONLY = "-expression"  # the member of the group whose rows stay readable as a table
+MODELS_TSV = "models.tsv"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written.
+
+    Attributes
+    ----------
+    weights, card : Path
+    rows : tuple of ServedModel
+        The rows of models.tsv that now name these weights.
+    """
+
+    weights: Path
+    card: Path
+    rows: tuple[ServedModel, ...]
+
+
+def publish(
+    run: str | Path, name: str, group: Path | None = None, *, status: str = "trained", cell_type: str | None = None
+) -> Published:
+    """Serve the weights of a run under a name.
+
+    Parameters
+    ----------
+    run : path
+        A run folder written by `fit`.
+    name : str
+        Name in the group, e.g. "K562".
+    group : Path, optional
+        The group's folder; by default the installation's own.
+    status : str
+        "trained", or "provisional" for weights that only show that the software works.
+    cell_type : str, optional
+        Row of the table of cell types that the data loader follows; by default the run's.
+
+    Raises
+    ------
+    InputError
+        If the run is not finished.
+    ConfigError
+        If the status is unknown, or the data loader would feed the model other inputs than it was trained on.
+    WeightsError
+        If the weights are too large to be served.
+    """
+    run, group = Path(run), group or group_dir()
+    if status not in STATUSES:
+        raise ConfigError(f"unknown status '{status}'{suggest(status, STATUSES)}.")
+    model, record, config = _read_run(run)
+    cell_type = cell_type or config.inputs.cell_type
+    _check_inputs(model, cell_type)
+    model.provenance = dataclasses.replace(model.provenance, status=status, source_sha256=str(record["weights_sha256"]))
+    weights, card = group / "weights" / f"{name}.safetensors", group / "weights" / f"{name}.md"
+    size = (run / "best.safetensors").stat().st_size
+    if size > LIMIT_BYTES:
+        raise WeightsError(
+            f"{run}: the weights take {size / 1e6:.0f} MB; served ones may take {LIMIT_BYTES / 1e6:.0f} MB."
+        )
+    sha256 = save_model(model, weights)
+    write_text(card, render_card(name, model, config, record, sha256))
+    rows = _update_rows(group, name, cell_type, model.provenance, config, sha256)
+    return Published(weights, card, rows)
+
+
+def _read_run(run: Path) -> tuple[Seq2Exp, dict[str, Any], TrainingConfig]:
+    for name in ("best.safetensors", "record.json", "config.yaml"):
+        if not (run / name).is_file():
+            raise InputError(f"{run}: holds no {name}: it is no finished run of 'seq2exp train'.")
+    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    config = training_config(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
+    return load_model(run / "best.safetensors", "cpu", sha256=record["weights_sha256"]), record, config
+
+
+def _check_inputs(model: Seq2Exp, cell_type: str) -> None:
+    """Refuse weights that the data loader, following the table of cell types, would feed something else."""
+    cells = read_cells()
+    if cell_type not in cells:
+        raise ConfigError(f"no cell type '{cell_type}' in the table of cell types{suggest(cell_type, cells)}.")
+    row, inputs = cells[cell_type], model.inputs
+    if inputs is None:
+        raise ConfigError("the weights do not say which inputs they read: train them with this version.")
+    for what, served, trained in (
+        ("window", row.window_bp, inputs.window_bp),
+        ("promoter", row.promoter_bp, inputs.promoter_bp),
+        ("tracks", _essentials(row, "tracks"), _essentials(inputs, "tracks")),
+        ("features", _essentials(row, "features"), _essentials(inputs, "features")),
+    ):
+        if served != trained:
+            raise ConfigError(
+                f"the weights were trained with other {what} ({trained}) than the row '{cell_type}' of the table of cell "
+                f"types gives the data loader ({served}): make the two agree."
+            )
+
+
+def _essentials(inputs: InputSpec, part: str) -> Any:
+    """Return what changes the numbers that a model is fed, without descriptions and means."""
+    plain = ("unit", "description", "mean")
+    return [
+        {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in plain}
+        for row in getattr(inputs, part)
+    ]
+
+
+def _update_rows(
+    group: Path, name: str, cell_type: str, provenance: Provenance, config: TrainingConfig, sha256: str
+) -> tuple[ServedModel, ...]:
+    """Rewrite the rows of models.tsv that name these weights; make the two usual ones where there are none."""
+    served = read_served(group) if (group / MODELS_TSV).is_file() else {}
+    weights = f"weights/{name}.safetensors"
+    common = {
+        "cell_type": cell_type,
+        "weights": weights,
+        "weights_sha256": sha256,
+        "status": provenance.status,
+        "trained_on": _one_line(f"{provenance.trained_on}. {config.about}" if config.about else provenance.trained_on),
+        "training_procedure": _one_line(training_procedure(config)),
+    }
+    outputs = {name: "expression,element_mask", f"{name}{EXPRESSION_ONLY}": "expression"}
+    for member, given in outputs.items():
+        if member not in served:
+            served[member] = ServedModel(model=member, outputs=given, **common)
+    for member, row in served.items():
+        if row.weights == weights:
+            served[member] = dataclasses.replace(row, **common)
+    write_served(served.values(), group)
+    return tuple(row for row in served.values() if row.weights == weights)
+
+
+def _one_line(text: str) -> str:
+    """Make a text fit a cell of models.tsv."""
+    return " ".join(text.replace('"', "'").replace("#", "no. ").split())
+
+
+def training_procedure(config: TrainingConfig) -> str:
+    """Say in one sentence how the weights were trained."""
+    o, network = config.optimiser, config.network
+    parts = [
+        f"{network.variant.value} variant, d_model {network.d_model}, {network.generator_layers}+{network.encoder_layers} layers",
+        f"AdamW, peak learning rate {o.peak_lr:g}, weight decay {o.weight_decay:g}, {o.max_steps:,} steps of "
+        f"{o.batch_size * o.accumulate} windows of {config.window_bp:,} bp",
+        f"smooth L1 + {o.kl_weight:g} KL",
+        f"shifts up to {config.augment.max_shift_bp} bp, reverse complement with probability "
+        f"{config.augment.reverse_complement:g}",
+        f"start {config.start.value}",
+        f"{config.run.keep.value} weights, seed {config.seed}",
+    ]
+    return "; ".join(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------- the card
+
+
+def render_card(name: str, model: Seq2Exp, config: TrainingConfig, record: Mapping[str, Any], sha256: str) -> str:
+    """Return the card of served weights, in Markdown."""
+    provenance = model.provenance
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lines = [f"# Seq2Exp/{name}", ""]
+    if provenance.status == PROVISIONAL:
+        lines += ["**Provisional weights: they show that the software works and say nothing about biology.**", ""]
+    lines += [
+        "| | |",
+        "|---|---|",
+        f"| Weights | `weights/{name}.safetensors`, {parameters:,} parameters, SHA-256 `{sha256}` |",
+        f"| Predicts | {config.inputs.label} |",
+        f"| Window | {config.inputs.window_bp:,} bp round the TSS, trained on {config.window_bp:,} bp |",
+        f"| Trained on | {provenance.trained_on} |",
+        f"| How | {training_procedure(config)} |",
+        f"| Time | {record['seconds']:,.0f} s ({record['machine']}) |",
+        f"| Versions | {', '.join(f'{package} {number}' for package, number in provenance.versions.items())} |",
+        f"| Licence | {provenance.licence} |",
+        "",
+        *([config.about, ""] if config.about else []),
+        *_card_scores(provenance.scores, config),
+        *_card_data(record),
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in (*config.limits, *_usual_limits(config))),
+        "",
+        "## Settings of the network",
+        "",
+        *_card_network(model.config),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _card_scores(scores: Mapping[str, float], config: TrainingConfig) -> list[str]:
+    if not scores:
+        return ["## Scores", "", "None: no gene was held out.", ""]
+    how = {
+        Scheme.CROSS_VALIDATION: f"Every gene predicted once by a model that never saw its '{config.split.column}'; the served "
+        "weights come from the same recipe on all genes."
+    }.get(config.split.scheme, f"Genes held out: {_held_out(config.split)}.")
+    rows = [
+        f"| {metric} | {scores[metric]:.3f} | {scores[f'{metric}_low']:.3f} to {scores[f'{metric}_high']:.3f} |"
+        for metric in ("mse", "mae", "pearson", "spearman")
+        if f"{metric}_low" in scores
+    ]
+    return [
+        "## Scores",
+        "",
+        how,
+        "",
+        "| score | value | 95 % bootstrap interval over genes |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _held_out(split: SplitConfig) -> str:
+    return f"fold {split.fold} of the paper" if split.scheme is Scheme.FOLD else ", ".join(split.test)
+
+
+def _card_data(record: Mapping[str, Any]) -> list[str]:
+    lines = ["## Data", ""]
+    for data in record["data"]:
+        lines += [
+            f"{data['n_genes']} genes of `{data['genes']}`, DNA `{data['fasta']}`:",
+            "",
+            "| track | file | unit |",
+        ]
+        lines += ["|---|---|---|"]
+        lines += [
+            f"| {track} | {row['source']} | {row['unit']}{'' if row['transform'] == 'none' else ', ' + row['transform']} |"
+            for track, row in data["tracks"].items()
+        ]
+        lines += ["", f"Features: {'; '.join(f'{key}: {value}' for key, value in data['features'].items())}.", ""]
+    return lines
+
+
+def _usual_limits(config: TrainingConfig) -> list[str]:
+    tracks = ", ".join(config.inputs.track_names)
+    limits = [f"A track ({tracks}) of another signal type or depth than the training tracks shifts the predictions."]
+    if config.window_bp < config.inputs.window_bp:
+        limits.append(
+            f"The weights saw {config.window_bp:,} bp in training; what they make of more distant bases was not learned."
+        )
+    return limits
+
+
+def _card_network(network: NetworkConfig) -> list[str]:
+    default = from_mapping(NetworkConfig, {}, "defaults")
+    changed = [
+        f"- {f.name}: {getattr(network, f.name)} (published: {getattr(default, f.name)})"
+        for f in dataclasses.fields(network)
+        if getattr(network, f.name) != getattr(default, f.name)
+    ]
+    return changed or ["As published."]
