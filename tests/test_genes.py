@@ -148,6 +148,7 @@ def test_bad_tables_are_named(tmp_path, text, message):
         ("x.bed", "chr1\t9\t5\tA\t0\t+\n", "line 1: '9' to '5' is no interval"),
         ("x.bed", "chr1\t5\t9\tA\t0\t.\n", "line 1 .gene A.: the strand '.'"),
         ("x.bed", "", "holds no genes"),
+        ("x.gff3", "##gff-version 3\n", "GFF3 is not read; give the annotation as GTF"),
         ("x.gtf", "chr1\ttest\tgene\t5\t9\n", "line 1: not a GTF record"),
         ("x.gtf", "chr1\tt\texon\t5\t9\t.\t+\t.\tgene_id 'A';\n", "holds no genes"),
         ("x.gtf", 'chr1\tt\tgene\t5\t9\t.\t+\t.\tgene_name "A";\n', "line 1: gene_id is empty"),

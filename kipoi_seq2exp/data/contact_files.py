@@ -166,7 +166,8 @@ class HicContacts(LazyFile[Any], ContactSource):
         step = max(1, _CELLS_AT_ONCE // n)
         for first in range(0, n, step):
             last = min(first + step, n)
-            block = np.nan_to_num(self._read(chrom, slice(first, last), slice(first, n)), copy=False)
+            block = self._read(chrom, slice(first, last), slice(first, n))
+            block[np.isnan(block)] = 0
             totals[first:last] += block.sum(axis=1)
             totals[last:] += block[:, last - first :].sum(axis=0)
             rows = np.arange(last - first)
@@ -186,12 +187,12 @@ class HicContacts(LazyFile[Any], ContactSource):
         normalisation = None if self.normalisation == RAW else self.normalisation
         try:
             selected = self.handle.fetch(*ranges, normalization=normalisation, count_type="float64")
-            block = np.array(selected.to_numpy(), dtype=np.float64)
+            block = np.require(selected.to_numpy(), np.float64, "W")
         except RuntimeError as error:
             raise InputError(f"{self.where}: the contacts of {ranges[0]} cannot be read ({error}).") from None
-        if np.nanmin(block, initial=0) < 0:
+        if np.fmin.reduce(block, axis=None) < 0:
             raise InputError(f"{self.where} has negative contacts in {ranges[0]}; observed contacts are needed.")
-        block[np.isinf(block)] = np.nan
+        block[block == np.inf] = np.nan  # divided by a weight of 0
         return block
 
 

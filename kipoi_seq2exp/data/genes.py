@@ -112,6 +112,8 @@ def _read_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
     path = Path(source)
     where = str(path)
     ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    if ending == ".gff3":
+        raise InputError(f"{path}: GFF3 is not read; give the annotation as GTF (the same sites offer both).")
     if ending == ".bed":
         columns, rows, lines = _bed_rows(path)
     elif ending in (".gtf", ".gff", ".gff2"):
