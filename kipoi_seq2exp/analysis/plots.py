@@ -67,6 +67,13 @@ def plot_locus(data: LocusData, path: Path) -> None:
 
 def draw_locus(data: LocusData) -> Figure:
     """Draw one gene; return the matplotlib figure."""
+    import matplotlib
+
+    with matplotlib.rc_context(_TEXT):
+        return _draw(data)
+
+
+def _draw(data: LocusData) -> Figure:
     from matplotlib.figure import Figure
 
     panels: list[tuple[str, float]] = [("genes", 1.3)]
