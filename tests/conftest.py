@@ -31,6 +31,11 @@ FEATURES = ("UTR5LEN_log10zscore", "CDSLEN_log10zscore", "INTRONLEN_log10zscore"
 FRACTIONS = ("UTR5GC", "CDSGC", "UTR3GC")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let processes fork once hictkpy is imported, as `contact_files` does (pytest resets the filters of each test)."""
+    config.addinivalue_line("filterwarnings", "ignore:hictkpy. detected a call to fork:UserWarning")
+
+
 @dataclass(frozen=True)
 class TinyGenome:
     """Paths of the files and the arrays in them: `bases[chrom]` letters, `signals[track][chrom]` float32 per base."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -158,6 +160,25 @@ def test_pickled_source_reads_the_same(tiny, cool):
     source.check_against(Genome(tiny.fasta), QUERIES)
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy.profile(QUERIES[1], 0, 9), source.profile(QUERIES[1], 0, 9))
+
+
+def test_forked_process_reads_the_same_and_nothing_is_printed(tiny, cool, tmp_path):
+    (tmp_path / "fork.py").write_text(
+        "import os, sys\n"
+        "from kipoi_seq2exp.config import TrackSpec\n"
+        "from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts\n"
+        "source = open_contacts(sys.argv[1], TrackSpec('hic'))\n"
+        "query = ContactQuery('B', 'chr1', 33_210)\n"
+        "here = source.profile(query, 20_000, 40_000)\n"
+        "child = os.fork()\n"
+        "there = source.profile(query, 20_000, 40_000)\n"
+        "same = (here == there).all() and there.any()\n"
+        "if child == 0:\n"
+        "    os._exit(0 if same else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "fork.py", cool], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

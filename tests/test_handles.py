@@ -54,7 +54,14 @@ def test_pickle_drops_the_handle(counted):
 def test_another_process_opens_its_own_and_leaves_the_parents_open(counted, monkeypatch):
     inherited = counted.handle
     monkeypatch.setattr(os, "getpid", lambda: -7)
-    counted.close()
-    assert not inherited.closed
     assert counted.handle is not inherited
+    counted.close()
+    assert Counted.opened == 2
+    assert not inherited.closed
+
+
+def test_another_process_does_not_close_the_parents(counted, monkeypatch):
+    inherited = counted.handle
+    monkeypatch.setattr(os, "getpid", lambda: -7)
+    counted.close()
     assert not inherited.closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,15 @@ _CELLS_AT_ONCE = 4_000_000  # of a matrix held in memory while its rows are adde
 
 RAW = "NONE"
 """The name that asks for raw counts."""
+
+
+def _hictkpy() -> Any:
+    """Import hictkpy with its log off: it runs in a thread that a forked process lacks, and warns at every fork."""
+    import hictkpy
+
+    hictkpy.logging.setLevel("CRITICAL")
+    warnings.filterwarnings("ignore", message="hictkpy: detected a call to fork", category=UserWarning)
+    return hictkpy
 
 
 class HicContacts(LazyFile[Any], ContactSource):
@@ -101,17 +111,14 @@ class HicContacts(LazyFile[Any], ContactSource):
         return expand_bins(scale_contact(contact, distance), bin_bp, (start, end), self.lengths[query.chrom])
 
     def _open(self) -> Any:
-        import hictkpy
-
         try:
-            return hictkpy.File(self.path, self.resolution_bp)
+            return _hictkpy().File(self.path, self.resolution_bp)
         except RuntimeError as error:
             raise InputError(f"{self.where} cannot be opened as Hi-C ({error}).") from None
 
     def _pick_resolution(self, asked: str) -> int:
         """Return the resolution asked for, or 5 kb, or that of a .cool, after checking that the file has it."""
-        import hictkpy
-
+        hictkpy = _hictkpy()
         if not self.path.is_file():
             raise InputError(f"{self.where}: no such file.")
         text = asked.rstrip("/").removeprefix("/resolutions/")
