@@ -84,6 +84,16 @@ def test_transforms(tiny):
         assert changed.features[8] == tiny.dataset()[2].features[8], "promoter activity is of the tracks' own values"
 
 
+@pytest.mark.parametrize("name", ["ORFEXONDENSITY", "PROMOTER_ACTIVITY"])
+def test_transform_of_a_feature(tiny, name):
+    column = tiny.inputs.feature_names.index(name)
+    features = tuple(replace(f, transform=Transform.LOG1P) if f.name == name else f for f in tiny.inputs.features)
+    changed = tiny.dataset(inputs=replace(tiny.inputs, features=features))[2].features
+    expected = tiny.dataset()[2].features
+    expected[column] = np.log1p(expected[column])
+    np.testing.assert_allclose(changed, expected, rtol=1e-6)
+
+
 def test_order_of_sources_and_choice_of_genes_do_not_matter(tiny):
     whole = tiny.dataset()
     chosen = tiny.dataset(gene_ids=["GENE05", "GENE02"], sources=dict(reversed(tiny.sources.items())))

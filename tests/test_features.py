@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackSpec
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackSpec, Transform
 from kipoi_seq2exp.data.features import resolve_features
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.errors import ConfigError, InputError
@@ -65,6 +65,11 @@ def test_column_is_preferred_to_tracks():
 def test_bad_and_missing_features_are_named(columns, message):
     with pytest.raises(InputError, match=message):
         resolve_features(table(**columns), inputs(FeatureSpec("GC", unit="fraction", limit=1)))
+
+
+def test_negative_value_of_a_feature_that_is_logged_is_named():
+    with pytest.raises(InputError, match=r"row 2 .*: X is -2, but X is read as log10p1 and must not be negative"):
+        resolve_features(table(X=[0.0, -2.0]), inputs(FeatureSpec("X", transform=Transform.LOG10P1)))
 
 
 def test_missing_values_take_the_mean_of_the_training_genes():

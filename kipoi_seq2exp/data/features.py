@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import FeatureSpec, InputSpec, suggest
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, Transform, suggest
 from kipoi_seq2exp.data.genes import MISSING, place
 from kipoi_seq2exp.errors import ConfigError, InputError
 
@@ -109,6 +109,11 @@ def _numbers(genes: pd.DataFrame, feature: FeatureSpec, column: str) -> NDArray[
         numbers[row] = _number(entry)
         if np.isinf(numbers[row]):
             raise InputError(f"{place(genes, row)}: {column} is '{entry}', not a number.")
+        if feature.transform is not Transform.NONE and numbers[row] < 0:
+            raise InputError(
+                f"{place(genes, row)}: {column} is {numbers[row]:g}, but {feature.name} is read as "
+                f"{feature.transform.value} and must not be negative."
+            )
         if feature.limit is not None and abs(numbers[row]) > feature.limit:
             unit = f" ({feature.unit})" if feature.unit else ""
             raise InputError(
