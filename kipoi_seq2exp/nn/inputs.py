@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +31,12 @@ class Inputs:
     blacklist: Tensor | None
     mask: Tensor | None
     sample: Tensor | None
+
+    def windows(self) -> Iterator[Inputs]:
+        """Yield the windows of the batch one by one."""
+        for i in range(self.onehot.shape[0]):
+            one: dict[str, Any] = {k: None if v is None else v[i : i + 1] for k, v in vars(self).items()}
+            yield Inputs(**one)
 
 
 def check_inputs(

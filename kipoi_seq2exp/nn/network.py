@@ -20,7 +20,9 @@ Source: Su et al., ICLR 2025, arXiv 2502.13991.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,17 +151,22 @@ class Seq2Exp(nn.Module):
             If an input has the wrong shape, or holds a negative or non-finite track or feature.
         """
         inputs = check_inputs(self.config, onehot, signals, features, blacklist, mask, sample)
+        if torch.is_grad_enabled() or onehot.device.type != "cpu":
+            return self._forward(inputs)
+        return _joined([self._forward(window) for window in inputs.windows()])  # the same bits in any batch
+
+    def _forward(self, inputs: Inputs) -> Seq2ExpOutput:
         sequence, embedded = self.embed(inputs)
-        evidence = None
+        mask, evidence = inputs.mask, None
         if mask is None and self.config.generates_mask:
             evidence = self.generate(sequence, embedded, inputs)
             mask = self.read_mask(evidence.z, inputs)
-        pooled = self.encode(embedded, inputs.mask if evidence is None else mask)
+        pooled = self.encode(embedded, mask)
         expression: Tensor = self.expression_head(
             torch.cat([pooled, inputs.features.to(pooled.dtype)], dim=-1)
         ).squeeze(-1)
         if evidence is None:
-            return Seq2ExpOutput(expression, mask=inputs.mask)
+            return Seq2ExpOutput(expression, mask=mask)
         return Seq2ExpOutput(
             expression,
             mask=mask,
@@ -226,3 +233,19 @@ class Seq2Exp(nn.Module):
         """Return the central P bases of a window of that length."""
         start = (window_bp - self.config.promoter_bp) // 2
         return slice(start, start + self.config.promoter_bp)
+
+
+def _joined(outputs: list[Seq2ExpOutput]) -> Seq2ExpOutput:
+    """Join the outputs of single windows to that of a batch; `kl` is the mean."""
+    if len(outputs) == 1:
+        return outputs[0]
+
+    def join(values: list[Any]) -> Any:
+        if values[0] is None:
+            return None
+        if isinstance(values[0], BetaParams):
+            return BetaParams(torch.cat([v.alpha for v in values]), torch.cat([v.beta for v in values]))
+        return torch.stack(values).mean() if values[0].ndim == 0 else torch.cat(values)
+
+    names = [field.name for field in dataclasses.fields(Seq2ExpOutput)]
+    return Seq2ExpOutput(**{name: join([getattr(output, name) for output in outputs]) for name in names})
