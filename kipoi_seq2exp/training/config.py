@@ -276,6 +276,8 @@ class TrainingConfig:
         Initial weights.
     ridge : float
         Penalty of the regression that "linear" starts from.
+    linear_on : tuple of str
+        Features in that regression; empty: all. The others start silent.
     mask_from : str or None
         Variant "peaks": weights (name or path) whose mask, its top fraction, is given instead of peaks.
     data_root : str
@@ -298,6 +300,7 @@ class TrainingConfig:
     seed: int = 2
     start: Start = Start.RANDOM
     ridge: float = 1.0
+    linear_on: tuple[str, ...] = ()
     mask_from: str | None = None
     data_root: str = ""
     about: str = ""
@@ -331,6 +334,9 @@ class TrainingConfig:
             raise ConfigError("mask_from belongs to the variant 'peaks': the mask of trained weights instead of peaks.")
         if self.start is Start.LINEAR and self.network.n_features == 0:
             raise ConfigError("start 'linear' needs gene features: the head begins as their regression.")
+        for name in self.linear_on:
+            if name not in self.inputs.feature_names:
+                raise ConfigError(f"linear_on: unknown feature '{name}'{suggest(name, self.inputs.feature_names)}.")
         for data in self.data:
             given = data.peaks is not None or self.mask_from is not None
             if self.network.variant is Variant.PEAKS and data.layout is Layout.FILES and not given:

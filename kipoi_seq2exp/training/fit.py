@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
@@ -212,7 +213,9 @@ def start_network(config: TrainingConfig, train: LabelledWindows) -> Seq2Exp:
     network = build_network(config)
     if config.start is Start.LINEAR:
         labels = [train.cells[cell].labels[row] for cell, row in train.places]
-        start_from_regression(network, feature_table(train), torch.tensor(labels).numpy(), config.ridge)
+        names = config.linear_on or config.inputs.feature_names
+        chosen = np.isin(config.inputs.feature_names, names)
+        start_from_regression(network, feature_table(train) * chosen, np.array(labels), config.ridge)
     return network
 
 
