@@ -104,5 +104,6 @@ class WholeCheckpoints(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise OutputError(
-                f"{target}: the checkpoint cannot be written ({reason}); the previous one is whole: free space and resume."
+                f"{target}: the checkpoint cannot be written ({reason}); the previous one is whole: free space, then "
+                "carry on with --resume."
             ) from None

@@ -1,7 +1,7 @@
 """Windows with labels for training: which genes, in what order, shifted and reversed how.
 
-Contract: everything random about a window follows from (seed, position in the endless stream of training windows), never
-from a generator's state. So a resumed run sees what the uninterrupted one would have seen, on any number of workers.
+Contract: everything random about a window follows from (seed, position in the endless stream of training windows),
+never from a generator's state. So a resumed run sees what the uninterrupted one would have seen, on any number of workers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.labels import Labels, read_labels
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.splits import Split, check_overlap, check_parts
-from kipoi_seq2exp.training.config import AugmentConfig, DataConfig, Keep, Layout, TrainingConfig
+from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.parts import make_split
+from kipoi_seq2exp.training.sections import AugmentConfig, DataConfig, Keep, Layout
 
 log = logging.getLogger(__name__)
 CONSTANT_CHECKED = 256  # windows looked at for a track that never changes

@@ -38,7 +38,7 @@ from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
-from kipoi_seq2exp.training.config import Keep, Precision, Scheme, Start, TrainingConfig, read_training_config
+from kipoi_seq2exp.training.config import Start, TrainingConfig, read_training_config
 from kipoi_seq2exp.training.data import (
     CellSet,
     LabelledWindows,
@@ -52,6 +52,7 @@ from kipoi_seq2exp.training.data import (
 from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool, write_text
 from kipoi_seq2exp.training.figures import draw_curves
 from kipoi_seq2exp.training.module import TrainingModule, build_network, start_from_regression
+from kipoi_seq2exp.training.sections import Keep, Precision, Scheme
 
 log = logging.getLogger(__name__)
 EXPECTED_WARNINGS = (
@@ -132,7 +133,7 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
         "machine": platform.machine(),
     }
     tested = None
-    if rank_zero_only.rank == 0 and len(cells[0].split.test) > 1:
+    if _is_first() and len(cells[0].split.test) > 1:
         tested = evaluate(network, config, "test", cells=cells)
     for cell in cells:
         cell.windows.close()
@@ -140,7 +141,7 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
 
 
 def _cross_validate(config: TrainingConfig, folder: Path, *, resume: bool) -> FitResult:
-    """Train once without each value of the column and test on it; then train on all genes, quoting the pooled scores."""
+    """Train once without each value of the column and test on it; then train on all genes, with the pooled scores."""
     if config.run.devices * config.run.nodes > 1:
         raise ConfigError("cross-validation runs on one device: give each fold its own run, or set run.devices to 1.")
     if not resume:
@@ -258,7 +259,7 @@ def _trainer(config: TrainingConfig, folder: Path, *, with_validation: bool) -> 
 
 def _callbacks(config: TrainingConfig, folder: Path, *, with_validation: bool) -> list[Callback]:
     where = str(folder / "checkpoints")
-    shared = {"save_on_train_epoch_end": True, "enable_version_counter": False, "save_top_k": 1}
+    shared: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False, "save_top_k": 1}
     callbacks: list[Callback] = [MetricsFile(folder / "metrics.csv")]
     if with_validation:
         callbacks.append(ModelCheckpoint(where, "best", monitor="validation_mse", mode="min", **shared))
@@ -276,7 +277,7 @@ def _finish(
     """Write weights with their provenance, curves, scores and the record."""
     weights = folder / "best.safetensors"
     scores = as_numbers(tested.scores) if tested else {}
-    if rank_zero_only.rank != 0:
+    if not _is_first():
         return FitResult(folder, weights, scores)
     if tested is not None:
         tested.save(folder, "test")
@@ -307,14 +308,19 @@ def _trained_on(config: TrainingConfig, genes: Mapping[str, int]) -> str:
     return f"{genes['train']} genes ({cells}); {held}"
 
 
+def _is_first() -> bool:
+    """Tell whether this is the process that writes (the only one, unless Lightning started several)."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
 def _refuse_existing(folder: Path) -> None:
-    if rank_zero_only.rank == 0 and folder.exists() and any(folder.iterdir()):
+    if _is_first() and folder.exists() and any(folder.iterdir()):
         raise OutputError(f"{folder}: this run exists; carry on with --resume, or choose another name or folder.")
 
 
 def _make_folder(config: TrainingConfig, folder: Path) -> None:
     """Make the run folder with its settings; only once the data are known to be usable."""
-    if rank_zero_only.rank != 0:
+    if not _is_first():
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The LightningModule: one training step, one validation, the optimiser and its schedule.
 
-Contract: the noise of a step (samples of the mask) is seeded by (seed, step, process), so that a resumed run repeats the
-uninterrupted one to the bit on a CPU. Everything logged is named as in metrics.csv.
+Contract: the noise of a step (samples of the mask) is seeded by (seed, step, process), so that a resumed run repeats
+the uninterrupted one to the bit on a CPU. Everything logged is named as in metrics.csv.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,7 +22,8 @@ from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.nn.bottleneck import apply_annotations
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
-from kipoi_seq2exp.training.config import OptimiserConfig, TrainingConfig
+from kipoi_seq2exp.training.config import TrainingConfig
+from kipoi_seq2exp.training.sections import OptimiserConfig
 
 
 class TrainingModule(pl.LightningModule):
@@ -110,7 +112,7 @@ class TrainingModule(pl.LightningModule):
         self.log("validation_mae", errors.abs().mean())
         self.log("validation_pearson", _pearson(predicted, observed), prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over all parameters; the rate changes with every step."""
         settings = self.config.optimiser
         optimiser = AdamW(
@@ -145,8 +147,8 @@ def start_from_regression(
 ) -> None:
     """Make the expression head predict the ridge regression of the labels on the features, exactly, at the start.
 
-    One unit of each hidden layer carries the prediction, raised by a constant that keeps it above zero (a ReLU is then the
-    identity); the rest of the head stays random but silent, so that it learns what the regression leaves over.
+    One unit of each hidden layer carries the prediction, raised by a constant that keeps it above zero (a ReLU is then
+    the identity); the rest of the head stays random but silent, so that it learns what the regression leaves over.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from kipoi_seq2exp.data import splits
-from kipoi_seq2exp.training.config import Scheme, SplitConfig
+from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 
 
 def make_split(genes: pd.DataFrame, config: SplitConfig) -> splits.Split:

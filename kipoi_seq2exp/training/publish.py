@@ -1,7 +1,7 @@
 """From a run folder to a served model: weights/<name>.safetensors, its card, and its rows of models.tsv.
 
-What follows from those (model.yaml, the expected predictions of the example) is rewritten by `kipoi_seq2exp.served.refresh`,
-which the command line calls next.
+What follows from those (model.yaml, the expected predictions of the example) is rewritten by
+`kipoi_seq2exp.served.refresh`, which the command line calls next.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.paths import PROVISIONAL, ServedModel, group_dir, read_served, write_served
-from kipoi_seq2exp.training.config import Scheme, SplitConfig, TrainingConfig, training_config
+from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.evaluate import write_text
+from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 
 LIMIT_BYTES = 20_000_000  # weights travel in the repository and in the wheel
 STATUSES = (PROVISIONAL, "trained")
@@ -115,8 +116,8 @@ def _check_inputs(model: Seq2Exp, cell_type: str) -> None:
     ):
         if served != trained:
             raise ConfigError(
-                f"the weights were trained with other {what} ({trained}) than the row '{cell_type}' of the table of cell "
-                f"types gives the data loader ({served}): make the two agree."
+                f"the weights were trained with other {what} ({trained}) than the row '{cell_type}' of the table of "
+                f"cell types gives the data loader ({served}): make the two agree."
             )
 
 
@@ -163,7 +164,8 @@ def training_procedure(config: TrainingConfig) -> str:
     """Say in one sentence how the weights were trained."""
     o, network = config.optimiser, config.network
     parts = [
-        f"{network.variant.value} variant, d_model {network.d_model}, {network.generator_layers}+{network.encoder_layers} layers",
+        f"{network.variant.value} variant, d_model {network.d_model}",
+        f"{network.generator_layers} + {network.encoder_layers} layers",
         f"AdamW, peak learning rate {o.peak_lr:g}, weight decay {o.weight_decay:g}, {o.max_steps:,} steps of "
         f"{o.batch_size * o.accumulate} windows of {config.window_bp:,} bp",
         f"smooth L1 + {o.kl_weight:g} KL",
@@ -214,10 +216,12 @@ def render_card(name: str, model: Seq2Exp, config: TrainingConfig, record: Mappi
 def _card_scores(scores: Mapping[str, float], config: TrainingConfig) -> list[str]:
     if not scores:
         return ["## Scores", "", "None: no gene was held out.", ""]
-    how = {
-        Scheme.CROSS_VALIDATION: f"Every gene predicted once by a model that never saw its '{config.split.column}'; the served "
-        "weights come from the same recipe on all genes."
-    }.get(config.split.scheme, f"Genes held out: {_held_out(config.split)}.")
+    how = f"Genes held out: {_held_out(config.split)}."
+    if config.split.scheme is Scheme.CROSS_VALIDATION:
+        how = (
+            f"Cross-validation: every gene predicted once by a model that never saw its '{config.split.column}'. The "
+            "served weights come from the same recipe on all genes."
+        )
     rows = [
         f"| {metric} | {scores[metric]:.3f} | {scores[f'{metric}_low']:.3f} to {scores[f'{metric}_high']:.3f} |"
         for metric in ("mse", "mae", "pearson", "spearman")
@@ -249,7 +253,7 @@ def _card_data(record: Mapping[str, Any]) -> list[str]:
         ]
         lines += ["|---|---|---|"]
         lines += [
-            f"| {track} | {row['source']} | {row['unit']}{'' if row['transform'] == 'none' else ', ' + row['transform']} |"
+            f"| {track} | {row['source']} | {row['unit']}; transform: {row['transform']} |"
             for track, row in data["tracks"].items()
         ]
         lines += ["", f"Features: {'; '.join(f'{key}: {value}' for key, value in data['features'].items())}.", ""]
@@ -261,7 +265,7 @@ def _usual_limits(config: TrainingConfig) -> list[str]:
     limits = [f"A track ({tracks}) of another signal type or depth than the training tracks shifts the predictions."]
     if config.window_bp < config.inputs.window_bp:
         limits.append(
-            f"The weights saw {config.window_bp:,} bp in training; what they make of more distant bases was not learned."
+            f"Training saw {config.window_bp:,} bp in training: what they make of more distant bases was not learned."
         )
     return limits
 

@@ -96,7 +96,7 @@ def score(
 
 
 def _ranks(values: Numbers) -> Numbers:
-    unique, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts).astype(np.float64)
     ranks: Numbers = (last - (counts - 1) / 2)[where.reshape(-1)]
     return ranks

@@ -1,0 +1,238 @@
+"""The sections of a training run's settings: data, split, augmentation, optimiser, and how the run is carried out.
+
+The defaults are the published settings of the full-size runs. `config.TrainingConfig` puts the sections together.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.data.labels import LabelConfig
+from kipoi_seq2exp.errors import ConfigError
+
+
+class Layout(str, enum.Enum):
+    """How the files of a data set are found."""
+
+    FILES = "files"  # each named in the config
+    PUBLISHED = "published"  # the authors' data folder: `data_root` is that folder
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The genes, files and labels of one cell type.
+
+    Attributes
+    ----------
+    layout : Layout
+        With "published", everything below but `cell_type` comes from the authors' folder.
+    cell_type : str
+        Which cell type of that folder, or a name for messages.
+    genes, fasta : str
+        Gene table (or GTF) and genome.
+    sources : dict of str to str
+        Track name to file, or "powerlaw" for contacts without Hi-C.
+    blacklist, peaks : str or None
+        BED of bases that may not be kept; of peaks that serve as the mask (variant "peaks").
+    label : LabelConfig or None
+        Where the labels come from.
+    missing_features : str
+        "error", or "mean" to use the training mean of a missing gene feature.
+    """
+
+    layout: Layout = Layout.FILES
+    cell_type: str = ""
+    genes: str = ""
+    fasta: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
+    blacklist: str | None = None
+    peaks: str | None = None
+    label: LabelConfig | None = None
+    missing_features: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.layout is Layout.PUBLISHED:
+            if not self.cell_type:
+                raise ConfigError("the published layout needs 'cell_type', e.g. K562.")
+            return
+        for name in ("genes", "fasta", "label"):
+            if not getattr(self, name):
+                raise ConfigError(f"the field '{name}' is missing.")
+
+
+class Scheme(str, enum.Enum):
+    """How genes are held out."""
+
+    FOLD = "fold"  # one of the paper's folds
+    CHROMOSOME = "chromosome"
+    REGION = "region"  # chrom:start-end
+    COLUMN = "column"  # by the values of a column of the gene table
+    ALL = "all"  # nothing is held out
+    CROSS_VALIDATION = (
+        "cross-validation"  # one run for each value of a column, held out to test it, then one on all genes
+    )
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which genes train, choose the best step, and judge.
+
+    Attributes
+    ----------
+    scheme : Scheme
+    fold : str
+        Name of the paper's fold, "1" to "12".
+    column : str
+        Column of the schemes "column" and "cross-validation".
+    validation, test, train : tuple of str
+        Chromosomes, regions or values held out; `train` limits a column's training values (empty: all others).
+    allow_overlap : bool
+        Accept windows that share bases with windows of another part.
+    """
+
+    scheme: Scheme = Scheme.FOLD
+    fold: str = "11"
+    column: str = ""
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scheme in (Scheme.COLUMN, Scheme.CROSS_VALIDATION) and not self.column:
+            raise ConfigError(f"the scheme '{self.scheme.value}' needs the field 'column'.")
+        if self.train and self.scheme is not Scheme.COLUMN:
+            raise ConfigError("the field 'train' belongs to the scheme 'column'.")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Changes of the training windows that leave the label as it is.
+
+    Attributes
+    ----------
+    max_shift_bp : int
+        The window is shifted by up to this many bases to either side, tracks and all.
+    reverse_complement : float
+        Probability that a window is read from the other strand.
+    """
+
+    max_shift_bp: int = 0
+    reverse_complement: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_shift_bp < 0 or not 0 <= self.reverse_complement <= 1:
+            raise ConfigError("max_shift_bp must be at least 0 and reverse_complement a probability.")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW, the schedule of its learning rate, and the objective.
+
+    Attributes
+    ----------
+    max_steps, warmup_steps : int
+        Optimiser steps in all, and those in which the rate rises linearly from `start_lr` to `peak_lr`; then it falls
+        along a cosine to `end_lr`.
+    weight_decay : float
+        Applied to every parameter, as published.
+    clip : float
+        Largest norm of the gradient.
+    kl_weight : float
+        Weight of the information bottleneck.
+    batch_size, accumulate : int
+        Windows of one forward pass, over all devices; passes whose gradients are summed into one step.
+    """
+
+    max_steps: int = 50_000
+    warmup_steps: int = 5_000
+    start_lr: float = 1e-5
+    peak_lr: float = 5e-4
+    end_lr: float = 1e-4
+    weight_decay: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    kl_weight: float = 0.01
+    batch_size: int = 8
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "start_lr", "peak_lr", "end_lr", "clip", "batch_size", "accumulate"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
+        for name in ("warmup_steps", "weight_decay", "kl_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas must lie in [0, 1), found {list(self.betas)}.")
+
+
+class Keep(str, enum.Enum):
+    """Which weights a run ends with."""
+
+    BEST = "best"  # lowest mean squared error on the validation genes
+    LAST = "last"
+
+
+class Precision(str, enum.Enum):
+    """Number format of the linear layers and mixers; prior, Beta, mask and loss are always float32."""
+
+    FULL = "32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How the run is carried out; nothing here changes what is learned, but for `keep` and `patience`.
+
+    Attributes
+    ----------
+    validate_every : int
+        Optimiser steps between two validations; each writes a checkpoint and a row of metrics.csv.
+    patience : int or None
+        Stop after this many validations without a better one.
+    keep : Keep
+        Best by validation error, or the last.
+    precision : Precision
+    accelerator : str
+        "auto", "cpu" or "gpu".
+    devices, nodes : int
+        More than one process in all: Lightning's DDP.
+    workers : int
+        Processes that read windows.
+    cache : bool
+        Keep all windows in memory after the first reading.
+    checkpoint_activations : bool
+        Recompute each layer in the backward pass: less memory, a third more time.
+    tensorboard, progress : bool
+        Write TensorBoard logs; show a progress bar.
+    """
+
+    validate_every: int = 1_000
+    patience: int | None = None
+    keep: Keep = Keep.BEST
+    precision: Precision = Precision.FULL
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    cache: bool = False
+    checkpoint_activations: bool = False
+    tensorboard: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("validate_every", "devices", "nodes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
+        if self.patience is not None and self.patience <= 0:
+            raise ConfigError(f"patience must be above 0, found {self.patience}.")
+        if self.workers < 0:
+            raise ConfigError(f"workers must not be negative, found {self.workers}.")
+        if self.accelerator not in _ACCELERATORS:
+            raise ConfigError(f"unknown accelerator '{self.accelerator}'{suggest(self.accelerator, _ACCELERATORS)}.")
+
+
+_ACCELERATORS = ("auto", "cpu", "gpu")
