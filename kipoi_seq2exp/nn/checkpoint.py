@@ -1,8 +1,8 @@
 """Weights on disk: safetensors with everything needed to rebuild the network in the file's own header.
 
-The header's metadata holds four texts: ``format`` (this layout's version), and as JSON ``network`` (`NetworkConfig`),
-``inputs`` (`InputSpec`, or null) and ``provenance``. No pickle anywhere.
-A file is written to a temporary name, then renamed.
+The header's metadata holds one JSON text, ``seq2exp``: ``format`` (this layout's version), ``network`` (`NetworkConfig`),
+``inputs`` (`InputSpec`, or null) and ``provenance``. (One text, since safetensors stores several in random order: the
+same weights shall have the same hash.) No pickle anywhere. A file is written to a temporary name, then renamed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.paths import file_sha256, verify_sha256, weights_path
 
 FORMAT = "kipoi-seq2exp 1"
+HEADER = "seq2exp"
 
 
 def save_model(model: Seq2Exp, path: str | Path) -> str:
@@ -37,17 +38,17 @@ def save_model(model: Seq2Exp, path: str | Path) -> str:
         If the file cannot be written; nothing is left behind.
     """
     path = Path(path)
-    metadata = {
+    header = {
         "format": FORMAT,
-        "network": json.dumps(to_mapping(model.config)),
-        "inputs": json.dumps(to_mapping(model.inputs) if model.inputs else None),
-        "provenance": json.dumps(to_mapping(model.provenance)),
+        "network": to_mapping(model.config),
+        "inputs": to_mapping(model.inputs) if model.inputs else None,
+        "provenance": to_mapping(model.provenance),
     }
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(save(state, metadata))
+        part.write_bytes(save(state, {HEADER: json.dumps(header)}))
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -93,16 +94,16 @@ def _read(file: Path) -> tuple[NetworkConfig, InputSpec | None, Provenance, dict
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{file}: not a readable safetensors file ({' '.join(str(error).split())}).") from None
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(
-            f"{file}: not weights of this package (format {metadata.get('format')!r}, expected '{FORMAT}'): "
-            "convert a published checkpoint with 'seq2exp convert'."
-        )
     try:
-        config = from_mapping(NetworkConfig, json.loads(metadata["network"]), f"{file}: network")
-        given = json.loads(metadata["inputs"])
-        inputs = from_mapping(InputSpec, given, f"{file}: inputs") if given else None
-        provenance = from_mapping(Provenance, json.loads(metadata["provenance"]), f"{file}: provenance")
+        header = json.loads(metadata.get(HEADER, "{}"))
+        if header.get("format") != FORMAT:
+            raise WeightsError(
+                f"{file}: not weights of this package (format {header.get('format')!r}, expected '{FORMAT}'): "
+                "convert a published checkpoint with 'seq2exp convert'."
+            )
+        config = from_mapping(NetworkConfig, header["network"], f"{file}: network")
+        inputs = from_mapping(InputSpec, header["inputs"], f"{file}: inputs") if header["inputs"] else None
+        provenance = from_mapping(Provenance, header["provenance"], f"{file}: provenance")
     except (KeyError, json.JSONDecodeError, ConfigError) as error:
         raise WeightsError(f"{file}: its settings cannot be read ({error}).") from None
     return config, inputs, provenance, state
@@ -143,9 +144,10 @@ def convert_checkpoint(
     dst : str or Path
         The .safetensors file to write.
     settings : Mapping, optional
-        Settings under the published names. Without them they follow from `variant` and the parameters' shapes.
+        Settings under the published names.
     variant : "soft" or "hard", optional
-        Which published model this is; must agree with `settings` where both are given.
+        Which published model this is: what `settings` leave out follows from it and from the parameters' shapes.
+        Without it, what they leave out is as in the published soft model.
     inputs : InputSpec, optional
         Names and units of tracks and features, stored beside the weights.
 
@@ -164,10 +166,10 @@ def convert_checkpoint(
     file = fetch_checkpoint(str(src))
     state = published.read_state(file)
     wanted = None if variant is None else _published_variant(variant)
-    if settings is None:
-        if wanted is None:
-            raise ConfigError("variant: say whether the checkpoint is 'soft' or 'hard', or give its settings.")
-        settings = published.infer_settings(state, wanted)
+    if wanted is not None:
+        settings = {**published.infer_settings(state, wanted), **(settings or {})}
+    elif settings is None:
+        raise ConfigError("variant: say whether the checkpoint is 'soft' or 'hard', or give its settings.")
     config = published.config_from_published(settings)
     if wanted is not None and config.variant is not wanted:
         raise ConfigError(

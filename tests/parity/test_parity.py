@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from kipoi_seq2exp import Seq2Exp, Seq2ExpOutput, convert_checkpoint, load_model
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.published import published_names

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kipoi_seq2exp import NetworkConfig
+from kipoi_seq2exp.nn import streamed
+from kipoi_seq2exp.nn.mamba import MambaStack
+
+
+def stack(layers: int = 2, **changes: int) -> MambaStack:
+    torch.manual_seed(0)
+    return MambaStack(NetworkConfig(d_model=16, **changes), layers).eval()
+
+
+def both(network: MambaStack, hidden: torch.Tensor, rows: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streamed stack equals the plain one."""
+    with torch.no_grad():
+        fast = network(hidden, rows)
+        monkeypatch.setenv("SEQ2EXP_SCAN", "chunked")
+        slow = network(hidden, rows)
+    assert fast.shape == slow.shape
+    torch.testing.assert_close(fast, slow, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 31, 32, 33, 100])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_streamed_equals_plain(length: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "TILE", 32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        both(stack(), torch.randn(2, length, 16), slice(0, length), monkeypatch)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rows", [slice(40, 60), slice(0, 10), slice(90, 100), slice(0, 100), slice(49, 50)])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_only_the_wanted_rows(rows: slice, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "TILE", 16)
+    both(stack(layers), torch.randn(1, 100, 16), rows, monkeypatch)
+
+
+@pytest.mark.parametrize("changes", [{"d_state": 4}, {"d_conv": 2}, {"expand": 3}, {"expand": 1}])
+def test_other_widths(changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    both(stack(**changes), torch.randn(1, 50, 16), slice(0, 50), monkeypatch)
+
+
+def test_what_is_not_streamed() -> None:
+    hidden = torch.zeros(1, 4, 16)
+    assert not streamed.can_stream(hidden, 32)  # gradients are on
+    with torch.no_grad():
+        assert streamed.can_stream(hidden, 32)
+        assert not streamed.can_stream(hidden.double(), 32)
+        assert not streamed.can_stream(hidden, 24)  # half a vector
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not streamed.can_stream(hidden, 32)
+
+
+def test_recomputed_layers_give_the_same_gradient() -> None:
+    hidden = torch.randn(1, 30, 16)
+    gradients = []
+    for recompute in (False, True):
+        network = stack().train()
+        network.checkpoint_layers = recompute
+        network(hidden).square().sum().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed)
