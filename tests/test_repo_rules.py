@@ -263,11 +263,9 @@ def test_every_import_is_declared_and_every_declared_dependency_is_used():
         for extra in ("train", "hub", "parquet")
         for name in requirements(project["optional-dependencies"].get(extra, []))
     }
-    benchmarks = third_party(sorted((ROOT / "benchmarks").glob("*.py")))
     come_along = {"kipoi-utils", "llvmlite"}  # with kipoi, with numba
     assert used - always - extras - come_along == set()
     assert always - used - NOT_IMPORTED == set()
-    assert extras - used - benchmarks - NOT_IMPORTED - {"pyarrow"} == set()
 
 
 # --------------------------------------------------------------------------------------------- documents and commands

@@ -1,0 +1,65 @@
+"""What the README shows is run as it stands there: its Python blocks and the quickstart, on the example's first gene."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+WITH_THE_PACKAGE, WITH_KIPOI = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with `example/` in it, of one gene; an empty home."""
+    (tmp_path / "example").mkdir()
+    (tmp_path / "home").mkdir()
+    for source in (ROOT / "example").iterdir():
+        if source.name not in ("genes.tsv", "__pycache__"):
+            (tmp_path / "example" / source.name).symlink_to(source)
+    lines = (ROOT / "example" / "genes.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "example" / "genes.tsv").write_text("".join(lines[:2]))
+    return tmp_path
+
+
+def python(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "HOME": str(folder / "home")}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_blocks_and_quickstart_agree(folder):
+    gene, expression, kept = python(folder, "-c", WITH_THE_PACKAGE).split()
+    assert gene == "GENE01"
+    python(folder, "-c", "import sys; from kipoi_seq2exp.cli import main; sys.exit(main(['register', '--offline']))")
+    genes = str(folder / "example" / "genes.tsv")
+    rows = python(folder, str(ROOT / "example" / "quickstart.py"), "--genes", genes, "--kipoi").splitlines()
+    assert rows[-2] == "gene_id\texpression\tkept_fraction"
+    again = rows[-1].split("\t")
+    assert again[0] == gene
+    assert [float(value) for value in again[1:]] == pytest.approx([float(expression), float(kept)], abs=1e-4)
+    report = """
+assert set(predictions) >= {"expression", "element_mask"}
+assert predictions["expression"].shape == (1, 1)
+assert predictions["element_mask"].shape == (1, 200_000)
+print(batch["metadata"]["gene_id"][0], float(predictions["expression"][0, 0]), predictions["element_mask"].mean())
+"""
+    last = python(folder, "-c", WITH_KIPOI + report).splitlines()[-1].split()
+    assert last[0] == gene
+    assert [float(value) for value in last[1:]] == pytest.approx([float(expression), float(kept)], abs=1e-4)
+
+
+def test_first_screen_is_the_commands_python_and_two_tables():
+    head = README.split("## Install")[0]
+    assert "make predict" in head
+    assert "kipoi predict Seq2Exp/K562" in head
+    assert len(WITH_THE_PACKAGE.strip().splitlines()) <= 10
+    assert len(re.findall(r"^\|---", head, re.MULTILINE)) == 2
