@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands there: its Python blocks and the quickstart, on the example's first gene."""
+"""What the README shows runs as it stands: its Python blocks and the quickstart, on the example's first gene."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Weights on disk: safetensors with everything needed to rebuild the network in the file's own header.
 
-The header's metadata holds one JSON text, ``seq2exp``: ``format`` (this layout's version), ``network`` (`NetworkConfig`),
+The header holds one JSON text, ``seq2exp``: ``format`` (this layout's version), ``network`` (`NetworkConfig`),
 ``inputs`` (`InputSpec`, or null) and ``provenance``. (One text, since safetensors stores several in random order: the
 same weights shall have the same hash.) No pickle anywhere. A file is written to a temporary name, then renamed.
 """
@@ -31,6 +31,13 @@ HEADER = "seq2exp"
 
 def save_model(model: Seq2Exp, path: str | Path) -> str:
     """Write a network with its settings and provenance; return the file's SHA-256.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+        Its `config`, `inputs` and `provenance` go into the file's header.
+    path : str or Path
+        The .safetensors to write; folders on the way are made.
 
     Raises
     ------
