@@ -81,7 +81,7 @@ wheel: $(VENV)/.tools ## build the sdist and, from it, the wheel into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 wheel-test: $(VENV)/.tools ## install the wheel into an empty environment and predict there (downloads torch again)
-	$(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
+	TORCH='$(TORCH)' $(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
 
 bench: $(VENV)/.tools ## measure speed; writes benchmarks/speed.md and .json
 	$(BIN)/python benchmarks/speed.py

@@ -126,7 +126,7 @@ def test_a_fresh_environment_predicts_through_kipoi(wheel, tmp_path):
 
     run(sys.executable, "-m", "venv", str(venv))
     pip = (str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(*pip, os.environ.get("TORCH", "torch"), "-c", str(ROOT / "requirements.txt"))
+    run(*pip, *os.environ["TORCH"].split(), "-c", str(ROOT / "requirements.txt"))
     run(*pip, "-c", str(ROOT / "requirements.txt"), str(wheel))
     seq2exp, kipoi = str(venv / "bin" / "seq2exp"), str(venv / "bin" / "kipoi")
     run(seq2exp, "register")
