@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kipoi_seq2exp.config import MaskMode
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -43,6 +44,39 @@ def add_track_options(parser: argparse._ArgumentGroup) -> None:
         type=Path,
         metavar="YAML",
         help="the same as a YAML file of lines NAME: FILE; relative paths are relative to it; --track wins",
+    )
+
+
+def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True) -> argparse._ArgumentGroup:
+    """Add what a model reads; `required` says whether genome and genes must be given."""
+    inputs = parser.add_argument_group("inputs")
+    inputs.add_argument("--fasta", type=Path, required=required, help="the genome, plain or bgzipped")
+    inputs.add_argument(
+        "--genes", type=Path, required=required, help="table (gene_id, chrom, tss, strand, features), BED6 or GTF"
+    )
+    add_track_options(inputs)
+    inputs.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
+    inputs.add_argument(
+        "--missing-features",
+        choices=("error", "mean"),
+        default="error",
+        help="a gene feature that the table lacks: stop (default), or use the mean over the training genes",
+    )
+    inputs.add_argument("--gene-ids", nargs="+", metavar="ID", help="predict only these genes")
+    inputs.add_argument("--label", metavar="COLUMN", help="column of the gene table with the observed log10(CAGE + 1)")
+    inputs.add_argument("--cell-type", help="row of the table of cell types, for weights that do not name their inputs")
+    return inputs
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add how the network runs and how its mask is read."""
+    network = parser.add_argument_group("network")
+    network.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
+    network.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="windows at once: memory and speed only"
+    )
+    network.add_argument(
+        "--mask-mode", choices=[mode.value for mode in MaskMode], help="how the mask is read (default: as trained)"
     )
 
 

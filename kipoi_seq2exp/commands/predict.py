@@ -14,7 +14,8 @@ from kipoi_seq2exp.commands.options import (
     Subparsers,
     add_call_options,
     add_command,
-    add_track_options,
+    add_input_options,
+    add_network_options,
     call_settings,
     track_sources,
 )
@@ -44,32 +45,10 @@ def add_to(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "predict", "expression and elements of genes, from files", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
-    inputs = parser.add_argument_group("inputs")
-    inputs.add_argument("--fasta", type=Path, required=True, help="the genome, plain or bgzipped")
-    inputs.add_argument(
-        "--genes", type=Path, required=True, help="table (gene_id, chrom, tss, strand, features), BED6 or GTF"
-    )
-    add_track_options(inputs)
-    inputs.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
+    inputs = add_input_options(parser)
     inputs.add_argument("--peaks", type=Path, metavar="BED", help="use these peaks as the mask, not the model's own")
-    inputs.add_argument(
-        "--missing-features",
-        choices=("error", "mean"),
-        default="error",
-        help="a gene feature that the table lacks: stop (default), or use the mean over the training genes",
-    )
-    inputs.add_argument("--gene-ids", nargs="+", metavar="ID", help="predict only these genes")
-    inputs.add_argument("--label", metavar="COLUMN", help="column of the gene table with the observed log10(CAGE + 1)")
-    inputs.add_argument("--cell-type", help="row of the table of cell types, for weights that do not name their inputs")
     add_call_options(parser)
-    network = parser.add_argument_group("network")
-    network.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
-    network.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="windows at once: memory and speed only"
-    )
-    network.add_argument(
-        "--mask-mode", choices=[mode.value for mode in MaskMode], help="how the mask is read (default: as trained)"
-    )
+    add_network_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     output.add_argument("--save-beta", action="store_true", help="keep the Beta of each base, for credible bands")
@@ -90,7 +69,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         f"mask: {'peaks from outside' if prepared.peaks else prepared.model.config.mask_mode.value}; inputs: "
         f"{_sources_text(prepared)}"
     )
-    progress = _fill(prepared, say)
+    progress = fill(prepared, say)
     with read_predictions(prepared.store.path) as predictions:
         summary = write_results(predictions, args.output, calls, about_run(args, progress, prepared, started))
     _report(summary, say)
@@ -142,7 +121,7 @@ def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: f
     }
 
 
-def _fill(run: Run, say: Say) -> Progress:
+def fill(run: Run, say: Say) -> Progress:
     """Predict under a progress bar; an interruption says what is kept and how to go on."""
     from tqdm import tqdm
 
