@@ -102,18 +102,15 @@ def claim(schema: Any) -> Any:
 
 
 def get_writer(output_file: str, metadata_schema: Any = None, **kwargs: Any) -> Any:
-    """Return the writer for a file ending: ours for our batches, Kipoi's own (bed and zarr mended) for others."""
+    """Return the writer for a file ending: ours for our batches, for others only where Kipoi has none that works."""
     ending = str(output_file).rsplit(".", 1)[-1]
-    if any(metadata_schema is known for known in _our_schemas):
-        if ending == "bed":
-            return kipoi_writers.BedTextWriter(output_file, metadata_schema)
-        if ending not in _ENDINGS:
-            raise OutputError(f"{output_file}: unknown ending '.{ending}'{suggest(ending, [*_ENDINGS, 'bed'])}.")
-        return _ENDINGS[ending](output_file)
+    ours = any(metadata_schema is known for known in _our_schemas)
     if ending == "bed" and metadata_schema is not None:
-        return kipoi.writers.BedBatchWriter(file_path=output_file, metadata_schema=metadata_schema, header=True)
-    if ending == "zarr":
-        return kipoi.writers.ZarrBatchWriter(output_file)
+        return kipoi_writers.BedTextWriter(output_file, metadata_schema)
+    if ending == "zarr" or (ours and ending in _ENDINGS):
+        return _ENDINGS[ending](output_file)
+    if ours:
+        raise OutputError(f"{output_file}: unknown ending '.{ending}'{suggest(ending, [*_ENDINGS, 'bed'])}.")
     return _stock_get_writer(output_file, metadata_schema, **kwargs)
 
 

@@ -9,11 +9,12 @@ text, and lack zarr altogether.
 from __future__ import annotations
 
 import abc
+import io
 import os
 import shutil
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,31 @@ def _rows_per_chunk(values: np.ndarray) -> int:
     return int(min(10_000, max(1, CHUNK_BYTES // max(1, values[:1].nbytes))))
 
 
+class _ErrorKeepingFile(io.FileIO):
+    """A file that keeps its first write error instead of raising it: HDF5 ends the process when a flush fails."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or pretend to."""
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the length of the file, or pretend to."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
 class HDF5Writer(KipoiHDF5Writer):  # type: ignore[misc]
     """Kipoi's HDF5 writer with chunks (and a buffer) that fit wide rows; narrow outputs are written as ever.
 
@@ -270,8 +296,13 @@ class HDF5Writer(KipoiHDF5Writer):  # type: ignore[misc]
         self.staging = Staging(file_path) if staged else None
         self.target = Path(file_path)
         self.chunk_size: int = chunk_size
+        self._file: _ErrorKeepingFile | None = None
         with one_sentence(self.target, self.staging):
-            super().__init__(str(self.staging.path if self.staging else file_path), chunk_size, compression)
+            if self.staging is not None:
+                self._file = _ErrorKeepingFile(self.staging.path, "w+b")
+            super().__init__(self._file or file_path, chunk_size, compression)
+        if self._file is not None:  # an HDF5 file over a Python one must not outlive the interpreter
+            self._abandon = weakref.finalize(self, _close_quietly, self.f)
 
     def batch_write(self, batch: Any) -> None:
         """Append a batch of nested arrays with a common first axis."""
@@ -281,10 +312,24 @@ class HDF5Writer(KipoiHDF5Writer):  # type: ignore[misc]
                 self.chunk_size = max(1, CHUNK_BYTES // widest)
         with one_sentence(self.target, self.staging):
             super().batch_write(batch)
+            self._check()
 
     def close(self) -> None:
         """Finish the file and give it its name."""
         with one_sentence(self.target, self.staging):
             super().close()
+            if self._file is not None:
+                self._check()
+                self._file.close()
         if self.staging is not None:
             self.staging.commit()
+
+    def _check(self) -> None:
+        if self._file is not None and self._file.error is not None:
+            self._abandon()
+            raise self._file.error
+
+
+def _close_quietly(file: Any) -> None:
+    with suppress(Exception):
+        file.close()
