@@ -77,6 +77,11 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
     published = _training("publish").publish(args.run_folder, args.name, status=args.status, cell_type=args.cell_type)
     say(f"written: {published.weights}, {published.card}")
     say("served as: " + ", ".join(row.model for row in published.rows))
+    from kipoi_seq2exp.paths import DEFAULT_MODEL, read_served
+    from kipoi_seq2exp.served import refresh
+
+    if DEFAULT_MODEL in read_served():
+        say("rewritten: " + ", ".join(str(path) for path in refresh()))
     return 0
 
 

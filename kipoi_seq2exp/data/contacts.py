@@ -171,7 +171,8 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
           may be left out of a .cool, and be written as /resolutions/5000; the normalisation is one that the file
           stores, or NONE (by default the first of VC, KR, SCALE, ICE, weight; raw counts if it stores none);
         - a path with {gene_id} in it: a bigWig or bedGraph per gene;
-        - a .tsv (also .gz) with the columns gene_id, start, end, contact.
+        - a .tsv (also .gz) with the columns gene_id, start, end, contact;
+        - a folder of hic_feat_chrN.h5, as the authors publish them.
 
         Profiles per gene are read as they are: contact in ABC units, before the track's transform.
     spec : TrackSpec
@@ -194,6 +195,10 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
         return HicContacts(text, spec)
     if name.removesuffix(".gz").endswith((".tsv", ".txt")):
         return GeneTableContacts(text, spec)
+    if Path(text).is_dir():
+        from kipoi_seq2exp.data.published import PublishedContacts
+
+        return PublishedContacts(text, spec)
     raise InputError(
         f"track '{spec.name}': {text} is no source of contacts: give a .hic, .mcool or .cool file, a .tsv with the "
         f"columns gene_id, start, end, contact, a path with {{gene_id}} to a bigWig per gene, or '{POWERLAW}'."

@@ -1,7 +1,7 @@
 """Windows with labels for training: which genes, in what order, shifted and reversed how.
 
-Contract: everything random about a window follows from (seed, position in the endless stream of training windows),
-never from a generator's state. So a resumed run sees what the uninterrupted one would have seen, on any number of workers.
+Contract: everything random about a window follows from (seed, position in the endless stream of training windows), not
+from a generator's state. So a resumed run sees what the uninterrupted one would have, on any number of workers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.labels import Labels, read_labels
+from kipoi_seq2exp.data.published import PeakTrack, open_published
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.splits import Split, check_overlap, check_parts
 from kipoi_seq2exp.training.config import TrainingConfig
@@ -54,7 +55,7 @@ class CellSet:
         Rows of `genes`.
     windows : WindowDataset
         Windows in the order of `genes`, `max_shift_bp` longer on either side than the network's.
-    peaks : Regions or None
+    peaks : Regions, PeakTrack or None
         Mask of the variant "peaks".
     """
 
@@ -62,7 +63,7 @@ class CellSet:
     labels: Labels
     split: Split
     windows: WindowDataset
-    peaks: Regions | None = None
+    peaks: Regions | PeakTrack | None = None
 
 
 def open_cells(config: TrainingConfig) -> list[CellSet]:
@@ -94,10 +95,9 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
     length = config.window_bp + 2 * config.augment.max_shift_bp
     inputs = dataclasses.replace(config.inputs, window_bp=length)
     if data.layout is Layout.PUBLISHED:
-        from kipoi_seq2exp.data.published import open_published
-
         published = open_published(root, data.cell_type, inputs, missing_features=data.missing_features)
-        return CellSet(published.genes, published.labels, make_split(published.genes, config.split), published.windows)
+        split = make_split(published.genes, config.split)
+        return CellSet(published.genes, published.labels, split, published.windows, published.peaks)
     assert data.label is not None  # the config has checked it
     genes = read_genes(root / data.genes)
     labels = read_labels(genes, data.label, root)

@@ -199,7 +199,7 @@ def render_card(name: str, model: Seq2Exp, config: TrainingConfig, record: Mappi
         f"| Versions | {', '.join(f'{package} {number}' for package, number in provenance.versions.items())} |",
         f"| Licence | {provenance.licence} |",
         "",
-        *([config.about, ""] if config.about else []),
+        *([config.about.strip(), ""] if config.about else []),
         *_card_scores(provenance.scores, config),
         *_card_data(record),
         "## Limits",
@@ -264,9 +264,7 @@ def _usual_limits(config: TrainingConfig) -> list[str]:
     tracks = ", ".join(config.inputs.track_names)
     limits = [f"A track ({tracks}) of another signal type or depth than the training tracks shifts the predictions."]
     if config.window_bp < config.inputs.window_bp:
-        limits.append(
-            f"Training saw {config.window_bp:,} bp in training: what they make of more distant bases was not learned."
-        )
+        limits.append(f"Training saw {config.window_bp:,} bp: what they make of more distant bases was not learned.")
     return limits
 
 
