@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, Variant, save_model
+from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, save_model
 from kipoi_seq2exp.analysis.request import PredictRequest
 
 PROMOTER_BP = 400

@@ -130,7 +130,7 @@ def test_without_a_mask_there_are_no_elements(tiny, tmp_path):
 
 
 def test_a_failure_leaves_no_file_of_the_set(run, tmp_path, monkeypatch):
-    def fail(store, path):
+    def fail(predictions, path):
         path.write_bytes(b"half")
         raise OutputError("the disk is full")
 
@@ -140,22 +140,19 @@ def test_a_failure_leaves_no_file_of_the_set(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_track_that_does_not_fit_on_the_disk_is_an_error(run, tmp_path):
-    """The writer's C library crashes when a write fails; here because no file may pass 20 kB."""
+def test_a_track_that_does_not_fit_on_the_disk_is_an_error_and_nothing_stays(run, tmp_path):
     code = (
-        "import resource, sys; from pathlib import Path; from kipoi_seq2exp.analysis.mask_track import write_mask_track; "
+        "import resource, sys; from pathlib import Path; "
+        "from kipoi_seq2exp.analysis import outputs, store, elements; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
-        "write_mask_track(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "found = store.read_predictions(sys.argv[1]); "
+        "outputs.write_results(found, Path(sys.argv[2]), elements.CallSettings())"
     )
-    command = [sys.executable, "-c", code, str(run / STORE_NAME), str(tmp_path / "m.bw")]
+    command = [sys.executable, "-c", code, str(run / STORE_NAME), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "the mask's bigWig cannot be written" in done.stderr.splitlines()[-1]
-
-
-def test_a_store_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(OutputError, match=r"bigWig cannot be written \(.*absent: no such file"):
-        write_mask_track(tmp_path / "absent", tmp_path / "m.bw")
+    assert "element_mask.bw: cannot be written (the file would pass the limit" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------- overlapping
@@ -195,9 +192,10 @@ def make_store(path, windows, length=1_000):
 )
 def test_merging_equals_filling_whole_chromosomes(tmp_path, windows):
     lengths = make_store(tmp_path / "p.zarr", windows)
-    write_mask_track(tmp_path / "p.zarr", tmp_path / "m.bw")
+    with read_predictions(tmp_path / "p.zarr") as found:
+        write_mask_track(found, tmp_path / "m.bw")
     with read_predictions(tmp_path / "p.zarr") as found, pyBigWig.open(str(tmp_path / "m.bw")) as track:
-        assert list(track.chroms()) == ["chr2", "chr1"]
+        assert track.chroms() == lengths
         pieces = list(merged_masks(found, lengths))
         for chrom, length in lengths.items():
             expected = np.full(length + 4_000, np.nan, dtype=np.float32)

@@ -57,7 +57,7 @@ def test_given_tracks_replace_the_recorded_ones(tiny, predictions):
     around = Surroundings({"dnase": str(tiny.tracks["h3k27ac"])})
     tracks = gather(predictions, "GENE02", CALLS, around).tracks
     assert [track.spec.name for track in tracks] == ["dnase"]
-    with pytest.raises(InputError, match="unknown track 'dnas'.*'dnase'"):
+    with pytest.raises(InputError, match=r"unknown track 'dnas'.*'dnase'"):
         gather(predictions, "GENE02", CALLS, Surroundings({"dnas": "x.bw"}))
 
 

@@ -261,7 +261,7 @@ def test_weights_without_names_need_a_cell_type(tiny, tmp_path):
         inputs_of(model, None)
     inputs = inputs_of(model, "GM12878")
     assert (inputs.cell_type, inputs.window_bp, inputs.promoter_bp) == ("GM12878", 4_000, PROMOTER_BP)
-    with pytest.raises(ConfigError, match="unknown cell type 'K526' .did you mean 'K562'"):
+    with pytest.raises(ConfigError, match=r"unknown cell type 'K526' .did you mean 'K562'"):
         inputs_of(model, "K526")
 
 
@@ -278,7 +278,7 @@ def test_labels(tiny):
     genes = read_genes(tiny.genes)
     assert observed_label(genes, None)[0] == "label"
     assert observed_label(genes.drop(columns="label"), None) == (None, None)
-    with pytest.raises(InputError, match="no label column 'lable' .did you mean 'label'"):
+    with pytest.raises(InputError, match=r"no label column 'lable' .did you mean 'label'"):
         observed_label(genes, "lable")
     with pytest.raises(InputError, match="'gene_name' of the gene table holds text"):
         observed_label(genes, "gene_name")

@@ -158,7 +158,7 @@ def test_an_output_of_expression_alone(tmp_path):
 
 def test_an_output_without_metadata_needs_the_gene_table(tmp_path):
     path = make_h5(tmp_path / "out.h5", metadata=False)
-    with pytest.raises(InputError, match="does not say which genes it holds.*--keep_metadata"):
+    with pytest.raises(InputError, match=r"does not say which genes it holds.*--keep_metadata"):
         read_predictions(path)
     table = GENES.assign(tss=[30, 550, 120])
     with read_predictions(path, table) as found:

@@ -107,7 +107,7 @@ def write_results(
         write_table(summary.genes, temporary[TABLE], header)
         if predictions.has_mask:
             write_table(summary.elements, temporary[ELEMENTS], header, comment_names=True)
-            write_mask_track(predictions.path, temporary[TRACK])
+            write_mask_track(predictions, temporary[TRACK])
         whole = {**predictions.provenance, "elements": to_mapping(calls), "mask_overlap_rule": OVERLAP_RULE}
         text = json.dumps({**whole, "n_genes": len(predictions), **(about_run or {})}, indent=2)
         temporary[PROVENANCE].write_text(text + "\n", encoding="utf-8")
