@@ -53,6 +53,9 @@ class ServedModel:
         "provisional", "trained" or "converted".
     trained_on, training_procedure : str
         One sentence each, for the description that Kipoi shows.
+    label, signals : str
+        What the expression is and what the tracks are, with their units, as the weights say; filled in by
+        `served.refresh`.
     """
 
     model: str
@@ -63,6 +66,8 @@ class ServedModel:
     status: str
     trained_on: str
     training_procedure: str
+    label: str = "-"
+    signals: str = "-"
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -71,6 +76,7 @@ class ServedModel:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(ServedModel))
+_REQUIRED = {field.name for field in dataclasses.fields(ServedModel) if field.default is dataclasses.MISSING}
 
 
 def group_dir() -> Path:
@@ -114,7 +120,7 @@ def read_served(group: Path | None = None) -> dict[str, ServedModel]:
         raise InputError(f"{path}: no such file.") from None
     served: dict[str, ServedModel] = {}
     for number, row in enumerate(rows, start=2):
-        if tuple(row) != COLUMNS or None in row.values():
+        if not _REQUIRED <= set(row) <= set(COLUMNS) or None in row.values():
             raise InputError(f"{path}: row {number} must hold the columns {', '.join(COLUMNS)}.")
         served[row["model"]] = ServedModel(**row)
     return served

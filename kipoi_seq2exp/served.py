@@ -15,16 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from kipoi_seq2exp.config import InputSpec, read_yaml, suggest
-from kipoi_seq2exp.errors import ConfigError, OutputError
-from kipoi_seq2exp.paths import DEFAULT_MODEL, PROVISIONAL, ServedModel, expected_path, group_dir, read_served
+from kipoi_seq2exp.config import InputSpec, Transform, read_yaml, suggest
+from kipoi_seq2exp.errors import ConfigError, OutputError, WeightsError
+from kipoi_seq2exp.paths import (
+    DEFAULT_MODEL,
+    PROVISIONAL,
+    ServedModel,
+    expected_path,
+    group_dir,
+    read_served,
+    write_served,
+)
 
 EXPECTED_ROWS = 1
 EXPECTED_DECIMALS = 4  # of the mask: half a unit of these is a third of the tolerance of the test, and saves space
 
 
 def refresh(group: Path | None = None) -> tuple[Path, ...]:
-    """Rewrite what follows from `models.tsv` and the weights: `model.yaml` and the expected predictions.
+    """Rewrite what follows from the weights: their units in `models.tsv`, `model.yaml`, the expected predictions.
 
     Returns
     -------
@@ -32,9 +40,40 @@ def refresh(group: Path | None = None) -> tuple[Path, ...]:
         The files written.
     """
     group = group or group_dir()
+    rows = [with_units(row, group) for row in read_served(group).values()]
+    write_served(rows, group)
     path = group / "model.yaml"
     _write_text(path, render_model_yaml(group))
-    return path, *(write_expected(row, group) for row in read_served(group).values())
+    return group / "models.tsv", path, *(write_expected(row, group) for row in rows)
+
+
+def with_units(row: ServedModel, group: Path) -> ServedModel:
+    """Return the row with what the weights themselves say of their label and tracks.
+
+    Raises
+    ------
+    WeightsError
+        If the weights do not name their inputs.
+    """
+    from kipoi_seq2exp.nn.checkpoint import load_model
+
+    inputs = load_model(group / row.weights, "cpu", sha256=row.weights_sha256).inputs
+    if inputs is None:
+        raise WeightsError(f"{group / row.weights}: does not name its inputs: publish weights of this version.")
+    tracks = [
+        f"{track.name} ({track.description or track.kind.value}; unit: {track.unit or 'that of the file'}; "
+        f"read as {_TRANSFORM_WORDS[track.transform]})"
+        for track in inputs.tracks
+    ]
+    return dataclasses.replace(row, label=_cell(inputs.label), signals=_cell(", ".join(tracks)))
+
+
+_TRANSFORM_WORDS = {Transform.NONE: "it is", Transform.LOG10P1: "log10(x + 1)", Transform.LOG1P: "ln(x + 1)"}
+
+
+def _cell(text: str) -> str:
+    """Make a text fit a cell of models.tsv."""
+    return " ".join(text.replace('"', "'").replace("#", "no. ").split())
 
 
 def render_model_yaml(group: Path) -> str:
