@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from kipoi_seq2exp.config import NetworkConfig
+from kipoi_seq2exp.nn.fused import can_fuse, directed_scan
 from kipoi_seq2exp.nn.scan import Backend, chosen_backend, selective_scan
 from kipoi_seq2exp.nn.streamed import can_stream, stream_stack
 
@@ -62,6 +63,10 @@ class DirectedScan(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, d_inner) to (B, L, d_inner)."""
+        if can_fuse(x) and chosen_backend(x) is Backend.CPU:
+            A, convolution = -torch.exp(self.A_log), (self.conv_weight, self.conv_bias)
+            steps = (self.dt_proj.weight, self.dt_proj.bias)
+            return directed_scan(x, convolution, self.x_proj.weight, steps, A, self.D, self.reverse)
         u = functional.silu(self.convolve(x))
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = functional.softplus(self.dt_proj(dt).float() if u.dtype != torch.float64 else self.dt_proj(dt))
@@ -96,6 +101,7 @@ class BiMambaLayer(nn.Module):
     def forward(self, residual: Tensor) -> Tensor:
         """Map the residual stream (B, L, D) to the layer's contribution to it, (B, L, D)."""
         x, z = self.in_proj(self.norm(residual)).chunk(2, dim=-1)
+        x = x.contiguous()  # once for both directions
         y = self.forward_scan(x) + self.reverse_scan(x)
         out: Tensor = self.out_proj((y * functional.silu(z)).to(z.dtype))
         return out
