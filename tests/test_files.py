@@ -41,6 +41,16 @@ def test_a_folder_is_replaced_and_cleaned_up_alike(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_on_which_nothing_can_even_be_removed(tmp_path, monkeypatch):
+    def refuse(self, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    with pytest.raises(OutputError, match="read-only"), whole_file(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kipoi_seq2exp.errors import OutputError
@@ -73,7 +73,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong before is what the user must hear
+                temporary.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
