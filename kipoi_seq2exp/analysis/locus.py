@@ -24,6 +24,7 @@ from kipoi_seq2exp.data.signals import open_signal
 from kipoi_seq2exp.errors import InputError
 
 Floats = NDArray[np.float32]
+PUBLISHED_UNIT = "log10(CAGE + 1)"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class LocusData:
         Intervals to compare the calls with: start, end, name, kind.
     blacklist : ndarray of bool or None, (L,)
         Bases that the mask may not keep.
+    unit : str
+        Of the expression.
     caption : str
         Which model, and whether its weights are provisional.
     """
@@ -76,6 +79,7 @@ class LocusData:
     models: tuple[GeneModel, ...] = ()
     known: pd.DataFrame | None = None
     blacklist: NDArray[np.bool_] | None = None
+    unit: str = ""
     caption: str = ""
 
 
@@ -125,6 +129,7 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
         models=() if around.gtf is None else read_gene_models(around.gtf, locus),
         known=None if around.known is None else read_known_elements(around.known, locus),
         blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
+        unit=unit_of(predictions.provenance),
         caption=caption_of(predictions.provenance),
     )
 
@@ -152,6 +157,12 @@ def caption_of(provenance: Mapping[str, Any]) -> str:
     if "model" not in provenance:
         return ""
     return status_line(provenance["model"]["name"], provenance["model"]["provenance"]["status"])
+
+
+def unit_of(provenance: Mapping[str, Any]) -> str:
+    """Return the unit of the expression in short: what the model's label says before its first comma."""
+    label: str = provenance.get("inputs", {}).get("label", PUBLISHED_UNIT)
+    return label.partition(",")[0]
 
 
 def _blacklist(provenance: Mapping[str, Any], given: Path | None, locus: Locus) -> NDArray[np.bool_] | None:

@@ -229,7 +229,7 @@ def _draw_mask(axes: Axes, data: LocusData, mask: NDArray[np.float32]) -> None:
         )
     axes.set_ylim(0, 1.42)
     axes.set_yticks([0, 0.5, 1])
-    axes.legend(loc="upper left", ncols=3, frameon=False, borderaxespad=0.1, fontsize=11)
+    axes.legend(loc="upper left", ncols=3, frameon=False, borderaxespad=0.1, fontsize=11).set_zorder(5)
     _shade_blacklist(axes, data)
     _label(axes, "mask\n(probability\nkept)")
 
@@ -262,7 +262,7 @@ def _draw_expression(axes: Axes, data: LocusData) -> None:
             xytext=(0, 4),
             textcoords="offset points",
             ha="center",
-            fontsize=13,
+            fontsize=11,
             weight="bold",
         )
     values = [value for _, value, _ in bars]
@@ -270,7 +270,7 @@ def _draw_expression(axes: Axes, data: LocusData) -> None:
     axes.set_xlim(-0.6, len(bars) - 0.4)
     axes.set_xticks(range(len(bars)), [name for name, _, _ in bars], fontsize=11)
     axes.axhline(0, color=_INK, linewidth=0.8)
-    axes.set_title("log10\n(CAGE+1)", fontsize=12)
+    axes.set_title(data.unit.replace("(", "\n(", 1), fontsize=12)
     axes.tick_params(axis="y", labelsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def _add_surroundings(parser: argparse.ArgumentParser) -> None:
 
 def run_show(args: argparse.Namespace, say: Say) -> int:
     """Print a row per gene; draw one gene if asked to."""
-    from kipoi_seq2exp.analysis.locus import caption_of
+    from kipoi_seq2exp.analysis.locus import caption_of, unit_of
     from kipoi_seq2exp.analysis.outputs import summarise
 
     with _open(args) as predictions:
@@ -68,7 +69,7 @@ def run_show(args: argparse.Namespace, say: Say) -> int:
         if caption:
             say(caption)
         genes = summarise(predictions, call_settings(args)).genes
-        for line in table_lines(genes if args.all else genes.head(_SHOWN)):
+        for line in table_lines(genes if args.all else genes.head(_SHOWN), unit_of(predictions.provenance)):
             say(line)
         if len(genes) > _SHOWN and not args.all:
             say(f"... and {len(genes) - _SHOWN} more (--all lists them)")
@@ -85,7 +86,7 @@ def run_plot(args: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def table_lines(genes: pd.DataFrame) -> list[str]:
+def table_lines(genes: pd.DataFrame, unit: str) -> list[str]:
     """Lay out the table of genes in columns."""
     columns = {
         "gene": genes["gene_id"].astype(str),
@@ -98,20 +99,14 @@ def table_lines(genes: pd.DataFrame) -> list[str]:
         columns["kept"] = [f"{value:.2%}" for value in genes["kept_fraction"]]
         columns["elements"] = [str(value) for value in genes["n_elements"]]
     widths = {name: max(len(name), *map(len, values)) for name, values in columns.items()}
-    head = "  ".join(
-        f"{name:<{width}}" if name in ("gene", "TSS") else f"{name:>{width}}" for name, width in widths.items()
-    )
-    rows = [
-        "  ".join(
-            f"{v:<{w}}" if n in ("gene", "TSS") else f"{v:>{w}}" for v, (n, w) in zip(row, widths.items(), strict=True)
-        )
-        for row in zip(*columns.values(), strict=True)
-    ]
-    return [
-        head,
-        *rows,
-        "predicted and observed: log10(CAGE + 1)" if "observed" in genes else "predicted: log10(CAGE + 1)",
-    ]
+    left = ("gene", "TSS")
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths.items(), strict=True)
+        return "  ".join(f"{cell:<{width}}" if name in left else f"{cell:>{width}}" for cell, (name, width) in cells)
+
+    rows = [line(row) for row in zip(*columns.values(), strict=True)]
+    return [line(list(columns)), *rows, f"predicted{' and observed' * ('observed' in genes)}: {unit}"]
 
 
 def _open(args: argparse.Namespace) -> Predictions:
