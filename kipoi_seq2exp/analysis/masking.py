@@ -1,0 +1,66 @@
+"""Predicted expression under masks given from outside: elements masked out, masks swapped in.
+
+Under a given mask the generator does not run: a prediction costs the encoder's part alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.data.dataset import WindowInputs
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.nn.network import Seq2Exp
+
+Floats = NDArray[np.float32]
+
+
+def predict_masked(
+    model: Seq2Exp, window: WindowInputs, masks: Iterable[NDArray[np.floating]], batch_size: int = 1
+) -> NDArray[np.float64]:
+    """Predict one window under each of several masks.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+    window : WindowInputs
+    masks : iterable of ndarray, (L,)
+        Used exactly as given.
+    batch_size : int
+        Masks that go through the network together; changes memory and speed only.
+
+    Returns
+    -------
+    ndarray, (M,)
+        log10(CAGE + 1), one for each mask.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    onehot, signals, features = (
+        torch.from_numpy(array)[None].to(device) for array in (window.onehot, window.signals, window.features)
+    )
+    found: list[float] = []
+    queue = iter(masks)
+    while chunk := list(islice(queue, batch_size)):
+        mask = torch.from_numpy(np.stack([m.astype(np.float32) for m in chunk])).to(device)
+        with torch.inference_mode():
+            windows = (array.expand(len(chunk), *array.shape[1:]) for array in (onehot, signals, features))
+            output = model(*windows, mask=mask)
+        found += output.expression.float().cpu().tolist()
+    return np.array(found, dtype=np.float64)
+
+
+def masked_out(
+    mask: NDArray[np.floating], start: NDArray[np.int64], end: NDArray[np.int64]
+) -> Iterable[NDArray[np.floating]]:
+    """Yield the mask with one interval after the other set to 0, as CRISPRi silences an element."""
+    for first, last in zip(start, end, strict=True):
+        changed = mask.copy()
+        changed[first:last] = 0
+        yield changed

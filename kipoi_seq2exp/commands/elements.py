@@ -1,0 +1,205 @@
+"""`seq2exp elements`: called elements of a gene set, with their evidence, in every format."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kipoi_seq2exp.commands.options import (
+    Say,
+    Subparsers,
+    add_call_options,
+    add_command,
+    add_input_options,
+    add_network_options,
+    call_settings,
+)
+from kipoi_seq2exp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.analysis.element_calls import ElementSettings, Found
+    from kipoi_seq2exp.analysis.predict import Run
+    from kipoi_seq2exp.analysis.store import Predictions
+
+_DESCRIPTION = """Call the elements that drive genes, and say what speaks for each.
+
+  seq2exp elements K562 --fasta genome.fa --genes genes.tsv --track ... --perturb -o out/
+  seq2exp elements --from results/ -o out/        (of `seq2exp predict`, or an .h5/.zarr of `kipoi predict`)
+
+writes into out/
+  elements.tsv         distance to the TSS, score, credible interval, what DNA and each track said, effect
+  elements.bed         BED6+         elements.narrowPeak   with the q-value of the null
+  elements.bedpe       element-gene  elements.interact     the same as arcs, for the UCSC browser
+  promoters.tsv        the promoters, which the model always keeps and which are never called
+  element_mask.bw      the mask of every base; where windows overlap, the maximum
+"""
+PROVENANCE = "elements.json"
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = add_command(subparsers, "elements", "called elements with their evidence, in every format", _DESCRIPTION)
+    parser.set_defaults(run=run)
+    add_source_options(parser)
+    add_call_options(parser)
+    null = parser.add_argument_group("threshold by a null (tracks rotated within the window; runs the model)")
+    null.add_argument("--fdr", type=float, metavar="RATE", help="lowest threshold with this false discovery rate")
+    null.add_argument("--shuffles", type=int, default=10, metavar="N", help="shuffles of each window (default 10)")
+    null.add_argument("--block", type=int, default=1_000, metavar="BP", help="rotate by whole blocks (default 1000)")
+    null.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    parser.add_argument(
+        "--perturb", action="store_true", help="predict expression with each element masked out, as CRISPRi would"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+
+
+def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -> None:
+    """Add where predictions come from: a model with its inputs, or a result; `flag` makes the model an option."""
+    words = "a served model (K562, GM12878) or a .safetensors file"
+    if flag:
+        parser.add_argument("--model", help=words)
+    else:
+        parser.add_argument("model", nargs="?", help=words)
+    parser.add_argument(
+        "--from", dest="results", type=Path, metavar="RESULTS", help="predictions that are there already"
+    )
+    add_input_options(parser, required=False)
+    add_network_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
+
+
+def run(args: argparse.Namespace, say: Say) -> int:
+    """Call the elements."""
+    from tqdm import tqdm
+
+    from kipoi_seq2exp.analysis.element_calls import find_elements
+
+    settings, started = settings_of(args), time.time()
+    predictions, opened = open_predictions(args, say)
+    with predictions:
+        with tqdm(total=len(predictions), unit="gene", desc="elements", dynamic_ncols=True) as bar:
+            found = find_elements(predictions, settings, opened, lambda: bar.update() and None)
+        _write(args, predictions, found, started, say)
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> ElementSettings:
+    """Turn the options into settings.
+
+    Raises
+    ------
+    ConfigError
+        If the threshold is asked for in two ways.
+    """
+    from kipoi_seq2exp.analysis.element_calls import ElementSettings
+    from kipoi_seq2exp.analysis.null import NullSettings
+
+    if args.fdr is not None and (args.threshold is not None or args.top_fraction is not None):
+        raise ConfigError("--fdr chooses the threshold itself: leave out --threshold and --top-fraction.")
+    null = None if args.fdr is None else NullSettings(args.fdr, args.shuffles, args.block, args.seed)
+    return ElementSettings(call_settings(args), null, args.perturb)
+
+
+def open_predictions(args: argparse.Namespace, say: Say) -> tuple[Predictions, Run | None]:
+    """Open given predictions, or make them in the output folder and return the run beside them.
+
+    Raises
+    ------
+    ConfigError
+        If neither predictions nor a model with its genome and genes are given.
+    """
+    from kipoi_seq2exp.analysis.outputs import status_line
+    from kipoi_seq2exp.analysis.store import read_predictions
+    from kipoi_seq2exp.data.genes import read_genes
+
+    if (args.results is None) == (args.model is None):
+        raise ConfigError("give a model with its inputs, or predictions that are there already (--from), not both.")
+    if args.results is not None:
+        predictions = read_predictions(args.results, None if args.genes is None else read_genes(args.genes))
+        if predictions.provenance:
+            model = predictions.provenance["model"]
+            say(status_line(model["name"], model["provenance"]["status"]))
+        return predictions, None
+    opened = open_run(args, say)
+    return read_predictions(opened.store.path), opened
+
+
+def open_run(args: argparse.Namespace, say: Say) -> Run:
+    """Predict in the output folder, with the Beta of each base, or go on with what is there."""
+    from kipoi_seq2exp.analysis.outputs import status_line
+    from kipoi_seq2exp.analysis.predict import prepare
+    from kipoi_seq2exp.commands.predict import fill, request_of
+
+    for option in ("fasta", "genes"):
+        if getattr(args, option) is None:
+            raise ConfigError(f"--{option} is needed to run the model {args.model}.")
+    args.peaks, args.save_beta = None, True
+    opened = prepare(request_of(args), args.output, overwrite=args.overwrite)
+    say(status_line(args.model, opened.model.provenance.status))
+    fill(opened, say)
+    return opened
+
+
+def _write(args: argparse.Namespace, predictions: Predictions, found: Found, started: float, say: Say) -> None:
+    from kipoi_seq2exp.analysis.element_files import write_element_files
+    from kipoi_seq2exp.analysis.files import make_folder, whole_file
+    from kipoi_seq2exp.analysis.mask_track import write_mask_track
+    from kipoi_seq2exp.analysis.outputs import TRACK, describe_lines
+    from kipoi_seq2exp.analysis.tables import write_lines
+    from kipoi_seq2exp.config import to_mapping
+
+    make_folder(args.output)
+    header = describe_lines(predictions.provenance, found.calls) or [f"calls from {predictions.path}"]
+    null = _null_lines(args, found)
+    cell_type = predictions.provenance.get("inputs", {}).get("cell_type", ".")
+    files = write_element_files(found.elements, found.promoters, args.output, [*header, *null], cell_type)
+    if "chrom_lengths" in predictions.provenance:
+        with whole_file(args.output / TRACK) as temporary:
+            write_mask_track(predictions, temporary)
+        files = (*files, args.output / TRACK)
+    else:
+        say(f"no {TRACK}: {predictions.path} does not say how long the chromosomes are.")
+    about = {
+        **predictions.provenance,
+        "settings": {name: str(value) for name, value in vars(args).items() if name != "run" and value is not None},
+        "elements": to_mapping(found.calls),
+        "null": null,
+        "n_genes": len(predictions),
+        "n_elements": len(found.elements),
+        "seconds": round(time.time() - started, 1),
+    }
+    write_lines([json.dumps(about, indent=2)], args.output / PROVENANCE)
+    _report(args, found, [*null, "written: " + ", ".join(map(str, (*files, args.output / PROVENANCE)))], say)
+
+
+def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) -> None:
+    """Say what was called, and that promoters were not."""
+    calls, elements = found.calls, found.elements
+    cut = (
+        f"mask >= {calls.threshold:g}" if calls.top_fraction is None else f"top {calls.top_fraction:.2%} of each window"
+    )
+    say(f"{len(elements)} elements of {elements['gene_id'].nunique()} genes ({cut})")
+    if args.perturb and len(elements):
+        effect = elements["delta_expression"]
+        say(f"masked out one by one they change log10 expression by {effect.min():+.4f} to {effect.max():+.4f}")
+    say(f"promoters ({len(found.promoters)}) are reported apart and never counted")
+    for line in lines:
+        say(line)
+
+
+def _null_lines(args: argparse.Namespace, found: Found) -> list[str]:
+    """Say what the null was and what it allowed."""
+    if found.null is None:
+        return []
+    import numpy as np
+
+    made = (
+        f"{args.shuffles} rotations of the tracks by blocks of {args.block:,} bp outside the promoter, seed {args.seed}"
+    )
+    if found.null.threshold(args.fdr) is None:
+        least = np.nanmin(found.null.fdr[1:]) if np.isfinite(found.null.fdr[1:]).any() else float("nan")
+        return [f"no threshold has a false discovery rate of {args.fdr:g}: the least is {least:.3g} ({made})"]
+    return [f"false discovery rate {args.fdr:g} at mask >= {found.calls.threshold:g} ({made})"]
