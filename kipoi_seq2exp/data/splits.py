@@ -128,7 +128,7 @@ def cross_validation(genes: pd.DataFrame, column: str, validation: dict[str, str
         Region left out to its split, in sorted order; the test rows together are all genes, each once.
     """
     values = _column(genes, column)
-    names = sorted(set(values))
+    names = sorted(set(values.tolist()))
     if len(names) < 2:
         raise InputError(f"the column '{column}' holds the one value {names}: cross-validation needs two or more.")
     chosen = validation or {}

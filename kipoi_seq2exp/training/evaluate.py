@@ -21,7 +21,7 @@ from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, LabelledWindows, judge_loader, open_cells
 from kipoi_seq2exp.training.figures import draw_scatter
-from kipoi_seq2exp.training.module import TrainingModule
+from kipoi_seq2exp.training.module import TrainingModule, open_teacher
 from kipoi_seq2exp.training.scores import Score, score
 
 
@@ -103,7 +103,7 @@ def evaluate(
 
 def predict_table(model: Seq2Exp, windows: LabelledWindows, config: TrainingConfig) -> pd.DataFrame:
     """Predict every window once, as it is: columns gene_id, observed, predicted."""
-    module = TrainingModule(config, model).eval()
+    module = TrainingModule(config, model, open_teacher(config)).eval()
     device = next(model.parameters()).device
     rows: list[pd.DataFrame] = []
     with torch.inference_mode():

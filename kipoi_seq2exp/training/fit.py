@@ -32,7 +32,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.config import MaskMode, Provenance, to_mapping
+from kipoi_seq2exp.config import Provenance, to_mapping
 from kipoi_seq2exp.data.splits import cross_validation
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
@@ -51,7 +51,7 @@ from kipoi_seq2exp.training.data import (
 )
 from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool, write_text
 from kipoi_seq2exp.training.figures import draw_curves
-from kipoi_seq2exp.training.module import TrainingModule, build_network, start_from_regression
+from kipoi_seq2exp.training.module import TrainingModule, build_network, open_teacher, start_from_regression
 from kipoi_seq2exp.training.sections import Keep, Precision, Scheme
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _train(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume
     train, validation = (LabelledWindows(cells, part, config) for part in ("train", "validation"))
     validation.cells, validation.places = cells[:1], [place for place in validation.places if place[0] == 0]
     warn_constant_tracks(train, config.inputs)
-    module = TrainingModule(config, start_network(config, train), _teacher(config))
+    module = TrainingModule(config, start_network(config, train), open_teacher(config))
     trainer = _trainer(config, folder, with_validation=len(validation) > 0)
     last = folder / "checkpoints" / "last.ckpt"
     if resume and last.is_file():
@@ -218,18 +218,6 @@ def start_network(config: TrainingConfig, train: LabelledWindows) -> Seq2Exp:
         chosen = np.isin(config.inputs.feature_names, names)
         start_from_regression(network, feature_table(train) * chosen, np.array(labels), config.ridge)
     return network
-
-
-def _teacher(config: TrainingConfig) -> Seq2Exp | None:
-    if config.mask_from is None:
-        return None
-    teacher = load_model(config.mask_from, "cpu")
-    if not teacher.config.generates_mask:
-        raise ConfigError(f"mask_from: the weights '{config.mask_from}' make no mask of their own.")
-    teacher.config = dataclasses.replace(
-        teacher.config, mask_mode=MaskMode.TOP, top_fraction=config.network.top_fraction
-    )
-    return teacher
 
 
 def _trainer(config: TrainingConfig, folder: Path, *, with_validation: bool) -> pl.Trainer:

@@ -6,6 +6,7 @@ the uninterrupted one to the bit on a CPU. Everything logged is named as in metr
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from kipoi_seq2exp.config import Provenance, Variant, to_mapping
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.config import MaskMode, Provenance, Variant, to_mapping
+from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.nn.bottleneck import apply_annotations
+from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 from kipoi_seq2exp.training.config import TrainingConfig
@@ -131,6 +133,18 @@ def build_network(config: TrainingConfig) -> Seq2Exp:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Seq2Exp(config.network, config.inputs, Provenance(status="trained", seed=config.seed))
+
+
+def open_teacher(config: TrainingConfig) -> Seq2Exp | None:
+    """Load the trained network whose mask, its top fraction, is given to this run (`mask_from`)."""
+    if config.mask_from is None:
+        return None
+    teacher = load_model(config.mask_from, "cpu")
+    if not teacher.config.generates_mask:
+        raise ConfigError(f"mask_from: the weights '{config.mask_from}' make no mask of their own.")
+    top = config.network.top_fraction
+    teacher.config = dataclasses.replace(teacher.config, mask_mode=MaskMode.TOP, top_fraction=top)
+    return teacher
 
 
 def learning_rate(step: int, settings: OptimiserConfig) -> float:
