@@ -343,7 +343,7 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         for what, rows in (("track", self.tracks), ("feature", self.features)):
-            names = [row.name for row in rows]  # type: ignore[attr-defined]
+            names = [row.name for row in rows]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ConfigError(f"the {what} '{twice[0]}' is listed twice.")
