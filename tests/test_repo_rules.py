@@ -30,8 +30,9 @@ FLOORS = {"errors": 0, "config": 0, "paths": 0, "__init__": 0}
 TOP = 9
 
 MAX_LINES, MAX_CODE_LINES, MAX_ARGUMENTS = 450, 60, 7
-# Kipoi hands over the arguments of dataloader.yaml one by one; the scan is Mamba's, an array for each symbol.
-MANY_ARGUMENTS = ("dataloader.py:__init__", "kipoi_seq2exp/nn/scan")
+# Kipoi hands over the arguments of dataloader.yaml one by one; the scan is Mamba's, an array for each symbol, and
+# kernels take the arrays that they fill.
+MANY_ARGUMENTS = re.compile(r"dataloader\.py:__init__|kipoi_seq2exp/nn/(scan\w*|\w+_kernels)\.py:")
 
 
 def tracked_files() -> list[Path]:
@@ -169,7 +170,7 @@ def test_functions_fit_a_screen_and_take_few_arguments():
             if lines > MAX_CODE_LINES:
                 wrong.append(f"{path.relative_to(ROOT)}:{name} has {lines} lines")
             where = f"{path.relative_to(ROOT)}:{name}"
-            if arguments > MAX_ARGUMENTS and not where.startswith(MANY_ARGUMENTS):
+            if arguments > MAX_ARGUMENTS and not MANY_ARGUMENTS.match(where):
                 wrong.append(f"{where} takes {arguments} arguments")
     assert wrong == []
 
