@@ -10,8 +10,8 @@ from small_runs import PROMOTER_BP, small_request, small_weights
 
 from kipoi_seq2exp.analysis.annotation import read_gene_models, read_known_elements
 from kipoi_seq2exp.analysis.elements import CallSettings, Locus
-from kipoi_seq2exp.analysis.locus import Surroundings, gather
-from kipoi_seq2exp.analysis.plots import BINS, draw_locus, plot_locus
+from kipoi_seq2exp.analysis.locus import Surroundings, gather, unit_of
+from kipoi_seq2exp.analysis.plots import BINS, GENE_ROWS, draw_locus, plot_locus
 from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.errors import ConfigError, InputError
@@ -114,6 +114,19 @@ def test_the_least_there_can_be_is_drawn(data):
     figure = draw_locus(dataclasses.replace(bare, elements=data.elements.iloc[:0], blacklist=None, predicted=-0.4))
     assert "-0.40" in texts(figure)
     assert "GENE02" in texts(figure)
+
+
+def test_genes_that_find_no_room_are_counted(data):
+    model = data.models[0]
+    crowd = tuple(dataclasses.replace(model, gene_id=f"G{n}", name=f"G{n}") for n in range(GENE_ROWS + 2))
+    assert "genes\n(2 not drawn)" in texts(draw_locus(dataclasses.replace(data, models=crowd)))
+
+
+def test_the_unit_is_the_short_form_of_the_label():
+    labels = {"log10(CAGE + 1), CAGE reads": "log10(CAGE + 1)", "log10(x + 1) of invented genes": "log10(x + 1)"}
+    for label, unit in labels.items():
+        assert unit_of({"inputs": {"label": label}}) == unit
+    assert unit_of({}) == "log10(CAGE + 1)"
 
 
 @pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -160,9 +160,10 @@ def caption_of(provenance: Mapping[str, Any]) -> str:
 
 
 def unit_of(provenance: Mapping[str, Any]) -> str:
-    """Return the unit of the expression in short: what the model's label says before its first comma."""
+    """Return the unit of the expression in short: the model's label up to its first comma or closing bracket."""
     label: str = provenance.get("inputs", {}).get("label", PUBLISHED_UNIT)
-    return label.partition(",")[0]
+    short = label.partition(",")[0]
+    return short[: short.index(")") + 1] if ")" in short else short
 
 
 def _blacklist(provenance: Mapping[str, Any], given: Path | None, locus: Locus) -> NDArray[np.bool_] | None:

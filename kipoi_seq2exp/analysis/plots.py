@@ -86,7 +86,7 @@ def _draw(data: LocusData) -> Figure:
         2,
         width_ratios=(1, 0.1),
         height_ratios=[height for _, height in panels],
-        left=0.125,
+        left=0.135,
         right=0.98,
         top=0.86,
         bottom=0.085,
@@ -116,12 +116,14 @@ def _draw_genes(axes: Axes, data: LocusData) -> None:
     locus = data.locus
     shown = [m for m in data.models if m.kind in ("", "protein_coding") or _is(m, locus.gene_id)]
     row_ends: list[float] = []
+    hidden = 0
     for model in shown:
         target = _is(model, locus.gene_id)
         start, end = max(model.start, locus.start), min(model.end, locus.end)
         text_end = start + (locus.end - locus.start) * 0.0105 * (len(model.name) + 2)
         row = next((r for r, taken in enumerate(row_ends) if taken < start), len(row_ends))
         if row >= GENE_ROWS:
+            hidden += 1
             continue
         row_ends[row : row + 1] = [max(end, text_end)]
         colour = _TSS if target else _INK
@@ -130,11 +132,12 @@ def _draw_genes(axes: Axes, data: LocusData) -> None:
         axes.broken_barh([(s, e - s) for s, e in exons if e > s], (-row - 0.16, 0.32), color=colour)
         arrow = "\u2192" if model.strand == "+" else "\u2190"
         weight = "bold" if target else "normal"
-        axes.text(start, -row + 0.24, f"{model.name} {arrow}", fontsize=11, color=colour, weight=weight, clip_on=True)
+        place, side = (start, "left") if text_end < locus.end else (end, "right")
+        axes.text(place, -row + 0.24, f"{model.name} {arrow}", fontsize=11, color=colour, weight=weight, ha=side)
     _draw_tss(axes, data, labelled=not any(_is(model, locus.gene_id) for model in shown))
-    axes.set_ylim(-max(len(row_ends), 1) + 0.6, 0.85)
+    axes.set_ylim(-max(len(row_ends), 1) + 0.6, 1.2)
     axes.set_yticks([])
-    _label(axes, "genes" if data.models else "TSS")
+    _label(axes, ("genes" if data.models else "TSS") + f"\n({hidden} not drawn)" * (hidden > 0))
 
 
 def _is(model: GeneModel, gene_id: str) -> bool:
@@ -145,7 +148,7 @@ def _draw_tss(axes: Axes, data: LocusData, labelled: bool) -> None:
     """Mark the TSS by a bent arrow; name the gene where no gene model does."""
     locus = data.locus
     reach = (locus.end - locus.start) * 0.025 * (-1 if locus.strand == "-" else 1)
-    low, high = 0.05, 0.5
+    low, high = 0.1, 1.0
     axes.plot([locus.tss, locus.tss], [low, high], color=_TSS, linewidth=2)
     axes.annotate(
         "",
@@ -175,7 +178,7 @@ def _draw_known(axes: Axes, data: LocusData, legend_above: Axes) -> None:
         legend_above.legend(
             handles=handles,
             loc="lower left",
-            bbox_to_anchor=(0, 0.93),
+            bbox_to_anchor=(0, 1.0),
             borderaxespad=0,
             ncols=len(kinds),
             frameon=False,
@@ -190,6 +193,8 @@ def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> N
         low = float(values[values > 0].min())
         axes.fill_between(position, low, np.maximum(values, low), step="mid", color=colour, linewidth=0)
         axes.set_yscale("log")
+        axes.set_yticks([low, float(values.max())], [f"{low:.2g}", f"{values.max():.2g}"])
+        axes.set_yticks([], minor=True)
     else:
         axes.fill_between(position, 0, values, step="mid", color=colour, linewidth=0)
         axes.set_ylim(0, _highest(data, track.values) * 1.05)
@@ -293,13 +298,13 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
     name = next((m.name for m in data.models if _is(m, locus.gene_id) and m.name != locus.gene_id), "")
     title = f"{name} ({locus.gene_id})" if name else locus.gene_id
     where = f"{locus.chrom}:{locus.start:,}-{locus.end:,} ({locus.strand})"
-    figure.text(0.125, 0.945, title, fontsize=20, weight="bold", va="center")
-    figure.text(0.875, 0.962, where, fontsize=13, ha="right", va="center")
-    figure.text(0.875, 0.928, data.caption, fontsize=11, ha="right", va="center", color=_FAINT)
+    figure.text(0.135, 0.958, title, fontsize=20, weight="bold", va="center")
+    figure.text(0.875, 0.958, where, fontsize=13, ha="right", va="center")
+    figure.text(0.875, 0.918, data.caption, fontsize=11, ha="right", va="center", color=_FAINT)
 
 
 def _label(axes: Axes, text: str) -> None:
-    axes.text(-0.05, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=13)
+    axes.text(-0.06, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=13)
 
 
 def _binned(data: LocusData, values: NDArray[np.floating], combine: np.ufunc) -> tuple[Any, NDArray[np.float64]]:

@@ -18,7 +18,12 @@ def add_to(subparsers: Subparsers) -> None:
     convert.add_argument("checkpoint", help="a .ckpt file, or hf://OWNER/REPOSITORY/FILE")
     convert.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
     convert.add_argument("--variant", choices=("soft", "hard"), help="which published network it is")
-    convert.add_argument("--settings", type=Path, metavar="JSON", help="settings under the published names")
+    convert.add_argument(
+        "--settings",
+        type=Path,
+        metavar="JSON",
+        help="settings under the published names, alone or as `settings` of a larger file",
+    )
     convert.add_argument("--cell-type", help="row of the table of cell types: names the tracks and features")
 
     register = add_command(subparsers, "register", "make `kipoi predict Seq2Exp/K562` work")
@@ -42,6 +47,8 @@ def run_convert(args: argparse.Namespace, say: Say) -> int:
             raise InputError(f"unknown cell type '{args.cell_type}'{suggest(args.cell_type, cells)}.")
         inputs = cells[args.cell_type]
     settings = None if args.settings is None else read_json(args.settings)
+    if settings is not None and isinstance(settings.get("settings"), dict):  # a file that says more than the settings
+        settings = settings["settings"]
     sha256 = convert_checkpoint(args.checkpoint, args.output, settings, args.variant, inputs)
     say(f"written: {args.output} (SHA-256 {sha256})")
     return 0
