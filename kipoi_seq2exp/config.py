@@ -114,11 +114,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         options = [option for option in arguments if option is not type(None)]
         return _coerce(options[0], value, where)
     if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(f"{where} must be a list, found {value!r}.")
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise ConfigError(f"{where} must hold {len(arguments)} values, found {len(value)}.")
-        return tuple(_coerce(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return _coerce_list(arguments, value, where)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a mapping, found {value!r}.")
@@ -128,11 +124,24 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_mapping(hint, value, where)  # type: ignore[arg-type]
     if issubclass(hint, enum.Enum):
-        try:
-            return hint(value)
-        except ValueError:
-            raise ConfigError(f"{where}: unknown value {value!r}{suggest(str(value), [m.value for m in hint])}.") from None
+        return _coerce_enum(hint, value, where)
     return _coerce_plain(hint, value, where)
+
+
+def _coerce_list(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"{where} must be a list, found {value!r}.")
+    if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+        raise ConfigError(f"{where} must hold {len(arguments)} values, found {len(value)}.")
+    return tuple(_coerce(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+
+
+def _coerce_enum(hint: type[enum.Enum], value: Any, where: str) -> enum.Enum:
+    try:
+        return hint(value)
+    except ValueError:
+        valid = [member.value for member in hint]
+        raise ConfigError(f"{where}: unknown value {value!r}{suggest(str(value), valid)}.") from None
 
 
 def _coerce_plain(hint: type, value: Any, where: str) -> Any:
@@ -231,8 +240,13 @@ class NetworkConfig:
                 raise ConfigError(f"{name} must lie between 0 and 1, found {getattr(self, name)}.")
         if self.window_bp < self.promoter_bp or self.window_bp % 2 or self.promoter_bp % 2:
             raise ConfigError(
-                f"window_bp ({self.window_bp}) and promoter_bp ({self.promoter_bp}) must be even, the window the longer."
+                f"window_bp ({self.window_bp}) and promoter_bp ({self.promoter_bp}) must be even, "
+                "the window the longer."
             )
+        self._check_variant()
+
+    def _check_variant(self) -> None:
+        """Check what only some of the variants need."""
         if self.generates_mask:
             for name in ("prior_weights", "signal_betas"):
                 if len(getattr(self, name)) != self.n_tracks or self.n_tracks == 0:
@@ -243,7 +257,9 @@ class NetworkConfig:
             if self.generator_layers == 0:
                 raise ConfigError(f"generator_layers must be above 0 in the variant '{self.variant.value}'.")
         if self.variant is Variant.HARD and self.generator_layers != self.encoder_layers:
-            raise ConfigError("generator_layers and encoder_layers must agree in the hard variant: the stack is shared.")
+            raise ConfigError(
+                "generator_layers and encoder_layers must agree in the hard variant: the stack is shared."
+            )
 
     @property
     def generates_mask(self) -> bool:
