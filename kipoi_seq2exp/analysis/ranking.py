@@ -1,0 +1,122 @@
+"""How well a score ranks positives before negatives: precision and recall, with bootstrap intervals over the pairs.
+
+Contract: labels and one or more scores of the same pairs in; a score of -inf is a miss, which no threshold recalls.
+Every score of one call is judged on the same resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.analysis.metrics import Score
+from kipoi_seq2exp.errors import InputError
+
+Floats = NDArray[np.float64]
+
+RECALL = 0.7
+_BLOCK = 1_000_000  # numbers at once
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How one score ranks.
+
+    Attributes
+    ----------
+    auprc : Score
+        Area under the precision-recall curve, as average precision: the mean, over the positives, of the precision at
+        the threshold that recalls each; a positive that is missed counts 0. Pairs of equal score share a threshold.
+    precision : Score
+        Precision at the highest threshold that recalls `RECALL` of the positives; NaN where none does.
+    """
+
+    auprc: Score
+    precision: Score
+
+
+def rank_scores(
+    labels: NDArray[np.bool_],
+    scores: Mapping[str, Floats],
+    *,
+    bootstrap: int = 1_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Ranking]:
+    """Judge scores by how they rank the same pairs.
+
+    Parameters
+    ----------
+    labels : ndarray of bool, (n,)
+        Which pairs are positive.
+    scores : mapping of str to ndarray, (n,)
+        Higher is more likely positive; -inf is a miss.
+    bootstrap : int
+        Resamples of the pairs; 0 leaves the intervals NaN.
+    level : float
+        Probability that an interval should hold.
+    seed : int
+        Of the resampling.
+
+    Raises
+    ------
+    InputError
+        If there is no positive pair, or a score has another length or holds NaN.
+    """
+    positives = int(labels.sum())
+    if not positives:
+        raise InputError(f"none of the {labels.size} pairs is positive: nothing can be ranked.")
+    for name, values in scores.items():
+        if values.shape != labels.shape or np.isnan(values).any():
+            raise InputError(f"the score '{name}' must hold one number for each of the {labels.size} pairs.")
+    sorted_pairs = {name: _Sorted(labels, values) for name, values in scores.items()}
+    point = {name: pairs.measure(np.ones((1, labels.size)))[0] for name, pairs in sorted_pairs.items()}
+    resampled: dict[str, list[Floats]] = {name: [] for name in scores}
+    random = np.random.default_rng(seed)
+    block = max(1, _BLOCK // labels.size)
+    for first in range(0, bootstrap, block):
+        size = min(block, bootstrap - first)
+        weights = random.multinomial(labels.size, np.full(labels.size, 1 / labels.size), size=size).astype(np.float64)
+        for name, pairs in sorted_pairs.items():
+            resampled[name].append(pairs.measure(weights))
+    return {name: _ranking(point[name], resampled[name], level) for name in scores}
+
+
+class _Sorted:
+    """Pairs in falling order of one score, with the last pair of each run of equal scores."""
+
+    def __init__(self, labels: NDArray[np.bool_], scores: Floats) -> None:
+        self.order = np.argsort(-scores, kind="stable")
+        self.labels = labels[self.order].astype(np.float64)
+        ordered = scores[self.order]
+        self.last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True) & (ordered > -np.inf))
+
+    def measure(self, weights: Floats) -> Floats:
+        """Return average precision and precision at `RECALL` under each row of weights: (R, n) to (R, 2)."""
+        taken = weights[:, self.order]
+        true = np.cumsum(taken * self.labels, axis=1)
+        total = true[:, -1:]  # the missed positives too
+        true, called = true[:, self.last], np.cumsum(taken, axis=1)[:, self.last]
+        if not self.last.size:
+            return np.column_stack([np.where(total[:, 0] > 0, 0.0, np.nan), np.full(len(weights), np.nan)])
+        precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+        gained = np.diff(true, axis=1, prepend=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            average = (precision * gained).sum(axis=1) / total[:, 0]
+            reached = true / total >= RECALL - 1e-12
+        first = reached.argmax(axis=1)
+        at_recall = np.where(reached.any(axis=1), precision[np.arange(len(true)), first], np.nan)
+        return np.column_stack([average, at_recall])
+
+
+def _ranking(point: Floats, resampled: list[Floats], level: float) -> Ranking:
+    draws = np.concatenate(resampled) if resampled else np.empty((0, 2))
+    scores = []
+    for column in range(2):
+        defined = draws[np.isfinite(draws[:, column]), column]
+        bounds = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if defined.size else (np.nan, np.nan)
+        scores.append(Score(float(point[column]), float(bounds[0]), float(bounds[1])))
+    return Ranking(*scores)
