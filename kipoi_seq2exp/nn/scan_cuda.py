@@ -1,6 +1,7 @@
-"""The scan on CUDA: mamba_ssm's kernel where that package is installed.
+"""The scan on CUDA: mamba_ssm's kernels where that package is installed, else our Triton kernels.
 
-mamba_ssm needs a CUDA compiler to be built, so it is never required; without it `scan` uses chunked torch on the GPU.
+mamba_ssm needs a CUDA compiler to be built, so it is never required; triton comes with the CUDA builds of torch for
+Linux. Without either, `scan` uses chunked torch on the GPU. Not run on a GPU yet: see benchmarks/gpu.md.
 """
 
 from __future__ import annotations
@@ -13,17 +14,27 @@ from torch import Tensor
 
 
 @functools.cache
-def _has_mamba_ssm() -> bool:
-    return importlib.util.find_spec("mamba_ssm") is not None
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def is_available(u: Tensor) -> bool:
     """Whether `scan` can run on this tensor."""
-    return u.device.type == "cuda" and u.dtype != torch.float64 and _has_mamba_ssm()
+    installed = _is_installed("mamba_ssm") or _is_installed("triton")
+    return u.device.type == "cuda" and u.dtype != torch.float64 and installed
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, reverse: bool) -> Tensor:
-    """Run mamba_ssm's selective scan on channel-last arrays (shapes as in `scan.selective_scan`)."""
+    """Run the selective scan on channel-last arrays (shapes as in `scan.selective_scan`)."""
+    if _is_installed("mamba_ssm"):
+        return _mamba_ssm_scan(u, delta, A, B, C, D, reverse)
+    from kipoi_seq2exp.nn import scan_triton
+
+    with torch.cuda.device(u.device):  # Triton starts its kernels on the current device
+        return scan_triton.scan(u, delta, A, B, C, D, reverse)
+
+
+def _mamba_ssm_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, reverse: bool) -> Tensor:
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     if reverse:
