@@ -21,16 +21,20 @@ import yaml
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 Settings = TypeVar("Settings")
+SHOWN = 12  # valid names that an error lists
 
 
 # --------------------------------------------------------------------------------------------- reading and checking
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the nearest valid name, or the list of valid names."""
+    """Return " (did you mean 'x'?)" for the nearest valid name, or the first few of the valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else f" (valid: {', '.join(names)})"
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    more = f", ... {len(names)} in all" if len(names) > SHOWN else ""
+    return f" (valid: {', '.join(names[:SHOWN])}{more})"
 
 
 def from_mapping(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
