@@ -1,4 +1,4 @@
-"""`seq2exp train`, `evaluate` and `publish`: from a YAML file to served weights."""
+"""`seq2exp fetch`, `train`, `evaluate` and `publish`: from public tracks and a YAML file to served weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ _PARTS = ("train", "validation", "test", "all")
 
 
 def add_to(subparsers: Subparsers) -> None:
-    """Add the three commands to the command line."""
+    """Add the four commands to the command line."""
+    fetch = add_command(subparsers, "fetch", "download public tracks of a cell type")
+    fetch.set_defaults(run=run_fetch)
+    fetch.add_argument("cell_type", metavar="CELL", help="e.g. K562")
+    fetch.add_argument("--manifest", type=Path, metavar="YAML", help="tracks, URLs and hashes (default: the package's)")
+    fetch.add_argument("-o", "--output", type=Path, default=Path("tracks"), metavar="FOLDER", help="where to")
+
     train = add_command(subparsers, "train", "train a network as a YAML file says")
     train.set_defaults(run=run_train)
     train.add_argument("config", type=Path, metavar="CONFIG", help="the run's settings (YAML)")
@@ -43,6 +49,16 @@ def add_to(subparsers: Subparsers) -> None:
         "--status", choices=("trained", "provisional"), default="trained", help="what outputs say of it"
     )
     publish.add_argument("--cell-type", help="row of the table of cell types (default: the run's)")
+
+
+def run_fetch(args: argparse.Namespace, say: Say) -> int:
+    """Download tracks."""
+    from kipoi_seq2exp.data.fetch import fetch
+
+    for file in fetch(args.cell_type, args.output, args.manifest, progress=True):
+        known = "as expected" if file.verified else "its hash was not known: recorded for next time"
+        say(f"{file.track}: {file.path} (SHA-256 {file.sha256}, {known})")
+    return 0
 
 
 def run_train(args: argparse.Namespace, say: Say) -> int:
