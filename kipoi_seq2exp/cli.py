@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parser.error(f"{args.command} does not know {unknown[0]}{_nearest(parser, args.command, unknown[0])}")
+        commands = [args.command, *([args.kind] if hasattr(args, "kind") else [])]
+        parser.error(f"{' '.join(commands)} does not know {unknown[0]}{_nearest(parser, commands, unknown[0])}")
     try:
         status: int = args.run(args, _say)
         return status
@@ -58,13 +59,14 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _nearest(parser: argparse.ArgumentParser, command: str, unknown: str) -> str:
+def _nearest(parser: argparse.ArgumentParser, commands: Sequence[str], unknown: str) -> str:
     """Return a hint at the option that was meant."""
     if not unknown.startswith("-"):
         return ""
-    choices = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    options = [option for action in choices[command]._actions for option in action.option_strings]
-    return suggest(unknown.split("=")[0], options)
+    for command in commands:
+        groups = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        parser = next(groups).choices[command]
+    return suggest(unknown.split("=")[0], [option for action in parser._actions for option in action.option_strings])
 
 
 if __name__ == "__main__":

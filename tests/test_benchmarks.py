@@ -1,46 +1,229 @@
+"""The benchmarks that take DNA away and swap masks in: each condition against the network run by hand."""
+
 from __future__ import annotations
 
-import json
-import math
-import subprocess
-import sys
-from pathlib import Path
+import dataclasses
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from small_runs import small_request, small_weights
 
-ROOT = Path(__file__).resolve().parents[1]
-SPEED = ROOT / "benchmarks" / "speed.py"
+from kipoi_seq2exp import Variant
+from kipoi_seq2exp.analysis import distal, peaks
+from kipoi_seq2exp.analysis.conditions import compare_conditions
+from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
+from kipoi_seq2exp.analysis.metrics import score
+from kipoi_seq2exp.analysis.predict import fill_store, prepare
+from kipoi_seq2exp.analysis.store import read_predictions
+from kipoi_seq2exp.cli import main
+from kipoi_seq2exp.data.regions import Regions
+from kipoi_seq2exp.errors import ConfigError, InputError
 
-
-def run_tiny(out: Path, *sections: str) -> list[dict]:
-    if not SPEED.exists():
-        pytest.skip("not in this installation")
-    only = [word for section in sections for word in ("--only", section)]
-    command = [sys.executable, str(SPEED), "--tiny", "--out", str(out), *only]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (out / "speed.md").read_text(encoding="utf-8") == done.stdout.removesuffix("\n")
-    report = json.loads((out / "speed.json").read_text(encoding="utf-8"))
-    assert report["seed"] == 0
-    assert len(report["before"]["load_average"]) == len(report["after"]["load_average"]) == 3
-    assert "torch" in report["before"]["versions"]
-    return report["rows"]
+CALLS = CallSettings(threshold=0.6, min_length_bp=20)
+WINDOWS = [2_000, 400, 1_000]
 
 
-def test_tables_of_the_scan_and_the_loader(tmp_path: Path) -> None:
-    rows = run_tiny(tmp_path, "scan", "backward", "layer", "loader")
-    assert {row["section"] for row in rows} == {"Scan", "Scan, backward", "Layer", "Loader"}
-    for row in rows:
-        assert row["wall_s"] > 0
-        assert row["ratio"] is None or (math.isfinite(row["ratio"]) and row["ratio"] > 0)
-    assert {row["what"] for row in rows} >= {"kernels", "chunked torch", "plain loop"}
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    run = prepare(small_request(tiny, small_weights(tiny, folder), save_beta=True), folder)
+    fill_store(run)
+    return run
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_measurements_in_processes_of_their_own(tmp_path: Path) -> None:
-    rows = run_tiny(tmp_path, "train", "growth")
-    steps = [row for row in rows if row["section"] == "Training step"]
-    assert len(steps) == 1
-    assert 0.1 < steps[0]["peak_gb"] < 4
-    exponents = [row for row in rows if row["against"] == "exponent of L"]
-    assert {row["what"] for row in exponents} == {"wall time", "processor time", "memory beyond the start"}
+@pytest.fixture(scope="module")
+def predictions(run):
+    with read_predictions(run.store.path) as found:
+        yield found
+
+
+def expression(model, window, **changes):
+    arrays = {name: getattr(window, name) for name in ("onehot", "signals", "features", "blacklist")}
+    mask = changes.pop("mask", None)
+    tensors = [torch.from_numpy(np.ascontiguousarray(array))[None] for array in {**arrays, **changes}.values()]
+    with torch.inference_mode():
+        output = model(*tensors, mask=None if mask is None else torch.from_numpy(mask.astype(np.float32))[None])
+    return float(output.expression[0])
+
+
+# ------------------------------------------------------------------------------------------------------------- distal
+
+
+def test_each_condition_is_the_network_by_hand(run, predictions):
+    table = distal.distal_predictions(run, predictions, WINDOWS, CALLS)
+    names = ["window 2,000 bp", "window 1,000 bp", "window 400 bp"]
+    assert list(table.columns[:5]) == ["gene_id", distal.FULL, *names]
+    window, mask = run.dataset[2], predictions.mask(2)
+    row = table.iloc[2]
+    cut = slice(1_000, 3_000)
+    short = {name: getattr(window, name)[cut] for name in ("onehot", "signals", "blacklist")}
+    by_hand = expression(
+        run.model, window, onehot=short["onehot"], signals=short["signals"], blacklist=short["blacklist"]
+    )
+    assert row["window 2,000 bp"] == pytest.approx(by_hand, abs=1e-6)
+    assert row[distal.FULL] == pytest.approx(expression(run.model, window), abs=1e-6)
+    outside = np.ones(4_000, bool)
+    outside[1_800:2_200] = False
+    assert row[distal.PROMOTER_ONLY] == pytest.approx(expression(run.model, window, mask=mask * ~outside), abs=1e-6)
+    calls = call_elements(mask, slice(1_800, 2_200), CALLS)
+    called = np.zeros(4_000, bool)
+    for first, last in zip(calls.start, calls.end, strict=True):
+        called[first:last] = True
+    assert called.any()
+    assert row[distal.WITHOUT] == pytest.approx(expression(run.model, window, mask=mask * ~called), abs=1e-6)
+    alone = mask * (called | ~outside)
+    assert row[distal.ALONE] == pytest.approx(expression(run.model, window, mask=alone), abs=1e-6)
+    signals = window.signals * ~outside[:, None]
+    assert row[distal.NO_TRACKS] == pytest.approx(expression(run.model, window, signals=signals), abs=1e-6)
+    assert table.drop(columns="gene_id").iloc[2].nunique() > 5
+
+
+def test_a_shorter_window_is_centred_on_the_tss(run):
+    window = distal.shorten(run.dataset[2], 600)
+    assert (window.start + window.end) // 2 == window.tss
+    assert len(window.onehot) == len(window.signals) == len(window.blacklist) == 600
+
+
+def test_a_hard_network_keeps_its_length_and_gets_a_shorter_mask(tiny, tmp_path):
+    weights = small_weights(tiny, tmp_path, variant=Variant.HARD, mask_mode="hard")
+    run = prepare(small_request(tiny, weights, gene_ids=("GENE03",)), tmp_path / "r")
+    fill_store(run)
+    with read_predictions(run.store.path) as found:
+        row = distal.distal_predictions(run, found, [1_000], CALLS).iloc[0]
+        mask = found.mask(0).copy()
+    mask[:1_500] = mask[2_500:] = 0
+    assert row["window 1,000 bp"] == pytest.approx(expression(run.model, run.dataset[0], mask=mask), abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [[3], [398], [4_000], [5_000]])
+def test_windows_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ConfigError, match="a shorter window must be even, hold the promoter"):
+        distal.checked_windows(wrong, 4_000, 400)
+    assert distal.checked_windows(None, 20_000, 2_000) == [10_000, 5_000, 2_500]
+
+
+# -------------------------------------------------------------------------------------------------------------- peaks
+
+
+def test_masks_of_equal_size_are_swapped_in(tiny, run, predictions):
+    table = peaks.peak_comparison(run, predictions, Regions(tiny.peaks), CALLS)
+    row, window = table.iloc[2], run.dataset[2]
+    promoter = np.zeros(4_000, bool)
+    promoter[1_800:2_200] = True
+    in_peaks = np.zeros(4_000, bool)
+    in_peaks[2_600:2_900] = True  # tests/conftest.py puts each peak 600 to 900 bp after the TSS
+    assert row["peak_bp"] == 300
+    assert row[peaks.PEAKS] == pytest.approx(expression(run.model, window, mask=in_peaks | promoter), abs=1e-6)
+    assert row[peaks.PROMOTER_ONLY] == pytest.approx(expression(run.model, window, mask=promoter), abs=1e-6)
+    alpha, beta = predictions.concentrations(2)
+    mean = np.where(promoter, -1, alpha / (alpha + beta))
+    best = np.zeros(4_000, bool)
+    best[np.argsort(-mean, kind="stable")[:300]] = True
+    assert row[peaks.SAME_SIZE] == pytest.approx(expression(run.model, window, mask=best | promoter), abs=1e-6)
+    assert row[peaks.OWN] == predictions.genes["expression"][2]
+    mask = predictions.mask(2)
+    calls = call_elements(mask, slice(1_800, 2_200), CALLS)
+    called = {base for s, e in zip(calls.start, calls.end, strict=True) for base in range(s, e)}
+    assert row["called_bp"] == len(called)
+    assert row["both_bp"] == len(called & set(range(2_600, 2_900)))
+    assert row["distal_bp"] == 3_600
+
+
+def test_blacklisted_bases_are_in_no_mask(tiny, run, predictions):
+    table = peaks.peak_comparison(run, predictions, Regions(tiny.peaks), CALLS)
+    assert table["distal_bp"][1] == 3_600 - 400 + 0  # chr1:9500-9900 lies outside the promoter of GENE02 at 9000
+    assert table["peak_bp"][1] == 0  # its peak, chr1:9600-9900, is blacklisted whole
+
+
+def test_choosing_and_rotating_keep_the_number_of_bases():
+    random = np.random.default_rng(0)
+    allowed = random.random(500) < 0.8
+    chosen = (random.random(500) < 0.1) & allowed
+    turned = peaks.rotated(chosen, allowed, random)
+    best = peaks.best_bases(random.random(500), allowed, int(chosen.sum()))
+    assert turned.sum() == chosen.sum() == best.sum()
+    assert not (turned & ~allowed).any()
+    assert not (best & ~allowed).any()
+    assert (turned != chosen).any()
+
+
+def test_peaks_elsewhere_are_one_sentence(tiny, run, predictions, tmp_path):
+    (tmp_path / "p.bed").write_text("chr1\t50000\t50100\n")
+    with pytest.raises(InputError, match="no peak lies in the window of any gene"):
+        peaks.peak_comparison(run, predictions, Regions(tmp_path / "p.bed", "peaks"), CALLS)
+
+
+# --------------------------------------------------------------------------------------------------------- comparison
+
+
+def test_conditions_are_compared_with_the_first():
+    random = np.random.default_rng(2)
+    observed = random.normal(size=60)
+    first, worse = observed + 0.1, observed + random.normal(size=60)
+    observed[3] = np.nan
+    table = compare_conditions({"a": first, "b": worse}, observed, bootstrap=200).set_index("condition")
+    known = np.isfinite(observed)
+    assert table.loc["a", ["mean_abs_change", "delta_mse", "delta_mse_low"]].tolist() == [0, 0, 0]
+    assert table.loc["b", "mean_abs_change"] == pytest.approx(np.abs(worse - first).mean())
+    expected = score(observed[known], worse[known], bootstrap=200)["mse"]
+    assert table.loc["b", "mse"] == expected.value
+    assert table.loc["b", "delta_mse"] == pytest.approx(expected.value - table.loc["a", "mse"])
+    assert 0 < table.loc["b", "delta_mse_low"] < table.loc["b", "delta_mse"] < table.loc["b", "delta_mse_high"]
+    assert list(compare_conditions({"a": first}, None).columns) == ["condition", "genes", "mean_abs_change"]
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+def command(tiny, weights, kind, output, *more):
+    tracks = [word for name, source in tiny.sources.items() for word in ("--track", f"{name}={source}")]
+    files = ["--fasta", str(tiny.fasta), "--genes", str(tiny.genes), "--blacklist", str(tiny.blacklist)]
+    words = ["benchmark", kind, str(weights), *files, *tracks, "--device", "cpu", "-o", str(output)]
+    return [*words, "--gene-ids", "GENE02", "GENE03", "GENE05", "--bootstrap", "20", *more]
+
+
+def test_the_commands(tiny, run, tmp_path, capsys):
+    assert main(command(tiny, run.request.model, "distal", tmp_path / "d", "--windows", "1000", "400")) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("provisional weights")
+    assert "window 400 bp" in said
+    assert "MSE" in said
+    table = pd.read_csv(tmp_path / "d" / "distal.tsv", sep="\t", comment="#")
+    assert table["condition"].tolist()[:3] == [distal.FULL, "window 1,000 bp", "window 400 bp"]
+    assert len(pd.read_csv(tmp_path / "d" / "distal_genes.tsv", sep="\t", comment="#")) == 3
+    words = command(tiny, run.request.model, "peaks", tmp_path / "p", "--peaks", str(tiny.peaks), "--threshold", "0.6")
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "outside promoters, peaks keep" in said
+    assert "times what chance gives" in said
+    assert pd.read_csv(tmp_path / "p" / "peaks.tsv", sep="\t", comment="#")["condition"].tolist() == list(
+        peaks.CONDITIONS
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "message"),
+    [
+        ("distal", ["--windows", "401"], "a shorter window must be even"),
+        ("peaks", ["--peaks", "absent.bed"], "absent.bed: no such file"),
+    ],
+)
+def test_misuse_is_one_sentence(tiny, run, tmp_path, capsys, kind, more, message):
+    assert main(command(tiny, run.request.model, kind, tmp_path / "o", *more)) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_misspelled_options_are_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", "crispri", "p", "-o", "o", "--bootstraps", "3"])
+    assert "benchmark crispri does not know --bootstraps (did you mean '--bootstrap'?)" in capsys.readouterr().err
+
+
+def test_networks_that_cannot_be_compared(tiny, run, predictions):
+    model = run.model
+    config = dataclasses.replace(model.config, variant=Variant.PEAKS)
+    fake = dataclasses.replace(run, model=type("M", (), {"config": config})())
+    with pytest.raises(ConfigError, match="read a mask of peaks"):
+        distal.distal_predictions(fake, predictions, None, CALLS)

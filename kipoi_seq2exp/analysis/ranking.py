@@ -117,6 +117,7 @@ def _ranking(point: Floats, resampled: list[Floats], level: float) -> Ranking:
     scores = []
     for column in range(2):
         defined = draws[np.isfinite(draws[:, column]), column]
-        bounds = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if defined.size else (np.nan, np.nan)
+        known = defined.size > 0 and np.isfinite(point[column])
+        bounds = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if known else (np.nan, np.nan)
         scores.append(Score(float(point[column]), float(bounds[0]), float(bounds[1])))
     return Ranking(*scores)

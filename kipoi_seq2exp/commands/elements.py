@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,8 +128,11 @@ def open_predictions(args: argparse.Namespace, say: Say) -> tuple[Predictions, R
     return read_predictions(opened.store.path), opened
 
 
-def open_run(args: argparse.Namespace, say: Say) -> Run:
-    """Predict in the output folder, with the Beta of each base, or go on with what is there."""
+def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] | None = None) -> Run:
+    """Predict in the output folder, with the Beta of each base, or go on with what is there.
+
+    `check` is called once everything is open, before anything is computed.
+    """
     from kipoi_seq2exp.analysis.outputs import status_line
     from kipoi_seq2exp.analysis.predict import prepare
     from kipoi_seq2exp.commands.predict import fill, request_of
@@ -139,6 +143,8 @@ def open_run(args: argparse.Namespace, say: Say) -> Run:
     args.peaks, args.save_beta = None, True
     opened = prepare(request_of(args), args.output, overwrite=args.overwrite)
     say(status_line(args.model, opened.model.provenance.status))
+    if check is not None:
+        check(opened)
     fill(opened, say)
     return opened
 

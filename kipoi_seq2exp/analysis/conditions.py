@@ -1,0 +1,81 @@
+"""One prediction of each gene under several conditions, compared: errors, and how far each moves from the first.
+
+Contract: a table of genes with a column of predictions per condition in; one row per condition out. Genes are resampled
+together, so that the difference of two conditions has an interval of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.analysis.metrics import METRICS, score
+
+Floats = NDArray[np.float64]
+
+
+def compare_conditions(
+    predicted: Mapping[str, Floats], observed: Floats | None, bootstrap: int = 1_000
+) -> pd.DataFrame:
+    """Compare conditions with the first of them.
+
+    Parameters
+    ----------
+    predicted : mapping of str to ndarray, (G,)
+        Predictions of the same genes under each condition; the first is the reference.
+    observed : ndarray, (G,) or None
+        The label, NaN where unknown; without it only the changes of the prediction are told.
+    bootstrap : int
+        Resamples of the genes.
+
+    Returns
+    -------
+    DataFrame
+        condition, genes, mean_abs_change (of the prediction, against the reference) and, where two genes or more have a
+        label, each of `metrics.METRICS` and delta_mse (against the reference), all with _low and _high (95 %).
+    """
+    reference = next(iter(predicted.values()))
+    known = np.zeros(len(reference), dtype=bool) if observed is None else np.isfinite(observed)
+    rows = []
+    for name, values in predicted.items():
+        row = {"condition": name, "genes": len(values), "mean_abs_change": float(np.abs(values - reference).mean())}
+        if observed is not None and known.sum() > 1:
+            truth = observed[known]
+            scores = score(truth, values[known], bootstrap=bootstrap)
+            for metric in METRICS:
+                result = scores[metric]
+                row |= {metric: result.value, f"{metric}_low": result.low, f"{metric}_high": result.high}
+            change = (values[known] - truth) ** 2 - (reference[known] - truth) ** 2
+            low, high = _interval(change, bootstrap)
+            row |= {"delta_mse": float(change.mean()), "delta_mse_low": low, "delta_mse_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def condition_lines(table: pd.DataFrame) -> list[str]:
+    """Lay out a comparison for the reader."""
+    width = max(len(name) for name in table["condition"])
+    lines = []
+    for _, row in table.iterrows():
+        line = f"{row['condition']:<{width}}  mean change {row['mean_abs_change']:.4f}"
+        if "mse" in table:
+            line += (
+                f"  MSE {row['mse']:.4f} [{row['mse_low']:.4f}, {row['mse_high']:.4f}]  Pearson {row['pearson']:.4f}"
+            )
+            line += f"  MSE against the first {row['delta_mse']:+.4f}"
+            line += f" [{row['delta_mse_low']:+.4f}, {row['delta_mse_high']:+.4f}]"
+        lines.append(line)
+    return lines
+
+
+def _interval(values: Floats, bootstrap: int, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean."""
+    if not bootstrap:
+        return float("nan"), float("nan")
+    random = np.random.default_rng(0)
+    means = [values[random.integers(values.size, size=values.size)].mean() for _ in range(bootstrap)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
