@@ -11,7 +11,8 @@
     ...blacklist....pkl     dict of chromosome to one bool per base
 
 The sub-folders are looked for at any depth, because releases differ in it. Values are taken as they are: the transforms
-of the `InputSpec` (log10(x + 1) for contacts) apply afterwards. A gene without a TSS in GeneList.txt is left out and counted.
+of the `InputSpec` (log10(x + 1) for contacts) apply afterwards. A gene without a TSS in GeneList.txt is left out and
+counted.
 """
 
 from __future__ import annotations

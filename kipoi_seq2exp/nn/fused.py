@@ -86,9 +86,7 @@ class _Parameters:
         from kipoi_seq2exp.nn.layer_kernels import convolve_silu
 
         u = np.empty_like(x)
-        _by_rows(
-            x.shape[0], lambda a, b: convolve_silu(x, self.conv_weight, self.conv_bias, u[a:b], a, self.reverse)
-        )
+        _by_rows(x.shape[0], lambda a, b: convolve_silu(x, self.conv_weight, self.conv_bias, u[a:b], a, self.reverse))
         return torch.from_numpy(u)
 
     def steps(self, low_rank: Array) -> Array:
@@ -96,9 +94,7 @@ class _Parameters:
         from kipoi_seq2exp.nn.layer_kernels import step_sizes
 
         delta = np.empty((low_rank.shape[0], self.D.shape[1]), np.float32)
-        _by_rows(
-            low_rank.shape[0], lambda a, b: step_sizes(low_rank[a:b], self.dt_weight, self.dt_bias, delta[a:b])
-        )
+        _by_rows(low_rank.shape[0], lambda a, b: step_sizes(low_rank[a:b], self.dt_weight, self.dt_bias, delta[a:b]))
         return delta
 
     def maps(self, low_rank: Tensor) -> tuple[Array, Array]:
@@ -175,7 +171,7 @@ class _Gradients:
         return cls(like[0], like[1], torch.zeros_like(p.x_proj), dt_weight, *like[2:])
 
     def in_torch(self) -> tuple[Tensor, ...]:
-        """The gradients in the order and layout of the parameters."""
+        """Return the gradients in the order and layout of the parameters."""
         conv = torch.from_numpy(self.conv_weight).t(), torch.from_numpy(self.conv_bias)[0]
         scan = torch.from_numpy(self.A).t(), torch.from_numpy(self.D)[0]
         return *conv, self.x_proj, self.dt_weight, torch.from_numpy(self.dt_bias)[0], *scan
