@@ -142,39 +142,56 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
 
 def _cross_validate(config: TrainingConfig, folder: Path, *, resume: bool) -> FitResult:
     """Train once without each value of the column and test on it; then train on all genes, with the pooled scores."""
-    if config.run.devices * config.run.nodes > 1:
-        raise ConfigError("cross-validation runs on one device: give each fold its own run, or set run.devices to 1.")
     if not resume:
         _refuse_existing(folder)
+    tested = cross_validate(config, folder, resume=resume)
+    tested.save(folder, "test")
     everything = dataclasses.replace(config, split=dataclasses.replace(config.split, scheme=Scheme.ALL))
-    cells = open_cells(everything)
-    values = list(cross_validation(cells[0].genes, config.split.column))
-    _make_folder(config, folder)
-    for cell in cells:
-        cell.windows.close()
-    tested: dict[str, Evaluation] = {}
-    for value in values:
-        split = dataclasses.replace(config.split, scheme=Scheme.COLUMN, test=(value,))
-        fold = dataclasses.replace(config, split=split, name=f"{config.name}-{value}")
-        log.info("cross-validation: holding out '%s' (%d of %d)", value, len(tested) + 1, len(values))
-        tested[value] = _fold(fold, folder / "folds" / value, resume=resume)
-    pooled = pool(tested)
-    pooled.save(folder, "test")
     final = folder / "all"
-    done = (final / "best.safetensors").is_file()
-    if not done:
+    if not (final / "best.safetensors").is_file():
         fit_config(everything, final, resume=resume and final.exists())
     record = json.loads((final / "record.json").read_text(encoding="utf-8"))
-    record["cross_validation"] = {"column": config.split.column, "values": values}
-    network = load_model(final / "best.safetensors", "cpu")
-    return _finish(config, folder, network, record, pooled)
+    record["cross_validation"] = {"column": config.split.column, "values": sorted(set(tested.table["fold"]))}
+    return _finish(config, folder, load_model(final / "best.safetensors", "cpu"), record, tested)
 
 
-def _fold(config: TrainingConfig, folder: Path, *, resume: bool) -> Evaluation:
-    """Train one fold, unless it is there already; return what it says of its held-out genes."""
-    if not (folder / "best.safetensors").is_file():
-        fit_config(config, folder, resume=resume and folder.exists())
-    return evaluate(load_model(folder / "best.safetensors", "cpu"), config, "test")
+def cross_validate(config: TrainingConfig, folder: Path, *, resume: bool = False) -> Evaluation:
+    """Predict every gene once by a network that never saw its value of the column (`split.column`).
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        A run with the split "cross-validation".
+    folder : Path
+        Gets a run folder for each value, under folds/; with ``resume``, finished ones are not trained again.
+
+    Raises
+    ------
+    ConfigError
+        If the run asks for several devices: each fold is a run of its own.
+    """
+    if config.run.devices * config.run.nodes > 1:
+        raise ConfigError("cross-validation runs on one device: give each fold its own run, or set run.devices to 1.")
+    cells = open_cells(dataclasses.replace(config, split=dataclasses.replace(config.split, scheme=Scheme.ALL)))
+    values = list(cross_validation(cells[0].genes, config.split.column))
+    for cell in cells:
+        cell.windows.close()
+    _make_folder(config, folder)
+    tested: dict[str, Evaluation] = {}
+    for value in values:
+        fold = fold_config(config, value)
+        log.info("cross-validation: holding out '%s' (%d of %d)", value, len(tested) + 1, len(values))
+        place = folder / "folds" / value
+        if not (place / "best.safetensors").is_file():
+            fit_config(fold, place, resume=resume and place.exists())
+        tested[value] = evaluate(load_model(place / "best.safetensors", "cpu"), fold, "test")
+    return pool(tested)
+
+
+def fold_config(config: TrainingConfig, value: str) -> TrainingConfig:
+    """Return the settings of the fold that holds out one value of the column."""
+    split = dataclasses.replace(config.split, scheme=Scheme.COLUMN, test=(value,))
+    return dataclasses.replace(config, split=split, name=f"{config.name}-{value}")
 
 
 # -------------------------------------------------------------------------------------------------------- the steps
