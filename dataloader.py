@@ -33,9 +33,10 @@ class Seq2ExpDataset(Dataset):
         hic_file: str,
         blacklist_file: str | None = None,
         missing_features: str = "error",
-        gene_ids: list[str] | None = None,
+        gene_ids: list[str] | str | None = None,
         cell_type: str = "K562",
     ) -> None:
+        gene_ids = gene_ids.split(",") if isinstance(gene_ids, str) else gene_ids
         sources = {"h3k27ac": h3k27ac_file, "dnase": dnase_file, "hic": hic_file}
         self.windows = WindowDataset(
             served.inputs_of(cell_type), genes_file, fasta_file, sources, blacklist_file, missing_features, gene_ids

@@ -20,6 +20,7 @@ from kipoi_seq2exp.paths import GROUP, GROUP_ENTRIES, group_dir
 
 ZOO_URL = "https://github.com/kipoi/models.git"
 EXCLUDE_LINE = f"/{GROUP}/"
+_CLONE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30", "clone", "--depth=1")  # a dead network ends
 _LEFTOVERS = ("__pycache__", "downloaded")  # what Kipoi and Python put beside the links
 
 
@@ -140,7 +141,7 @@ def _ensure_clone(source: _ZooSource, offline: bool) -> list[str]:
     source.path.parent.mkdir(parents=True, exist_ok=True)
     staging = source.path.with_name(f".{source.path.name}.{os.getpid()}")
     try:
-        if not offline and _git("clone", "--depth=1", source.url, str(staging)):
+        if not offline and _git(*_CLONE, source.url, str(staging)):
             step = f"downloaded Kipoi's model zoo to {source.path}"
         else:
             shutil.rmtree(staging, ignore_errors=True)

@@ -120,6 +120,8 @@ def test_batches_name_their_genes(run):
         named = model.pipeline.predict({**arguments}, keep_metadata=True)
         batch = next(model.default_dataloader(**arguments).batch_iter(batch_size=2))
         found["ids"] = named["metadata"]["gene_id"].tolist()
+        split = model.default_dataloader(**{**arguments, "gene_ids": "GENE09,GENE03"})
+        found["split"] = [split[i]["metadata"]["gene_id"] for i in range(len(split))]
         found["tss"] = batch["metadata"]["tss"].tolist()
         found["ranges"] = {name: values.tolist() for name, values in batch["metadata"]["ranges"].items()}
         found["schema"] = model.default_dataloader.get_output_schema().compatible_with_batch(batch)
@@ -127,6 +129,7 @@ def test_batches_name_their_genes(run):
         """
     )
     assert found["ids"] == ["GENE03"]
+    assert found["split"] == ["GENE09", "GENE03"]
     start = found["tss"][0] - 100_000
     ranges = {"chr": "chr1", "start": start, "end": start + 200_000, "id": "GENE03", "strand": "+"}
     assert found["ranges"] == {name: [value] for name, value in ranges.items()}
