@@ -60,13 +60,13 @@ def condition_lines(table: pd.DataFrame) -> list[str]:
     width = max(len(name) for name in table["condition"])
     lines = []
     for _, row in table.iterrows():
-        line = f"{row['condition']:<{width}}  mean change {row['mean_abs_change']:.4f}"
+        line = f"{row['condition']:<{width}}  mean change {row['mean_abs_change']:.3g}"
         if "mse" in table:
             line += (
                 f"  MSE {row['mse']:.4f} [{row['mse_low']:.4f}, {row['mse_high']:.4f}]  Pearson {row['pearson']:.4f}"
             )
-            line += f"  MSE against the first {row['delta_mse']:+.4f}"
-            line += f" [{row['delta_mse_low']:+.4f}, {row['delta_mse_high']:+.4f}]"
+            line += f"  MSE against the first {row['delta_mse']:+.3g}"
+            line += f" [{row['delta_mse_low']:+.3g}, {row['delta_mse_high']:+.3g}]"
         lines.append(line)
     return lines
 

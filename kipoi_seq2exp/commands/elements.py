@@ -190,7 +190,7 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
     say(f"{len(elements)} elements of {elements['gene_id'].nunique()} genes ({cut})")
     if args.perturb and len(elements):
         effect = elements["delta_expression"]
-        say(f"masked out one by one they change log10 expression by {effect.min():+.4f} to {effect.max():+.4f}")
+        say(f"masked out one by one they change log10 expression by {effect.min():+.3g} to {effect.max():+.3g}")
     say(f"promoters ({len(found.promoters)}) are reported apart and never counted")
     for line in lines:
         say(line)

@@ -118,10 +118,7 @@ class WindowDataset:
         index = int(index) % len(self)
         query = self._queries[index]
         window = Window.around(query.chrom, query.tss, self.inputs.window_bp)
-        onehot = self.genome.onehot(window.chrom, window.start, window.end)
-        blacklist = np.zeros(len(window), dtype=np.bool_)
-        if self.blacklist is not None:
-            blacklist = self.blacklist.mask(window.chrom, window.start, window.end)
+        onehot, signals, blacklist = self.read(index, window.start, window.end)
         return WindowInputs(
             gene_id=query.gene_id,
             chrom=query.chrom,
@@ -130,10 +127,24 @@ class WindowDataset:
             start=window.start,
             end=window.end,
             onehot=onehot,
-            signals=self._signals(query, window),
+            signals=signals,
             features=self._features(index, query),
             blacklist=blacklist,
         )
+
+    def read(
+        self, index: int, start: int, end: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+        """Return DNA (L, 4), tracks (L, S) and blacklist (L,) of any stretch round the gene in row `index`.
+
+        The stretch may reach beyond the chromosome; the tracks are those of the gene, after their transforms.
+        """
+        query = self._queries[index]
+        window = Window(query.chrom, start, end)
+        blacklist = np.zeros(len(window), dtype=np.bool_)
+        if self.blacklist is not None:
+            blacklist = self.blacklist.mask(window.chrom, start, end)
+        return self.genome.onehot(window.chrom, start, end), self._signals(query, window), blacklist
 
     def __iter__(self) -> Iterator[WindowInputs]:
         return (self[index] for index in range(len(self)))

@@ -1,0 +1,71 @@
+"""`seq2exp variants`: what the variants of a VCF do to expression and masks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, add_input_options, add_network_options
+
+_DESCRIPTION = """Predict what variants do: per variant and gene within reach, the change of expression and of the mask.
+
+  seq2exp variants variants.vcf K562 --fasta genome.fa --genes genes.tsv --track ... -o out/
+
+writes into out/
+  variants.tsv    #CHROM POS ID REF ALT, gene, expression of both alleles (log10), change, change of the mask
+  variants.vcf    the VCF with the same in its INFO (SEQ2EXP)
+
+REF is checked against the FASTA; multi-allelic records are split; windows with indels stay centred on the TSS.
+"""
+TABLE, ANNOTATED = "variants.tsv", "variants.vcf"
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = add_command(subparsers, "variants", "what variants do to expression and masks", _DESCRIPTION)
+    parser.set_defaults(run=run)
+    parser.add_argument("vcf", type=Path, metavar="VCF", help="variants, plain or .gz")
+    parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
+    parser.add_argument("--skip-mismatch", action="store_true", help="leave out variants whose REF is not in the FASTA")
+    add_input_options(parser)
+    add_network_options(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+
+
+def run(args: argparse.Namespace, say: Say) -> int:
+    """Predict the effects and write them."""
+    from tqdm import tqdm
+
+    from kipoi_seq2exp.analysis.files import make_folder
+    from kipoi_seq2exp.analysis.outputs import describe_lines, status_line
+    from kipoi_seq2exp.analysis.request import inputs_of, open_dataset, open_model, provenance_of
+    from kipoi_seq2exp.analysis.tables import write_lines, write_tsv
+    from kipoi_seq2exp.analysis.variants import COLUMNS, annotated_lines, genes_in_reach, variant_effects
+    from kipoi_seq2exp.commands.predict import request_of
+    from kipoi_seq2exp.data.variants import matching, read_vcf
+
+    args.peaks, args.save_beta = None, False
+    vcf, request = read_vcf(args.vcf), request_of(args)
+    model, weights_sha256 = open_model(request)
+    with open_dataset(request, inputs_of(model, request.cell_type)) as dataset:
+        variants, mismatches = matching(vcf.variants, dataset.genome, str(args.vcf), skip_mismatch=args.skip_mismatch)
+        say(status_line(args.model, model.provenance.status))
+        reach = genes_in_reach(dataset, variants)
+        if reach:
+            make_folder(args.output)
+        with tqdm(total=sum(map(len, reach.values())), unit="variant", dynamic_ncols=True) as bar:
+            effects = variant_effects(model, dataset, variants, args.batch_size, lambda: bar.update() and None)
+        provenance = provenance_of(request, model, weights_sha256, dataset)
+    reached = effects["variant"].nunique()
+    notes = [
+        f"{args.vcf}: {len(vcf.variants)} alleles, {vcf.no_sequence} more without a plain sequence left out",
+        f"{len(mismatches)} alleles left out since their REF is not what the FASTA has",
+        f"{len(variants) - reached} alleles lie in no gene's window; {reached} reach "
+        f"{effects['gene_id'].nunique()} genes: {len(effects)} rows",
+    ]
+    write_tsv(effects[list(COLUMNS)], args.output / TABLE, [*describe_lines(provenance), *notes])
+    write_lines(list(annotated_lines(vcf, variants, effects)), args.output / ANNOTATED)
+    for line in notes:
+        say(line)
+    say(f"written: {args.output / TABLE}, {args.output / ANNOTATED}")
+    return 0

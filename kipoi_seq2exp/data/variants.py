@@ -1,0 +1,166 @@
+"""Variants of a VCF: read line by line, split by allele, checked against the genome.
+
+Contract: positions are 0-based here, as everywhere in this package (a VCF counts from 1); letters are upper case. What
+is no plain sequence ('*', '<DEL>', breakends, '.') cannot be put into a window: it is counted and left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kipoi_seq2exp.data.naming import listing, other_name
+from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.errors import InputError
+
+_BASES = re.compile(r"[ACGTN]+\Z")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One alternative allele of one record.
+
+    Attributes
+    ----------
+    chrom : str
+    pos : int
+        0-based position of the first base of `ref`.
+    ident, ref, alt : str
+        As in the file, letters in upper case.
+    line : int
+        Line of the file, from 1.
+    """
+
+    chrom: str
+    pos: int
+    ident: str
+    ref: str
+    alt: str
+    line: int
+
+    def __str__(self) -> str:
+        """Return e.g. "chr22:1000 A>G" (1-based, as in the file)."""
+        return f"{self.chrom}:{self.pos + 1} {self.ref}>{self.alt}"
+
+    def core(self) -> tuple[int, str, str]:
+        """Return position, deleted and inserted letters without what `ref` and `alt` share at their ends."""
+        ref, alt, pos = self.ref, self.alt, self.pos
+        while ref and alt and ref[-1] == alt[-1]:
+            ref, alt = ref[:-1], alt[:-1]
+        while ref and alt and ref[0] == alt[0]:
+            ref, alt, pos = ref[1:], alt[1:], pos + 1
+        return pos, ref, alt
+
+
+@dataclass(frozen=True)
+class VariantFile:
+    """What a VCF holds.
+
+    Attributes
+    ----------
+    path : Path
+    variants : tuple of Variant
+        In the order of the file.
+    lines : tuple of (int, str)
+        Every line with its number, for writing the file again with more in its INFO.
+    no_sequence : int
+        Alleles that are no plain sequence.
+    """
+
+    path: Path
+    variants: tuple[Variant, ...]
+    lines: tuple[tuple[int, str], ...]
+    no_sequence: int
+
+
+def read_vcf(path: Path) -> VariantFile:
+    """Read a VCF, plain or compressed.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, holds no variants, or a line is no VCF record; the line is named.
+    """
+    variants: list[Variant] = []
+    lines, no_sequence = [], 0
+    for number, line in text_lines(path, str(path)):
+        text = line.rstrip("\r\n")
+        lines.append((number, text))
+        if text.startswith("#") or not text.strip():
+            continue
+        fields = text.split("\t")
+        if len(fields) < 5 or not fields[1].isdigit() or int(fields[1]) < 1:
+            raise InputError(
+                f"{path}, line {number}: expected a VCF record (CHROM, POS, ID, REF, ALT, ..., separated by tabs), "
+                f"found {text[:60]!r}."
+            )
+        chrom, pos, ident, ref = fields[0], int(fields[1]) - 1, fields[2], fields[3].upper()
+        if not _BASES.match(ref):
+            raise InputError(f"{path}, line {number}: REF is '{fields[3][:40]}', which is no DNA.")
+        for alt in fields[4].upper().split(","):
+            if not alt:
+                raise InputError(f"{path}, line {number}: ALT is '{fields[4][:40]}', which has an empty allele.")
+            if _BASES.match(alt) and alt != ref:
+                variants.append(Variant(chrom, pos, ident, ref, alt, number))
+            else:
+                no_sequence += 1
+    if not variants:
+        raise InputError(
+            f"{path} holds no variants with plain sequences ({no_sequence} alleles are symbolic or absent)."
+        )
+    return VariantFile(path, tuple(variants), tuple(lines), no_sequence)
+
+
+def matching(
+    variants: Iterable[Variant], genome: Genome, where: str, *, skip_mismatch: bool = False
+) -> tuple[list[Variant], list[Variant]]:
+    """Compare REF with the genome; lower case there and N match as letters do.
+
+    Parameters
+    ----------
+    variants : iterable of Variant
+    genome : Genome
+    where : str
+        The file, for messages.
+    skip_mismatch : bool
+        Return variants whose REF differs apart, instead of an error.
+
+    Returns
+    -------
+    list of Variant, list of Variant
+        Those that match, and those that do not.
+
+    Raises
+    ------
+    InputError
+        If a chromosome is unknown, a position lies beyond its end, or a REF differs and `skip_mismatch` is off.
+    """
+    good: list[Variant] = []
+    bad: list[Variant] = []
+    for variant in variants:
+        place = f"{where}, line {variant.line}"
+        if variant.chrom not in genome.lengths:
+            other = other_name(variant.chrom, genome.lengths)
+            hint = f"the FASTA names it '{other}'" if other else f"the FASTA has {listing(genome.lengths)}"
+            raise InputError(f"{place}: unknown chromosome '{variant.chrom}' ({hint}): use one naming.")
+        end = variant.pos + len(variant.ref)
+        if end > genome.lengths[variant.chrom]:
+            raise InputError(
+                f"{place}: {variant} lies beyond the end of {variant.chrom} ({genome.lengths[variant.chrom]:,} bp): is "
+                f"the file of another genome build?"
+            )
+        found = genome.bases(variant.chrom, variant.pos, end).decode().upper()
+        (good if found == variant.ref else bad).append(variant)
+        if bad and not skip_mismatch:
+            raise InputError(
+                f"{place}: REF of {variant} is not what the FASTA has there ({found}): is the file of another genome "
+                f"build? (--skip-mismatch leaves such variants out.)"
+            )
+    if not good:
+        raise InputError(
+            f"{where}: the REF of none of its {len(bad)} variants is what the FASTA has: other genome build?"
+        )
+    return good, bad
