@@ -194,7 +194,8 @@ def simple_baselines(config: TrainingConfig) -> dict[str, dict[str, float]]:
 def report(cell: str, rows: dict[str, dict[str, float]]) -> None:
     """Print the newest row."""
     name, values = list(rows.items())[-1]
-    print(f"{cell}: {name}: Pearson {values.get('pearson', float('nan')):.3f}, MSE {values['mse']:.3f}", flush=True)
+    found = f"Pearson {values.get('pearson', float('nan')):.3f}, MSE {values['mse']:.3f}"
+    print(f"{cell}: {name}: {found}", flush=True)
 
 
 def write(results: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -206,8 +207,9 @@ def write(results: dict[str, dict[str, dict[str, float]]]) -> None:
         "    make accuracy        # SEQ2EXP_DATA=... python benchmarks/accuracy.py",
         "",
         "121 genes of chr22, log10(PRO-cap + 1). Four folds by region of the chromosome (22q11a 13 genes, 22q11b 46,",
-        "22q12 2, 22q13 60): every gene is predicted once by a model that never saw its region. Brackets: 95 % bootstrap",
-        "interval over genes. They overlap widely: with 121 genes, differences of a few hundredths are not told apart.",
+        "22q12 2, 22q13 60): every gene is predicted once by a model that never saw its region. Brackets: 95 %",
+        "bootstrap interval over genes. They overlap widely: with 121 genes, differences of a few hundredths are not",
+        "told apart.",
         "",
     ]
     for cell, rows in results.items():

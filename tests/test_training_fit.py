@@ -26,7 +26,6 @@ from kipoi_seq2exp.training.evaluate import evaluate
 from kipoi_seq2exp.training.fit import fit, start_network
 from kipoi_seq2exp.training.module import TrainingModule, open_teacher, ridge_regression
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 TIMES = ("seconds",)
 
 SCRIPT = """
@@ -170,6 +169,26 @@ def test_every_variant_trains(tiny, tmp_path, variant):
     result = fit(write_run(tiny, tmp_path, optimiser__max_steps=3, **changes), tmp_path / "runs")
     assert load_model(result.weights, "cpu").config.variant.value == variant
     assert np.isfinite(result.scores["mse"])
+
+
+def test_half_precision_trains(tiny, tmp_path):
+    result = fit(write_run(tiny, tmp_path, run__precision="bf16", optimiser__max_steps=3), tmp_path / "runs")
+    assert {value.dtype for value in weights(result.weights).values()} == {torch.float32}
+
+
+def test_ctrl_c_says_how_to_go_on(tiny, tmp_path, monkeypatch):
+    step = TrainingModule.training_step
+
+    def pressed(self, batch, batch_idx):
+        if self.global_step == 5:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", pressed)
+    with pytest.raises(KeyboardInterrupt, match="stopped; the last checkpoint is whole: go on with --resume"):
+        fit(write_run(tiny, tmp_path), tmp_path / "runs")
+    monkeypatch.undo()
+    assert fit(write_run(tiny, tmp_path), tmp_path / "runs", resume=True).weights.is_file()
 
 
 def test_the_mask_of_trained_weights_can_be_given(tiny, finished, tmp_path):

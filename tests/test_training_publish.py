@@ -17,8 +17,6 @@ from kipoi_seq2exp.training import publish as publishing
 from kipoi_seq2exp.training.fit import fit
 from kipoi_seq2exp.training.publish import publish
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
-
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):

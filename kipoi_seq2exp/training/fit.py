@@ -11,13 +11,15 @@ runs/<name>/folds/<value>/     cross-validation: a run folder for each held-out 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import platform
+import signal
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,6 +60,8 @@ log = logging.getLogger(__name__)
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # the config says how many
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+    ".*Mismatch dtype between input and weight.*",  # bf16: the norms' weights stay float32
+    ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
 )
 MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume
 
@@ -208,22 +212,38 @@ def _train(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume
     if resume and last.is_file():
         _check_checkpoint(config, last)
     loader = train_loader(train, config, trainer.global_rank, trainer.world_size)
-    with warnings.catch_warnings():
-        for message in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        trainer.fit(
-            module,
-            loader,
-            judge_loader(validation, config) if len(validation) else [],
-            ckpt_path=str(last) if resume and last.is_file() else None,
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise OutputError(f"{folder}: stopped by the user; the last checkpoint is whole: carry on with --resume.")
+    with _quiet():
+        try:
+            trainer.fit(
+                module,
+                loader,
+                judge_loader(validation, config) if len(validation) else [],
+                ckpt_path=str(last) if resume and last.is_file() else None,
+                weights_only=True,
+            )
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt(f"{folder}: stopped; the last checkpoint is whole: go on with --resume.") from None
     chosen = folder / "checkpoints" / ("best.ckpt" if config.run.keep is Keep.BEST else "last.ckpt")
     state = torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(state)
     return module.network.cpu().eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what Lightning says at every run; its warnings of anything unexpected pass."""
+    lightning, handler = logging.getLogger("lightning.pytorch"), signal.getsignal(signal.SIGINT)
+    before = lightning.level
+    lightning.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        lightning.setLevel(before)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # Lightning's shutdown leaves Ctrl-C switched off
+            signal.signal(signal.SIGINT, handler)
 
 
 def start_network(config: TrainingConfig, train: LabelledWindows) -> Seq2Exp:
