@@ -215,13 +215,28 @@ def test_effects_are_differences_of_the_network(tiny):
     strong = variant_effects(model, dataset, [Variant("chr1", 21_480, ".", at_tss, other(at_tss), 1)])
     assert strong["delta_expression"][0] != 0
     near = slice(1_200 - FLANK_BP, 1_200 + 1 + FLANK_BP)
-    assert row["mask_ref"] == pytest.approx(before.mask[near].mean(), rel=1e-6)
-    assert row["delta_mask"] == pytest.approx((after.mask - before.mask)[near].mean(), abs=1e-7)
-    change = after.mask - before.mask
+    around = np.delete(np.r_[near], FLANK_BP)  # the base itself is not the same in both
+    assert row["mask_ref"] == pytest.approx(before.mask[around].mean(), rel=1e-6)
+    assert row["delta_mask"] == pytest.approx((after.mask - before.mask)[around].mean(), abs=1e-7)
+    change = np.delete(after.mask - before.mask, [1_200])
     assert row["delta_mask_max"] == pytest.approx(change[np.abs(change).argmax()], abs=1e-7)
     shifted = predict_windows(model, [alternative_window(dataset, 2, dataset[2], deletion).window])[0]
     change = np.concatenate([(shifted.mask - before.mask)[:2_801], shifted.mask[2_801:-29] - before.mask[2_830:]])
     assert effects["delta_mask_max"][1] == pytest.approx(change[np.abs(change).argmax()], abs=1e-7)
+
+
+def test_the_forced_promoter_has_no_part_in_the_mask(tiny):
+    model, letters = small_network(tiny).eval(), base(tiny, "chr1", 21_450, 30)
+    deletion = Variant("chr1", 21_450, ".", letters, letters[0], 1)  # moves the bases upstream of it by 29
+    effect = variant_effects(model, tiny.dataset(), [deletion]).iloc[0]
+    assert np.isnan(effect["mask_ref"])
+    assert np.isnan(effect["delta_mask"])
+    dataset = tiny.dataset()
+    before = predict_windows(model, [dataset[2]])[0].mask
+    after = predict_windows(model, [alternative_window(dataset, 2, dataset[2], deletion).window])[0].mask
+    left, right = (after[29:1_800] - before[: 1_800 - 29]), (after - before)[2_200:]
+    change = np.concatenate([left, right])
+    assert effect["delta_mask_max"] == pytest.approx(change[np.abs(change).argmax()], abs=1e-7)
 
 
 def test_a_gene_on_the_reverse_strand_is_told_along_the_gene(tiny):

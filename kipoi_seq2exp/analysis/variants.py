@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
 
 Positions = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 FLANK_BP = 100
 COLUMNS = (
@@ -94,7 +95,9 @@ def variant_effects(
         A row per variant and gene, in the order of the variants, then of the genes: `COLUMNS` (POS as in the VCF,
         distance_to_tss in bp along the gene, expressions as log10; mask_ref is the mean mask within `FLANK_BP` of the
         variant, delta_mask its change, delta_mask_max the largest change of any base of the window), then variant, the
-        row of `variants`. Mask columns are NaN for a network without a mask.
+        row of `variants`. The promoter, which is forced into the mask, has no part in the mask's columns: they are NaN
+        for a variant inside it and for a network without a mask. Only bases that both alleles have are
+        compared.
 
     Raises
     ------
@@ -116,8 +119,9 @@ def variant_effects(
             alternatives = [alternative_window(dataset, gene, reference, variants[number]) for number in batch]
             after = predict_windows(model, [alternative.window for alternative in alternatives])
             for number, alternative, row in zip(batch, alternatives, after, strict=True):
-                effect = _effect(variants[number], reference, before, alternative, row)
-                rows.append({**effect, "variant": number, "gene": gene})
+                effect = _effect(variants[number], reference, before, row)
+                change = _mask_change(variants[number], _masks(model, reference, before, alternative, row))
+                rows.append({**dict(zip(COLUMNS, (*effect, *change), strict=True)), "variant": number, "gene": gene})
                 if on_window is not None:
                     on_window()
     table = pd.DataFrame(rows).sort_values(["variant", "gene"], ignore_index=True)
@@ -175,33 +179,43 @@ def place_variant(start: int, end: int, tss: int, variant: Variant) -> tuple[Pos
     return origin[kept], written[kept], letters[kept][written[kept]].tobytes()
 
 
-def _effect(
-    variant: Variant, reference: WindowInputs, before: Row, alternative: AltWindow, after: Row
-) -> dict[str, object]:
+def _effect(variant: Variant, reference: WindowInputs, before: Row, after: Row) -> tuple[object, ...]:
     direction = -1 if reference.strand == "-" else 1
-    values = (variant.chrom, variant.pos + 1, variant.ident, variant.ref, variant.alt, reference.gene_id)
-    values += (reference.strand, (variant.core()[0] - reference.tss) * direction)  # type: ignore[assignment]
-    values += (before.expression, after.expression, after.expression - before.expression)  # type: ignore[assignment]
-    return dict(zip(COLUMNS, (*values, *_mask_change(variant, reference, before, alternative, after)), strict=True))
+    named = (variant.chrom, variant.pos + 1, variant.ident, variant.ref, variant.alt, reference.gene_id)
+    place = (reference.strand, (variant.core()[0] - reference.tss) * direction)
+    return (*named, *place, before.expression, after.expression, after.expression - before.expression)
 
 
-def _mask_change(
-    variant: Variant, reference: WindowInputs, before: Row, alternative: AltWindow, after: Row
-) -> tuple[float, float, float]:
-    """Compare the masks of bases that both windows have: mean near the variant, its change, and the largest change."""
+def _masks(
+    model: Seq2Exp, reference: WindowInputs, before: Row, alternative: AltWindow, after: Row
+) -> tuple[Positions, Floats, Floats] | None:
+    """Return the bases that both windows have outside the promoter, and their masks without and with the variant."""
     if before.mask is None or after.mask is None:
+        return None
+    place = alternative.origin - reference.start
+    shared = (place >= 0) & (place < len(before.mask)) & ~alternative.inserted
+    promoter = model.promoter(len(before.mask))
+    shared &= (place < promoter.start) | (place >= promoter.stop)
+    shared[promoter] = False
+    return (
+        alternative.origin[shared],
+        before.mask[place[shared]].astype(np.float64),
+        after.mask[shared].astype(np.float64),
+    )
+
+
+def _mask_change(variant: Variant, masks: tuple[Positions, Floats, Floats] | None) -> tuple[float, float, float]:
+    """Return the mean mask near the variant, its change, and the largest change of the window."""
+    if masks is None or not masks[0].size:
         return float("nan"), float("nan"), float("nan")
-    origin = alternative.origin
-    pos, ref, alt = variant.core()
-    substitution = len(ref) == len(alt)
-    shared = (origin >= reference.start) & (origin < reference.end) & (~alternative.inserted | substitution)
-    old = before.mask[origin[shared] - reference.start].astype(np.float64)
-    change = after.mask[shared] - old
-    near = (origin[shared] >= pos - FLANK_BP) & (origin[shared] < pos + len(ref) + FLANK_BP)
+    origin, before, after = masks
+    pos, ref, _ = variant.core()
+    change = after - before
+    near = (origin >= pos - FLANK_BP) & (origin < pos + len(ref) + FLANK_BP)
     largest = float(change[np.abs(change).argmax()])
     if not near.any():
         return float("nan"), float("nan"), largest
-    return float(old[near].mean()), float(change[near].mean()), largest
+    return float(before[near].mean()), float(change[near].mean()), largest
 
 
 def annotated_lines(vcf: VariantFile, variants: Sequence[Variant], effects: pd.DataFrame) -> Iterator[str]:
