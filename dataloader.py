@@ -53,9 +53,7 @@ class Seq2ExpDataset(Dataset):
         return {
             "inputs": {
                 "onehot": window.onehot.astype(np.float32),
-                "signals": window.signals,
-                "features": window.features,
-                "blacklist": window.blacklist,
+                **{name: getattr(window, name) for name in ("signals", "features", "blacklist")},
             },
             "metadata": {"ranges": ranges, "gene_id": window.gene_id, "tss": window.tss},
         }
