@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import PROMOTER_BP, small_network, small_request, small_weights
 
-from kipoi_seq2exp.analysis.element_calls import ElementSettings, find_elements, genomic_mask, measure_null
+from kipoi_seq2exp.analysis.element_calls import ElementSettings, GeneWindows, find_elements, genomic_mask, measure_null
 from kipoi_seq2exp.analysis.element_files import write_element_files
 from kipoi_seq2exp.analysis.elements import COLUMNS, CallSettings
 from kipoi_seq2exp.analysis.evidence import interval_means, split_evidence
@@ -162,7 +162,7 @@ def test_the_rate_of_a_null_is_counted():
 
 def test_a_threshold_by_the_null(run, predictions, monkeypatch):
     settings = NullSettings(fdr=0.4, shuffles=3, block_bp=400)
-    null = measure_null(predictions, run, settings)
+    null = measure_null(predictions, GeneWindows(run), settings)
     found = find_elements(predictions, ElementSettings(CALLS, settings), run)
     assert found.calls.threshold == null.threshold(0.4)
     assert null.fdr[round(found.calls.threshold * BINS)] <= 0.4

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.crispri_pairs import file_baselines
-from kipoi_seq2exp.analysis.element_calls import genomic_mask
+from kipoi_seq2exp.analysis.element_calls import GeneWindows, genomic_mask
 from kipoi_seq2exp.analysis.elements import Locus
 from kipoi_seq2exp.analysis.locus import read_tracks
 from kipoi_seq2exp.analysis.masking import predict_masked
@@ -160,6 +160,7 @@ def _score_pairs(
     """Score the pairs gene by gene, so that each window is read once."""
     found = _PairScores(np.full(len(pairs), UNKNOWN, dtype=object))
     genes = _genes_by_id(predictions)
+    windows = None if run is None else GeneWindows(run)
     for gene_id, of_gene in pairs.groupby("gene_id", sort=False):
         if gene_id not in genes:
             continue
@@ -176,8 +177,8 @@ def _score_pairs(
                 found.put(MASK, pair.Index, -np.inf)
         if inside:
             _score_window(found, predictions, index, inside, sources)
-            if run is not None:
-                _score_effects(found, predictions, index, inside, run)
+            if windows is not None:
+                _score_effects(found, predictions, index, inside, windows)
     if run is not None:
         for row in np.flatnonzero(found.status == BEYOND):
             found.put(EFFECT, int(row), -np.inf)
@@ -215,17 +216,20 @@ def _score_window(
 
 
 def _score_effects(
-    found: _PairScores, predictions: Predictions, index: int, inside: list[tuple[int, NDArray[np.int64]]], run: Run
+    found: _PairScores,
+    predictions: Predictions,
+    index: int,
+    inside: list[tuple[int, NDArray[np.int64]]],
+    windows: GeneWindows,
 ) -> None:
     """Score the pairs of one gene by the loss of predicted expression when the element is masked out."""
     mask, gene = predictions.mask(index), predictions.genes.iloc[index]
-    rows = {str(gene_id): row for row, gene_id in enumerate(run.dataset.genes["gene_id"])}
     masks = []
     for _, bases in inside:
         without = np.array(mask, copy=True)
         without[bases] = 0
         masks.append(without)
-    expression = predict_masked(run.model, run.dataset[rows[gene["gene_id"]]], masks, run.request.batch_size)
+    expression = predict_masked(windows.run.model, windows[gene["gene_id"]], masks, windows.run.request.batch_size)
     for (row, _), value in zip(inside, expression, strict=True):
         found.put(EFFECT, row, float(gene["expression"]) - float(value))
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.analysis.element_calls import GeneWindows
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.masking import predict_masked
 from kipoi_seq2exp.analysis.predict import Run, predict_windows
@@ -68,10 +69,10 @@ def distal_predictions(
     if config.variant is Variant.PEAKS:
         raise ConfigError("these weights read a mask of peaks, which is no part of this comparison.")
     lengths = checked_windows(windows_bp, config.window_bp, config.promoter_bp)
-    rows = {str(gene_id): row for row, gene_id in enumerate(run.dataset.genes["gene_id"])}
+    windows = GeneWindows(run)
     table = []
     for index, gene in predictions.genes.iterrows():
-        window, mask = run.dataset[rows[gene["gene_id"]]], predictions.mask(index)
+        window, mask = windows[gene["gene_id"]], predictions.mask(index)
         found: dict[str, object] = {"gene_id": gene["gene_id"], FULL: float(gene["expression"])}
         for length in lengths:
             found[f"window {length:,} bp"] = _shortened(run.model, window, mask, length)

@@ -22,6 +22,7 @@ from kipoi_seq2exp.analysis.masking import masked_out, predict_masked
 from kipoi_seq2exp.analysis.null import Null, NullSettings, shuffled_masks
 from kipoi_seq2exp.analysis.predict import Run
 from kipoi_seq2exp.analysis.store import Predictions
+from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 Floats = NDArray[np.float32]
@@ -71,6 +72,25 @@ class Found:
     null: Null | None = None
 
 
+class GeneWindows:
+    """Windows of a run by gene id; the last one is kept, since several steps read the same gene in turn.
+
+    Parameters
+    ----------
+    run : Run
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._rows = {str(gene_id): row for row, gene_id in enumerate(run.dataset.genes["gene_id"])}
+        self._last: WindowInputs | None = None
+
+    def __getitem__(self, gene_id: str) -> WindowInputs:
+        if self._last is None or self._last.gene_id != gene_id:
+            self._last = self.run.dataset[self._rows[gene_id]]
+        return self._last
+
+
 def find_elements(
     predictions: Predictions,
     settings: ElementSettings,
@@ -100,12 +120,13 @@ def find_elements(
         )
     if run is None and (settings.perturb or settings.null is not None):
         raise ConfigError("a null and a perturbation run the network: give the model and its inputs.")
-    null = None if settings.null is None else measure_null(predictions, _open(run), settings.null)
+    windows = None if run is None else GeneWindows(run)
+    null = None if settings.null is None else measure_null(predictions, _open(windows), settings.null)
     calls = settings.calls
     if null is not None and settings.null is not None:
         threshold = null.threshold(settings.null.fdr)
         if threshold is None:
-            return Found(empty_elements(), _promoters(predictions, run), calls, null)
+            return Found(empty_elements(), _promoters(predictions, windows), calls, null)
         calls = dataclasses.replace(calls, threshold=threshold, top_fraction=None)
     tables = []
     for index in range(len(predictions)):
@@ -113,18 +134,18 @@ def find_elements(
         found = call_elements(mask, predictions.promoter, calls)
         table = _describe(predictions, index, found, mask)
         if len(found):
-            table = pd.concat([table, _evidence(predictions, index, (found.start, found.end), run)], axis=1)
+            table = pd.concat([table, _evidence(predictions, index, (found.start, found.end), windows)], axis=1)
         if null is not None:
             table["fdr"] = null.rate_at(found.mean)
         if settings.perturb:
-            table = table.assign(**_perturb(predictions, index, found, _open(run)))
+            table = table.assign(**_perturb(predictions, index, found, _open(windows)))
         tables.append(table)
         if on_gene is not None:
             on_gene()
     filled = [table for table in tables if len(table)]
     elements = pd.concat(filled, ignore_index=True) if filled else empty_elements()
     elements = elements.sort_values(["chrom", "start", "end", "gene_id"], ignore_index=True)
-    return Found(elements, _promoters(predictions, run), calls, null)
+    return Found(elements, _promoters(predictions, windows), calls, null)
 
 
 def genomic_mask(predictions: Predictions, index: int) -> Floats:
@@ -149,7 +170,7 @@ def genomic_mask(predictions: Predictions, index: int) -> Floats:
     return mask
 
 
-def measure_null(predictions: Predictions, run: Run, settings: NullSettings) -> Null:
+def measure_null(predictions: Predictions, windows: GeneWindows, settings: NullSettings) -> Null:
     """Count the bases that reach each threshold, really and under shuffled tracks, over all genes.
 
     Raises
@@ -158,16 +179,15 @@ def measure_null(predictions: Predictions, run: Run, settings: NullSettings) -> 
         If the predictions hold no Beta, or the network makes no mask of its own.
     """
     null = Null()
-    rows = _dataset_rows(run)
     for index in range(len(predictions)):
         concentrations = predictions.concentrations(index)
         if concentrations is None:
             raise ConfigError(f"{predictions.path} holds no Beta of each base, which the null is made from.")
-        window = run.dataset[rows[predictions.genes["gene_id"].iloc[index]]]
+        window = windows[predictions.genes["gene_id"].iloc[index]]
         mask = genomic_mask(predictions, index)
         counted = np.ones(mask.size, dtype=bool)
         counted[predictions.promoter] = False
-        shuffles = shuffled_masks(run.model, window, concentrations, settings)
+        shuffles = shuffled_masks(windows.run.model, window, concentrations, settings)
         null.add(mask[counted], [shuffled[counted] for shuffled in shuffles])
     return null
 
@@ -186,29 +206,29 @@ def _describe(predictions: Predictions, index: int, found: Calls, mask: Floats) 
     return table
 
 
-def _evidence(predictions: Predictions, index: int, intervals: Intervals, run: Run | None) -> pd.DataFrame:
+def _evidence(predictions: Predictions, index: int, intervals: Intervals, windows: GeneWindows | None) -> pd.DataFrame:
     concentrations = predictions.concentrations(index)
     if concentrations is None:
         return pd.DataFrame(index=range(len(intervals[0])))
     columns = pd.DataFrame(credible_columns(concentrations, intervals))
-    if run is None:
+    if windows is None:
         return columns
-    window = run.dataset[_dataset_rows(run)[predictions.genes["gene_id"].iloc[index]]]
-    sources = split_evidence(run.model, concentrations, window.signals)
-    return pd.concat([columns, source_columns(run.model, sources, intervals)], axis=1)
+    model = windows.run.model
+    sources = split_evidence(model, concentrations, windows[predictions.genes["gene_id"].iloc[index]].signals)
+    return pd.concat([columns, source_columns(model, sources, intervals)], axis=1)
 
 
-def _perturb(predictions: Predictions, index: int, found: Calls, run: Run) -> dict[str, Any]:
+def _perturb(predictions: Predictions, index: int, found: Calls, windows: GeneWindows) -> dict[str, Any]:
     """Predict expression with each element masked out; the difference is to the prediction with all of them."""
     mask, gene = predictions.mask(index), predictions.genes.iloc[index]
     if mask is None or not len(found):
         return {"expression_without": np.empty(0), "delta_expression": np.empty(0)}
-    window = run.dataset[_dataset_rows(run)[gene["gene_id"]]]
-    without = predict_masked(run.model, window, masked_out(mask, found.start, found.end), run.request.batch_size)
+    run, masks = windows.run, masked_out(mask, found.start, found.end)
+    without = predict_masked(run.model, windows[gene["gene_id"]], masks, run.request.batch_size)
     return {"expression_without": without, "delta_expression": without - float(gene["expression"])}
 
 
-def _promoters(predictions: Predictions, run: Run | None) -> pd.DataFrame:
+def _promoters(predictions: Predictions, windows: GeneWindows | None) -> pd.DataFrame:
     """Describe the promoter of each gene, which the model keeps whatever the evidence."""
     promoter = predictions.promoter
     span = (np.array([promoter.start]), np.array([promoter.stop]))
@@ -217,15 +237,11 @@ def _promoters(predictions: Predictions, run: Run | None) -> pd.DataFrame:
         locus = predictions.locus(index)
         row = {"chrom": locus.chrom, "start": locus.start + promoter.start, "end": locus.start + promoter.stop}
         row |= {"gene_id": locus.gene_id, "tss": locus.tss, "strand": locus.strand}
-        tables.append(pd.concat([pd.DataFrame([row]), _evidence(predictions, index, span, run)], axis=1))
+        tables.append(pd.concat([pd.DataFrame([row]), _evidence(predictions, index, span, windows)], axis=1))
     return pd.concat(tables, ignore_index=True)
 
 
-def _dataset_rows(run: Run) -> dict[str, int]:
-    return {str(gene_id): row for row, gene_id in enumerate(run.dataset.genes["gene_id"])}
-
-
-def _open(run: Run | None) -> Run:
-    if run is None:
+def _open(windows: GeneWindows | None) -> GeneWindows:
+    if windows is None:
         raise ConfigError("this runs the network: give the model and its inputs.")
-    return run
+    return windows

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.element_calls import genomic_mask
+from kipoi_seq2exp.analysis.element_calls import GeneWindows, genomic_mask
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.masking import predict_masked
 from kipoi_seq2exp.analysis.predict import Run
@@ -63,10 +63,10 @@ def peak_comparison(
     """
     if not (predictions.has_mask and predictions.has_beta):
         raise ConfigError("a comparison with peaks needs a network that makes its own mask.")
-    rows = {str(gene_id): row for row, gene_id in enumerate(run.dataset.genes["gene_id"])}
+    windows = GeneWindows(run)
     random, table = np.random.default_rng(0), []
     for index, gene in predictions.genes.iterrows():
-        window, mask = run.dataset[rows[gene["gene_id"]]], genomic_mask(predictions, index)
+        window, mask = windows[gene["gene_id"]], genomic_mask(predictions, index)
         allowed = _allowed(predictions, index, window.blacklist)
         in_peaks = peaks.mask(window.chrom, window.start, window.end) & allowed
         row: dict[str, object] = {"gene_id": gene["gene_id"], **_overlap(mask, in_peaks, allowed, predictions, calls)}
