@@ -21,7 +21,7 @@ EXAMPLE_ARGS := {"genes_file": "example/genes.tsv", "fasta_file": "example/genom
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help predict test lint wheel wheel-test example bench clean
+.PHONY: help predict test lint wheel wheel-test example bench accuracy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ wheel-test: $(VENV)/.tools ## install the wheel into an empty environment and pr
 
 bench: $(VENV)/.tools ## measure speed; writes benchmarks/speed.md and .json
 	$(BIN)/python benchmarks/speed.py
+
+accuracy: $(VENV)/.tools ## measure held-out accuracy on chr22 (SEQ2EXP_DATA=folder); writes benchmarks/accuracy.md
+	$(BIN)/python benchmarks/accuracy.py
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) $(OUT) dist build .pytest_cache .mypy_cache .ruff_cache
