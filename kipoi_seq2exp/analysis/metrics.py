@@ -78,6 +78,44 @@ def score(
     return {name: Score(float(value), float(bottom), float(top)) for name, value, bottom, top in rows}
 
 
+def paired_differences(
+    observed: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    bootstrap: int = 1_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Score the second predictions minus the first ones, on the same genes and the same resamples of them.
+
+    Parameters
+    ----------
+    observed, first, second : array_like, (G,)
+        Expression of each gene.
+    bootstrap, level, seed
+        As in `score`.
+
+    Returns
+    -------
+    dict of str to Score
+        Difference of each metric; an interval without 0 tells the two apart.
+
+    Raises
+    ------
+    InputError
+        As `score` does.
+    """
+    one, two = (score(observed, predicted, bootstrap=0) for predicted in (first, second))
+    low = high = np.full(len(METRICS), np.nan)
+    if bootstrap:
+        truth, before, after = (_checked(*named) for named in (("observed", observed), ("1", first), ("2", second)))
+        resampled = [_bootstrap(truth, guess, bootstrap, seed) for guess in (before, after)]
+        low, high = _interval(resampled[1] - resampled[0], level)
+    rows = zip(METRICS, low, high, strict=True)
+    return {n: Score(two[n].value - one[n].value, float(bottom), float(top)) for n, bottom, top in rows}
+
+
 def ranks(values: Floats) -> Floats:
     """Rank the values from 1; equal values share the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
