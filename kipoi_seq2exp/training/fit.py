@@ -21,22 +21,18 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
-from kipoi_seq2exp import __version__
-from kipoi_seq2exp.config import Provenance, to_mapping
+from kipoi_seq2exp.config import Provenance
 from kipoi_seq2exp.data.splits import cross_validation
-from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
+from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
@@ -53,6 +49,7 @@ from kipoi_seq2exp.training.data import (
 )
 from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool, write_text
 from kipoi_seq2exp.training.figures import draw_curves
+from kipoi_seq2exp.training.folder import check_resumable, is_first, make_folder, prepare, read_rows, versions
 from kipoi_seq2exp.training.module import TrainingModule, build_network, open_teacher, start_from_regression
 from kipoi_seq2exp.training.sections import Keep, Precision, Scheme
 
@@ -63,7 +60,6 @@ EXPECTED_WARNINGS = (
     ".*Mismatch dtype between input and weight.*",  # bf16: the norms' weights stay float32
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
 )
-MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume
 
 
 @dataclass(frozen=True)
@@ -123,10 +119,9 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
     """Train as settings say, into a run folder; see `fit`."""
     if config.split.scheme is Scheme.CROSS_VALIDATION:
         return _cross_validate(config, folder, resume=resume)
-    if not resume:
-        _refuse_existing(folder)
+    prepare(config, folder, resume=resume)
     cells = open_cells(config)
-    _make_folder(config, folder)
+    make_folder(config, folder)
     started = time.monotonic()
     network = _train(config, cells, folder, resume=resume)
     record = {
@@ -137,7 +132,7 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
         "machine": platform.machine(),
     }
     tested = None
-    if _is_first() and len(cells[0].split.test) > 1:
+    if is_first() and len(cells[0].split.test) > 1:
         tested = evaluate(network, config, "test", cells=cells)
     for cell in cells:
         cell.windows.close()
@@ -146,8 +141,7 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
 
 def _cross_validate(config: TrainingConfig, folder: Path, *, resume: bool) -> FitResult:
     """Train once without each value of the column and test on it; then train on all genes, with the pooled scores."""
-    if not resume:
-        _refuse_existing(folder)
+    prepare(config, folder, resume=resume)
     tested = cross_validate(config, folder, resume=resume)
     tested.save(folder, "test")
     everything = dataclasses.replace(config, split=dataclasses.replace(config.split, scheme=Scheme.ALL))
@@ -176,11 +170,13 @@ def cross_validate(config: TrainingConfig, folder: Path, *, resume: bool = False
     """
     if config.run.devices * config.run.nodes > 1:
         raise ConfigError("cross-validation runs on one device: give each fold its own run, or set run.devices to 1.")
+    if resume:
+        check_resumable(config, folder)
     cells = open_cells(dataclasses.replace(config, split=dataclasses.replace(config.split, scheme=Scheme.ALL)))
     values = list(cross_validation(cells[0].genes, config.split.column))
     for cell in cells:
         cell.windows.close()
-    _make_folder(config, folder)
+    make_folder(config, folder)
     tested: dict[str, Evaluation] = {}
     for value in values:
         fold = fold_config(config, value)
@@ -209,8 +205,6 @@ def _train(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume
     module = TrainingModule(config, start_network(config, train), open_teacher(config))
     trainer = _trainer(config, folder, with_validation=len(validation) > 0)
     last = folder / "checkpoints" / "last.ckpt"
-    if resume and last.is_file():
-        _check_checkpoint(config, last)
     loader = train_loader(train, config, trainer.global_rank, trainer.world_size)
     with _quiet():
         try:
@@ -302,7 +296,7 @@ def _finish(
     """Write weights with their provenance, curves, scores and the record."""
     weights = folder / "best.safetensors"
     scores = as_numbers(tested.scores) if tested else {}
-    if not _is_first():
+    if not is_first():
         return FitResult(folder, weights, scores)
     if tested is not None:
         tested.save(folder, "test")
@@ -318,7 +312,7 @@ def _finish(
     write_text(folder / "record.json", json.dumps(record, indent=1) + "\n")
     metrics = folder / "metrics.csv"
     if metrics.is_file():
-        draw_curves(_read_rows(metrics), folder / "curves.png")
+        draw_curves(read_rows(metrics), folder / "curves.png")
     return FitResult(folder, weights, scores)
 
 
@@ -331,70 +325,3 @@ def _trained_on(config: TrainingConfig, genes: Mapping[str, int]) -> str:
         Scheme.FOLD: f"the paper's fold {split.fold} held out",
     }.get(split.scheme, f"held out: {', '.join((*split.validation, *split.test))}")
     return f"{genes['train']} genes ({cells}); {held}"
-
-
-def _is_first() -> bool:
-    """Tell whether this is the process that writes (the only one, unless Lightning started several)."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
-
-
-def _refuse_existing(folder: Path) -> None:
-    if _is_first() and folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder}: this run exists; carry on with --resume, or choose another name or folder.")
-
-
-def _make_folder(config: TrainingConfig, folder: Path) -> None:
-    """Make the run folder with its settings; only once the data are known to be usable."""
-    if not _is_first():
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
-        if not (folder / "config.yaml").exists():
-            write_text(folder / "config.yaml", text)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}).") from None
-
-
-def _check_checkpoint(config: TrainingConfig, path: Path) -> None:
-    """Refuse to resume from a checkpoint that was written with other settings."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)["seq2exp_config"]
-    except Exception as error:
-        raise InputError(f"{path}: is no checkpoint of this package ({' '.join(str(error).split())[:120]}).") from None
-    now = to_mapping(config)
-    for name in MECHANICS:
-        saved["run"].pop(name, None)
-        now["run"].pop(name, None)
-    saved.pop("data_root", None), now.pop("data_root")
-    for name, value in _flat(now).items():
-        before = _flat(saved).get(name)
-        if before != value:
-            raise ConfigError(
-                f"{path}: was written with {name} = {before}, the config now says {value}: resume with the settings it "
-                "began with, or start a run of another name."
-            )
-
-
-def _flat(values: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {name: values}
-    return {key: item for k, v in values.items() for key, item in _flat(v, f"{name}.{k}" if name else str(k)).items()}
-
-
-def _read_rows(path: Path) -> list[dict[str, float]]:
-    import csv
-
-    with path.open(newline="", encoding="utf-8") as handle:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(handle)]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    found = {"kipoi_seq2exp": __version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "lightning", "numba"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found

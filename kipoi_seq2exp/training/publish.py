@@ -200,7 +200,7 @@ def render_card(name: str, model: Seq2Exp, config: TrainingConfig, record: Mappi
         f"| Licence | {provenance.licence} |",
         "",
         *([config.about.strip(), ""] if config.about else []),
-        *_card_scores(provenance.scores, config),
+        *_card_scores(provenance.scores, config, record),
         *_card_data(record),
         "## Limits",
         "",
@@ -213,14 +213,15 @@ def render_card(name: str, model: Seq2Exp, config: TrainingConfig, record: Mappi
     return "\n".join(lines) + "\n"
 
 
-def _card_scores(scores: Mapping[str, float], config: TrainingConfig) -> list[str]:
+def _card_scores(scores: Mapping[str, float], config: TrainingConfig, record: Mapping[str, Any]) -> list[str]:
     if not scores:
         return ["## Scores", "", "None: no gene was held out.", ""]
     how = f"Genes held out: {_held_out(config.split)}."
     if config.split.scheme is Scheme.CROSS_VALIDATION:
         how = (
-            f"Cross-validation: every gene predicted once by a model that never saw its '{config.split.column}'. The "
-            "served weights come from the same recipe on all genes."
+            f"Cross-validation: every gene predicted once by a model that never saw its '{config.split.column}' "
+            f"({', '.join(record['cross_validation']['values'])}). "
+            "The served weights come from the same recipe on all genes."
         )
     rows = [
         f"| {metric} | {scores[metric]:.3f} | {scores[f'{metric}_low']:.3f} to {scores[f'{metric}_high']:.3f} |"

@@ -1,0 +1,117 @@
+"""The run folder: made once, never written over, resumed only with the settings it began with."""
+
+from __future__ import annotations
+
+import csv
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+from kipoi_seq2exp import __version__
+from kipoi_seq2exp.config import read_yaml, to_mapping
+from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
+from kipoi_seq2exp.training.config import TrainingConfig
+from kipoi_seq2exp.training.evaluate import write_text
+
+MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume
+DESCRIPTIONS = ("data_root", "about", "limits")  # free to change as well: where the data are, and words for the card
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that writes (the only one, unless Lightning started several)."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def prepare(config: TrainingConfig, folder: Path, *, resume: bool) -> None:
+    """Refuse a run folder that is there, or, to resume, one that began with other settings.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds something and ``resume`` is false.
+    ConfigError, InputError
+        If what it holds cannot be resumed with these settings.
+    """
+    if resume:
+        check_resumable(config, folder)
+    elif is_first() and folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder}: this run exists; carry on with --resume, or choose another name or folder.")
+
+
+def make_folder(config: TrainingConfig, folder: Path) -> None:
+    """Make the run folder with its settings; only once the data are known to be usable."""
+    if not is_first():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}).") from None
+
+
+def check_resumable(config: TrainingConfig, folder: Path) -> None:
+    """Compare the settings with those in the folder's config.yaml and in its last checkpoint, where there are any.
+
+    Raises
+    ------
+    ConfigError
+        If a setting that changes what is learned differs; it is named.
+    InputError
+        If the checkpoint is none of ours.
+    """
+    settings, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
+    if settings.is_file():
+        _compare(config, read_yaml(settings), settings)
+    if not checkpoint.is_file():
+        return
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["seq2exp_config"]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{checkpoint}: is no checkpoint of this package ({reason}).") from None
+    _compare(config, saved, checkpoint)
+
+
+def _compare(config: TrainingConfig, saved: dict[str, Any], path: Path) -> None:
+    before, now = _essentials(saved), _essentials(to_mapping(config))
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise ConfigError(
+                f"{path}: was written with {name} = {before.get(name)}, the config now says {now.get(name)}: resume "
+                "with the settings it began with, or start a run of another name."
+            )
+
+
+def _essentials(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that change what is learned, by dotted name."""
+    dropped = {*DESCRIPTIONS, *(f"run.{name}" for name in MECHANICS)}
+    flat = {name: value for name, value in _flat(values).items()}
+    return {name: value for name, value in flat.items() if name not in dropped}
+
+
+def _flat(values: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {name: values}
+    return {key: item for k, v in values.items() for key, item in _flat(v, f"{name}.{k}" if name else str(k)).items()}
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """Read a metrics.csv; a field without a value is left out of its row."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(handle)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"kipoi_seq2exp": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "lightning", "numba"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
