@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ FRACTIONS = ("UTR5GC", "CDSGC", "UTR3GC")
 def pytest_configure(config: pytest.Config) -> None:
     """Let processes fork once hictkpy is imported, as `contact_files` does (pytest resets the filters of each test)."""
     config.addinivalue_line("filterwarnings", "ignore:hictkpy. detected a call to fork:UserWarning")
+    # A job that a script put in the background ignores Ctrl-C, and so would the processes that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
         return HicContacts(text, spec)
     if name.removesuffix(".gz").endswith((".tsv", ".txt")):
         return GeneTableContacts(text, spec)
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         from kipoi_seq2exp.data.published import PublishedContacts
 
         return PublishedContacts(text, spec)
