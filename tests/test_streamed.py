@@ -24,7 +24,7 @@ def both(network: MambaStack, hidden: torch.Tensor, rows: slice, monkeypatch: py
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 31, 32, 33, 100])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 5])
 def test_streamed_equals_plain(length: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed, "TILE", 32)
     before = torch.get_num_threads()

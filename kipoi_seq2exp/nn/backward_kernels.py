@@ -10,6 +10,8 @@ import numpy as np
 from kipoi_seq2exp.nn.scan_kernels import compiled
 from kipoi_seq2exp.nn.simd import WIDTH, fill, load, muladd, sigmoid, store
 
+# numba keys its cache on disk by this file's content alone: see scan_kernels.SIMD_SHA256
+SIMD_SHA256 = "14aea2c8e387b9bdbd35ec7f38640be3472706d6a63d11a33074b16adcbc45d8"
 _ZERO, _ONE, _MINUS_ONE = np.float32(0), np.float32(1), np.float32(-1)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from kipoi_seq2exp.nn.scan_kernels import compiled
-from kipoi_seq2exp.nn.simd import WIDTH, fill, load, muladd, sigmoid, softplus, store
+from kipoi_seq2exp.nn.simd import WIDTH, add_across, fill, load, muladd, sigmoid, softplus, store
+
+# numba keys its cache on disk by this file's content alone: see scan_kernels.SIMD_SHA256
+SIMD_SHA256 = "14aea2c8e387b9bdbd35ec7f38640be3472706d6a63d11a33074b16adcbc45d8"
 
 
 @compiled
@@ -20,14 +23,15 @@ def convolve_silu(xz, weight, bias, u, start, reverse):
     current position; bias (1, d_inner); u (T, d_inner), written.
     """
     L, width = xz.shape[0], weight.shape[0]
+    toward = 1 if reverse else -1  # from a row to the one that was read before it
     for i in range(u.shape[0]):
+        t = start + i
+        earlier = L - 1 - t if reverse else t  # rows of the window that were read before this one
+        first = max(0, width - 1 - earlier)
         for c in range(0, u.shape[1], WIDTH):
             total = load(bias, 0, c)
-            for k in range(width):
-                before = width - 1 - k
-                t = start + i + before if reverse else start + i - before
-                if 0 <= t < L:
-                    total = muladd(load(xz, t, c), load(weight, k, c), total)
+            for k in range(first, width):
+                total = muladd(load(xz, t + toward * (width - 1 - k), c), load(weight, k, c), total)
             store(u, i, c, total * sigmoid(total))
 
 
@@ -60,10 +64,15 @@ def gate(y, other, xz, out, start):
 @compiled
 def rms_normalise(x, weight, eps, out):
     """RMSNorm of each row: out = x / sqrt(mean(x ** 2) + eps) * weight; x, out (T, D), weight (D,)."""
+    D = x.shape[1]
+    whole = D - D % WIDTH
     for i in range(x.shape[0]):
-        total = np.float32(0)
-        for j in range(x.shape[1]):
+        squares = fill(np.float32(0))
+        for j in range(0, whole, WIDTH):
+            squares = muladd(load(x, i, j), load(x, i, j), squares)
+        total = add_across(squares)
+        for j in range(whole, D):
             total += x[i, j] * x[i, j]
-        scale = np.float32(1) / np.sqrt(total / np.float32(x.shape[1]) + eps)
-        for j in range(x.shape[1]):
+        scale = np.float32(1) / np.sqrt(total / np.float32(D) + eps)
+        for j in range(D):
             out[i, j] = x[i, j] * scale * weight[j]
