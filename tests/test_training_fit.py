@@ -95,6 +95,11 @@ def test_a_run_leaves_what_it_promises(tiny, finished):
     assert record["genes"] == {"train": 4, "validation": 1, "test": 2}
     assert record["data"][0]["fasta"] == "tiny.fa"
     model = load_model(finished / "best.safetensors", "cpu")
+    table = tiny.dataset().genes.iloc[[0, 1, 2, 4]]
+    means = {feature.name: feature.mean for feature in model.inputs.features}
+    assert means["UTR5GC"] == pytest.approx(table["UTR5GC"].mean(), abs=1e-5)
+    assert means["UTR5LEN"] == pytest.approx(table["UTR5LEN_log10zscore"].mean(), abs=1e-5)
+    assert means["PROMOTER_ACTIVITY"] is None
     assert model.provenance.status == "trained"
     assert model.provenance.seed == 3
     assert model.provenance.scores["mse"] == pytest.approx(

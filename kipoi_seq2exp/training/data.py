@@ -282,6 +282,24 @@ def warn_constant_tracks(windows: LabelledWindows, inputs: InputSpec) -> list[st
     return constant
 
 
+def with_feature_means(inputs: InputSpec, windows: LabelledWindows) -> InputSpec:
+    """Note the mean of each feature over the training genes that have it, for users who lack it.
+
+    Features computed from tracks are never lacking and get none; a mean that `inputs` gives already is kept.
+    """
+    cells = sorted({cell for cell, _ in windows.places})
+    rows = [[place for cell, place in windows.places if cell == number] for number in cells]
+    tables = [windows.cells[number].windows.features.values[place] for number, place in zip(cells, rows, strict=True)]
+    values = np.concatenate(tables).astype(np.float64)
+    features = [
+        dataclasses.replace(spec, mean=round(float(column[known].mean()), 6))
+        if spec.mean is None and known.any()
+        else spec
+        for spec, column, known in zip(inputs.features, values.T, ~np.isnan(values.T), strict=True)
+    ]
+    return dataclasses.replace(inputs, features=tuple(features))
+
+
 def feature_table(windows: LabelledWindows) -> npt.NDArray[np.float32]:
     """Return the features of every window, (n, F), reading each once."""
     return np.stack([windows.read(row)["features"] for row in range(len(windows))])

@@ -46,6 +46,7 @@ from kipoi_seq2exp.training.data import (
     open_cells,
     train_loader,
     warn_constant_tracks,
+    with_feature_means,
 )
 from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool, write_text
 from kipoi_seq2exp.training.figures import draw_curves
@@ -124,6 +125,7 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
     make_folder(config, folder)
     started = time.monotonic()
     network = _train(config, cells, folder, resume=resume)
+    network.inputs = with_feature_means(config.inputs, LabelledWindows(cells, "train", config))
     record = {
         "seconds": round(time.monotonic() - started, 1),
         "genes": {part: len(LabelledWindows(cells, part, config)) for part in ("train", "validation", "test")},
