@@ -12,7 +12,18 @@ import sys
 from collections.abc import Sequence
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.commands import benchmark, compare, contributions, elements, models, predict, show, train, variants
+from kipoi_seq2exp.commands import (
+    benchmark,
+    compare,
+    contributions,
+    elements,
+    models,
+    predict,
+    report,
+    show,
+    train,
+    variants,
+)
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import Seq2ExpError
 
@@ -29,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"seq2exp {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (predict, elements, benchmark, variants, contributions, compare, show, models, train):
+    for group in (predict, elements, benchmark, variants, contributions, compare, report, show, models, train):
         group.add_to(subparsers)
     return parser
 

@@ -1,0 +1,70 @@
+"""`seq2exp report`: one page of a gene set, and the same tracks for IGV and pyGenomeTracks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kipoi_seq2exp.commands.options import (
+    Say,
+    Subparsers,
+    add_call_options,
+    add_command,
+    add_track_options,
+    call_settings,
+    track_sources,
+)
+
+_DESCRIPTION = """Write one page of a set of predicted genes: a sortable table, a scatter, loci that zoom.
+
+  seq2exp report results/ -o report/
+
+writes into report/
+  report.html        works from disk, without a network
+  igv_session.xml    mask, elements and tracks for IGV     tracks.ini   the same for pyGenomeTracks
+"""
+
+
+def add_to(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = add_command(subparsers, "report", "one page of a gene set, and sessions for browsers", _DESCRIPTION)
+    parser.set_defaults(run=run)
+    parser.add_argument("results", type=Path, help="a results folder, or an .h5 or .zarr of `kipoi predict -m`")
+    parser.add_argument("--title", default="Seq2Exp", help="heading of the page")
+    tracks = parser.add_argument_group("tracks (by default from where the results had them)")
+    add_track_options(tracks)
+    add_call_options(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the page")
+
+
+def run(args: argparse.Namespace, say: Say) -> int:
+    """Write the page and the sessions."""
+    from tqdm import tqdm
+
+    from kipoi_seq2exp.analysis.files import make_folder, whole_file
+    from kipoi_seq2exp.analysis.mask_track import write_mask_track
+    from kipoi_seq2exp.analysis.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
+    from kipoi_seq2exp.analysis.report import build_page, genome_tracks_ini, igv_session
+    from kipoi_seq2exp.analysis.store import read_predictions
+    from kipoi_seq2exp.analysis.tables import write_lines
+
+    calls, sources = call_settings(args), track_sources(args)
+    with read_predictions(args.results) as predictions:
+        with tqdm(total=len(predictions), unit="gene", dynamic_ncols=True) as bar:
+            page = build_page(predictions, calls, sources, args.title, lambda: bar.update() and None)
+        make_folder(args.output)
+        shown: dict[str, Path] = {}
+        if predictions.has_mask and "chrom_lengths" in predictions.provenance:
+            shown = {"mask": (args.output / TRACK).resolve(), "elements": (args.output / ELEMENTS).resolve()}
+            header = describe_lines(predictions.provenance, calls)
+            with whole_file(shown["elements"]) as temporary:
+                write_table(summarise(predictions, calls).elements, temporary, header, comment_names=True)
+            with whole_file(shown["mask"]) as temporary:
+                write_mask_track(predictions, temporary)
+        files = {"report.html": page}
+        files["igv_session.xml"] = igv_session(predictions, shown, sources)
+        files["tracks.ini"] = genome_tracks_ini(predictions, shown, sources)
+        for name, text in files.items():
+            write_lines(text.splitlines(), args.output / name)
+        say(f"{len(predictions)} genes; written: " + ", ".join(str(args.output / name) for name in files))
+    return 0
