@@ -220,6 +220,11 @@ def test_the_command(tmp_path, run, capsys):
     assert {"dnase signal", "distance to TSS", "ABC numerator (file)", MASK} <= set(table["score"])
     missed = pd.read_csv(tmp_path / "r" / "crispri_missed.tsv", sep="\t", comment="#")
     assert missed["name"].tolist() == ["pair7", "pair8"]
+    words = ["plot", "GENE02", "--from", str(folder), "--elements", str(tmp_path / "r" / "crispri_pairs.bed")]
+    assert main([*words, "-o", str(tmp_path / "p.svg")]) == 0
+    drawn = (tmp_path / "p.svg").read_text()
+    assert "CRISPRi-positive" in drawn
+    assert "CRISPRi-negative" in drawn
     assert main(["benchmark", "crispri", str(path), "--from", str(folder), "--perturb", "-o", str(tmp_path / "p")]) == 1
     assert "--perturb runs the network" in capsys.readouterr().err
 

@@ -319,6 +319,13 @@ def test_what_needs_the_network_says_so(run, predictions, tmp_path, capsys):
         find_elements(plain, ElementSettings(CALLS))
 
 
+def test_a_network_without_a_mask_is_refused_before_it_runs(tiny, run, tmp_path, capsys):
+    request = small_request_without_mask(run.request, tmp_path)
+    assert main(elements_command(tiny, request.model, tmp_path / "o")) == 1
+    assert "plain.safetensors makes no element mask (variant 'plain')" in capsys.readouterr().err
+    assert not (tmp_path / "o" / "predictions.zarr" / "done" / "0").exists()
+
+
 def small_request_without_mask(request, folder):
     import dataclasses
 

@@ -7,7 +7,7 @@ the model; one that lies in the promoter, which the model always keeps, is left 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from kipoi_seq2exp.analysis.masking import predict_masked
 from kipoi_seq2exp.analysis.predict import Run
 from kipoi_seq2exp.analysis.ranking import RECALL, rank_scores
 from kipoi_seq2exp.analysis.store import Predictions
+from kipoi_seq2exp.analysis.tables import write_lines, write_tsv
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.errors import InputError
@@ -272,8 +273,6 @@ def _notes(scored: pd.DataFrame) -> list[str]:
 
 def write_judgement(judgement: Judgement, folder: Path, header: list[str]) -> tuple[Path, ...]:
     """Write the ranking, every pair, and the missed ones; return the files."""
-    from kipoi_seq2exp.analysis.tables import write_tsv
-
     pairs = judgement.pairs
     tables = {"crispri.tsv": judgement.table, "crispri_pairs.tsv": pairs}
     if (pairs["status"] == BEYOND).any():
@@ -281,4 +280,13 @@ def write_judgement(judgement: Judgement, folder: Path, header: list[str]) -> tu
         tables["crispri_missed.tsv"] = pairs.loc[pairs["status"] == BEYOND, columns]
     for name, table in tables.items():
         write_tsv(table, folder / name, [*header, *judgement.notes])
-    return tuple(folder / name for name in tables)
+    elements = folder / "crispri_pairs.bed"
+    write_lines(list(bed_lines(pairs)), elements)
+    return (*(folder / name for name in tables), elements)
+
+
+def bed_lines(pairs: pd.DataFrame) -> Iterator[str]:
+    """Yield the tested elements as BED6 with the outcome in the 7th column, sorted by position."""
+    for pair in pairs.sort_values(["chrom", "start", "end"], kind="stable").itertuples():
+        outcome = "CRISPRi-positive" if pair.regulated else "CRISPRi-negative"
+        yield f"{pair.chrom}\t{pair.start}\t{pair.end}\t{pair.symbol}\t0\t.\t{outcome}"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kipoi_seq2exp.commands.elements import add_source_options, open_predictions, open_run
+from kipoi_seq2exp.commands.elements import add_source_options, needs_mask, open_predictions, open_run
 from kipoi_seq2exp.commands.options import (
     Say,
     Subparsers,
@@ -34,6 +34,7 @@ _CRISPRI = """Judge the mask by the ENCODE CRISPRi benchmark.
 writes into out/
   crispri.tsv          AUPRC and precision at 70 % recall with bootstrap intervals, by distance and score
   crispri_pairs.tsv    every pair with its scores     crispri_missed.tsv  pairs beyond their gene's window
+  crispri_pairs.bed    the tested elements, for `seq2exp plot --elements`
 """
 
 _DISTAL = """Does the model use distal DNA? Every gene again with shorter windows, with elements masked out, with the
@@ -105,7 +106,7 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
     if args.model is None and args.results is None:
         judgement = judge_pairs(pairs, bootstrap=args.bootstrap, where=str(args.pairs))
     else:
-        predictions, opened = open_predictions(args, say)
+        predictions, opened = open_predictions(args, say, needs_mask)
         with predictions:
             opened = opened if args.perturb else None
             sources = track_sources(args)
@@ -149,7 +150,12 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.data.regions import Regions
 
     peaks, calls = Regions(args.peaks, "peaks"), call_settings(args)
-    opened = open_run(args, say, lambda run: peaks.check_against(run.dataset.genome))
+
+    def check(run: Run) -> None:
+        needs_mask(run)
+        peaks.check_against(run.dataset.genome)
+
+    opened = open_run(args, say, check)
     with read_predictions(opened.store.path) as predictions:
         with tqdm(total=len(predictions), unit="gene", desc="peaks", dynamic_ncols=True) as bar:
             table = peak_comparison(opened, predictions, peaks, calls, lambda: bar.update() and None)

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.analysis.element_calls import find_elements
 
     settings, started = settings_of(args), time.time()
-    predictions, opened = open_predictions(args, say)
+    predictions, opened = open_predictions(args, say, needs_mask)
     with predictions:
         with tqdm(total=len(predictions), unit="gene", desc="elements", dynamic_ncols=True) as bar:
             found = find_elements(predictions, settings, opened, lambda: bar.update() and None)
@@ -104,8 +104,18 @@ def settings_of(args: argparse.Namespace) -> ElementSettings:
     return ElementSettings(call_settings(args), null, args.perturb)
 
 
-def open_predictions(args: argparse.Namespace, say: Say) -> tuple[Predictions, Run | None]:
+def needs_mask(run: Run) -> None:
+    """Refuse a network that makes no mask, before anything is computed."""
+    if not run.model.config.generates_mask:
+        raise ConfigError(f"{run.request.model} makes no element mask (variant '{run.model.config.variant.value}').")
+
+
+def open_predictions(
+    args: argparse.Namespace, say: Say, check: Callable[[Run], object] | None = None
+) -> tuple[Predictions, Run | None]:
     """Open given predictions, or make them in the output folder and return the run beside them.
+
+    `check` is called once everything is open, before anything is computed.
 
     Raises
     ------
@@ -124,7 +134,7 @@ def open_predictions(args: argparse.Namespace, say: Say) -> tuple[Predictions, R
             model = predictions.provenance["model"]
             say(status_line(model["name"], model["provenance"]["status"]))
         return predictions, None
-    opened = open_run(args, say)
+    opened = open_run(args, say, check)
     return read_predictions(opened.store.path), opened
 
 
