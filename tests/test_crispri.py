@@ -175,6 +175,14 @@ def test_missed_positives_are_never_recalled(pairs, predictions):
     assert table.loc[("all", MASK), "auprc"] <= 3 / 4
 
 
+def test_bins_of_one_kind_are_not_ranked(tmp_path):
+    pairs = read_pairs(write_pairs(tmp_path / "p.tsv", [pair for pair in PAIRS if abs(pair[3]) < 10_000 or pair[5]]))
+    assert set(judge_pairs(pairs, bootstrap=0).table["bin"]) == {"0-10 kb", "0-100 kb", "all"}
+    only = read_pairs(write_pairs(tmp_path / "p.tsv", [pair for pair in PAIRS if pair[5]]))
+    with pytest.raises(InputError, match="all 6 pairs that can be judged are positive"):
+        judge_pairs(only, bootstrap=0, where="p.tsv")
+
+
 def test_effects_are_the_loss_without_the_element(pairs, predictions, run):
     found = judge_pairs(pairs, predictions, run=run, bootstrap=0).pairs
     row, index = found.iloc[0], predictions.index("GENE02")
@@ -216,6 +224,7 @@ def test_the_command(tmp_path, run, capsys):
     said = capsys.readouterr().out
     assert said.count(MASK) == 4
     assert "1 positives missed" in said
+    assert f"  {MASK:<26} AUPRC 0.000 [0.000, 0.000]  precision at 70 % recall not reached" in said
     table = pd.read_csv(tmp_path / "r" / "crispri.tsv", sep="\t", comment="#")
     assert {"dnase signal", "distance to TSS", "ABC numerator (file)", MASK} <= set(table["score"])
     missed = pd.read_csv(tmp_path / "r" / "crispri_missed.tsv", sep="\t", comment="#")

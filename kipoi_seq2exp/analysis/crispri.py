@@ -45,8 +45,9 @@ class Judgement:
     pairs : DataFrame
         As read, with `status` and a column per score (NaN where it has none).
     table : DataFrame
-        A row per distance bin and score: bin, score, pairs, positives, floor (share of positives), auprc and
-        precision (at the recall of `ranking.RECALL`), each with _low and _high.
+        A row per score and distance bin that holds both kinds of pairs: bin, score, pairs, positives, floor (share of
+        positives), missed (positives), auprc and precision (at the recall of `ranking.RECALL`), each with _low and
+        _high.
     notes : tuple of str
         What was left out and what counts as a miss.
     """
@@ -116,6 +117,12 @@ def judge_pairs(
     judged = scored[scored["status"].isin([JUDGED, BEYOND])]
     if predictions is not None and not (judged["status"] == JUDGED).any():
         raise InputError(f"{where}: no element of its {len(pairs)} pairs lies in the window of its gene.")
+    positive = judged["regulated"].to_numpy(bool)
+    if positive.all() or not positive.any():
+        raise InputError(
+            f"{where}: all {len(judged)} pairs that can be judged are {'positive' if positive.any() else 'negative'}: "
+            f"there is nothing to rank."
+        )
     return Judgement(scored, _rank(judged, [*ours, *baselines], bootstrap), tuple(notes))
 
 
@@ -240,7 +247,7 @@ def _rank(judged: pd.DataFrame, names: list[str], bootstrap: int) -> pd.DataFram
     for label, (low, high) in BINS.items():
         chosen = judged[(judged["distance"] >= low) & (judged["distance"] < high)]
         labels = chosen["regulated"].to_numpy(bool)
-        if not labels.any():
+        if labels.all() or not labels.any():  # nothing to rank (no pairs at all, too)
             continue
         scores = {name: _with_misses(chosen, name) for name in names}
         for name, ranking in rank_scores(labels, scores, bootstrap=bootstrap).items():

@@ -203,10 +203,7 @@ def score_lines(table: pd.DataFrame) -> list[str]:
         first = rows.iloc[0]
         lines.append(f"{label}: {first['pairs']} pairs, {first['positives']} positive (floor {first['floor']:.3f})")
         for _, row in rows.sort_values("auprc", ascending=False).iterrows():
-            auprc, at_recall = (
-                f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
-                for name in ("auprc", precision)
-            )
+            auprc, at_recall = (_with_interval(row, name) for name in ("auprc", precision))
             missed = f", {row['missed']} positives missed" if row["missed"] else ""
             lines.append(f"  {row['score']:<26} AUPRC {auprc}  precision at 70 % recall {at_recall}{missed}")
     return lines
