@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 _pools: dict[tuple[int, str, int], ThreadPoolExecutor] = {}
 
 
-def run_parallel(tasks: list[Callable[[], None]], pool: str = "scan") -> None:
+def run_parallel(tasks: Sequence[Callable[[], None]], pool: str = "scan") -> None:
     """Run the tasks on this process's threads and wait; the first error is raised here.
 
     Tasks that run tasks themselves must name another `pool` for these: a thread that waits takes no new work.
