@@ -106,7 +106,7 @@ class _Scan(torch.autograd.Function):
         dy = gradients[0].contiguous().numpy()
         inputs = [tensor.numpy() for tensor in ctx.saved_tensors]
         u, _, A2, B, _, D, _ = inputs
-        du, ddelta = np.empty_like(u), np.empty_like(u)
+        du, ddelta = (empty(*u.shape).numpy() for _ in range(2))
         dA, dD = np.zeros((u.shape[0], *A2.shape), np.float32), np.zeros((u.shape[0], *D.shape), np.float32)
         spans = channel_ranges(u.shape[2])
         dB, dC = (np.zeros((len(spans), *B.shape), np.float32) for _ in range(2))
