@@ -15,7 +15,7 @@ from kipoi_seq2exp.analysis.element_calls import ElementSettings, GeneWindows, f
 from kipoi_seq2exp.analysis.element_files import write_element_files
 from kipoi_seq2exp.analysis.elements import COLUMNS, CallSettings
 from kipoi_seq2exp.analysis.evidence import interval_means, split_evidence
-from kipoi_seq2exp.analysis.masking import masked_out, predict_masked
+from kipoi_seq2exp.analysis.masking import effect_line, masked_out, predict_masked
 from kipoi_seq2exp.analysis.null import BINS, Null, NullSettings, mask_under, shuffled_masks
 from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.store import read_predictions
@@ -214,6 +214,12 @@ def test_the_batch_size_changes_no_perturbation(run, predictions, batch_size):
     )
 
 
+def test_changes_that_are_rounding_are_called_so():
+    assert "rounding" not in effect_line(np.array([-2e-3, 1e-7]), "elements")
+    assert "the prediction does not depend on them" in effect_line(np.array([-2e-6, 1e-7]), "elements")
+    assert effect_line(np.empty(0), "elements") == "elements: none"
+
+
 # -------------------------------------------------------------------------------------------------------------- files
 
 
@@ -261,7 +267,7 @@ def test_the_command_runs_the_model_and_reads_results(tiny, tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.startswith("provisional weights")
-    assert "masked out one by one" in said
+    assert "elements masked out one by one change log10 expression by" in said
     assert "promoters (2) are reported apart" in said
     table = pd.read_csv(tmp_path / "out" / "elements.tsv", sep="\t", comment="#")
     assert {"dna", "hic", "probability_low", "delta_expression"} <= set(table)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
+PRECISION = 1e-5
+"""Changes of a prediction below this are rounding: single precision, through a window of 200 kb."""
+
 
 def predict_masked(
     model: Seq2Exp, window: WindowInputs, masks: Iterable[NDArray[np.floating]], batch_size: int = 1
@@ -54,6 +57,16 @@ def predict_masked(
             output = model(*windows, mask=mask)
         found += output.expression.float().cpu().tolist()
     return np.array(found, dtype=np.float64)
+
+
+def effect_line(changes: NDArray[np.floating], what: str) -> str:
+    """Say how far predictions moved, and when that is no more than rounding."""
+    if not changes.size:
+        return f"{what}: none"
+    line = f"{what} change log10 expression by {changes.min():+.3g} to {changes.max():+.3g}"
+    if np.abs(changes).max() < PRECISION:
+        line += f", which is rounding (below {PRECISION:g}): the prediction does not depend on them"
+    return line
 
 
 def masked_out(

@@ -199,8 +199,9 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
     )
     say(f"{len(elements)} elements of {elements['gene_id'].nunique()} genes ({cut})")
     if args.perturb and len(elements):
-        effect = elements["delta_expression"]
-        say(f"masked out one by one they change log10 expression by {effect.min():+.3g} to {effect.max():+.3g}")
+        from kipoi_seq2exp.analysis.masking import effect_line
+
+        say(effect_line(elements["delta_expression"].to_numpy(float), "elements masked out one by one"))
     say(f"promoters ({len(found.promoters)}) are reported apart and never counted")
     for line in lines:
         say(line)

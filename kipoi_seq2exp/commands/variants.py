@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from tqdm import tqdm
 
     from kipoi_seq2exp.analysis.files import make_folder
+    from kipoi_seq2exp.analysis.masking import effect_line
     from kipoi_seq2exp.analysis.outputs import describe_lines, status_line
     from kipoi_seq2exp.analysis.request import inputs_of, open_dataset, open_model, provenance_of
     from kipoi_seq2exp.analysis.tables import write_lines, write_tsv
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     ]
     write_tsv(effects[list(COLUMNS)], args.output / TABLE, [*describe_lines(provenance), *notes])
     write_lines(list(annotated_lines(vcf, variants, effects)), args.output / ANNOTATED)
-    for line in notes:
+    for line in (*notes, effect_line(effects["delta_expression"].to_numpy(float), "variants")):
         say(line)
     say(f"written: {args.output / TABLE}, {args.output / ANNOTATED}")
     return 0
