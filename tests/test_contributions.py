@@ -100,6 +100,7 @@ def test_the_command(tiny, model, tmp_path, capsys):
     assert main(command(tiny, weights, tmp_path / "o", "--method", "integrated", "--steps", "4")) == 0
     assert "contributions add up to" in capsys.readouterr().out
     assert main(command(tiny, weights, tmp_path / "o", "--method", "mutagenesis", "--region", "chr1:690-694")) == 0
+    assert "mutations of 4 bases change log10 expression by" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "o" / "GENE01.mutagenesis.tsv", sep="\t", comment="#")
     assert table["ref"].str.cat() == tiny.bases["chr1"][690:694].decode().upper()
     for row in table.itertuples():

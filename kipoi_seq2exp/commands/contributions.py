@@ -131,6 +131,7 @@ def _write_mutations(args: argparse.Namespace, model: Seq2Exp, window: WindowInp
     from tqdm import tqdm
 
     from kipoi_seq2exp.analysis.contributions import mutagenesis
+    from kipoi_seq2exp.analysis.masking import effect_line
     from kipoi_seq2exp.analysis.outputs import status_line
     from kipoi_seq2exp.analysis.tables import write_tsv
 
@@ -148,6 +149,5 @@ def _write_mutations(args: argparse.Namespace, model: Seq2Exp, window: WindowInp
         f"change of the predicted expression (log10) of {args.gene} for each letter; 0 for the letter that is there",
     ]
     write_tsv(table, path, header)
-    strongest = np.nanmax(np.abs(change), axis=1) if known else np.zeros(1)
-    say(f"{known} bases mutated; largest change {np.nanmax(strongest):.4g}")
+    say(effect_line(change[np.isfinite(change)], f"mutations of {known} bases"))
     say(f"written: {path}")
