@@ -68,6 +68,19 @@ def predict(settings: Settings) -> dict[str, Any]:
         return measured(lambda: model(*inputs), settings["rounds"])
 
 
+def half_projections(settings: Settings) -> dict[str, Any]:
+    """Predict one window with products in bfloat16; tell the largest change of the mask as well."""
+    import torch
+
+    model = network(settings).eval()
+    inputs = random_windows(model.config, settings["length_bp"], settings["seed"])
+    with torch.inference_mode():
+        exact = model(*inputs).mask
+        os.environ["SEQ2EXP_PROJECTIONS"] = "bfloat16"
+        change = float((model(*inputs).mask - exact).abs().max())
+        return {**measured(lambda: model(*inputs), settings["rounds"]), "change": change}
+
+
 def train(settings: Settings) -> dict[str, Any]:
     """Take one training step on one window: forward, loss, backward, optimiser; layers recomputed in the backward."""
     import torch
@@ -129,6 +142,7 @@ def first(settings: Settings) -> dict[str, Any]:
 
 TASKS = {
     "predict": predict,
+    "half": half_projections,
     "train": train,
     "enformer": enformer_forward,
     "imports": imports,

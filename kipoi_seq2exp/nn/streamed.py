@@ -11,6 +11,10 @@ cache. Products of matrices are torch's (MKL is faster on tiles than on the whol
 With more than two threads, each worker has helpers: they share a tile by rows, and its scan by channels.
 When only some `rows` of the result are wanted (the promoter), the last layer is run up to them from both sides, and
 outside them only the state is computed. At 200 kb and d_model 128 the stack keeps about 0.7 GB beyond its input.
+
+``SEQ2EXP_PROJECTIONS=bfloat16`` multiplies by in_proj and out_proj in bfloat16, all else in float32: faster where the
+processor has instructions for it (AVX-512 BF16, AMX), slower elsewhere. x_proj stays exact: step sizes are sensitive.
+`benchmarks/speed.py` measures the gain and how far the mask moves.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +32,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.scan_cpu import LOG2_E, WIDTH, channel_ranges, empty, run_parallel
 
 TILE = 512
 Array = NDArray[np.float32]
+
+
+def projection_type() -> torch.dtype:
+    """Return the type of the products with in_proj and out_proj: float32, or what ``SEQ2EXP_PROJECTIONS`` says."""
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    name = os.environ.get("SEQ2EXP_PROJECTIONS") or "float32"
+    if name not in types:
+        raise ConfigError(f"SEQ2EXP_PROJECTIONS: unknown type '{name}'{suggest(name, list(types))}.")
+    return types[name]
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Compute out = a @ b in the type of `b`."""
+    if b.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(torch.mm(a.to(b.dtype), b))
 
 
 def can_stream(hidden: Tensor, d_inner: int) -> bool:
@@ -55,10 +79,11 @@ def stream_stack(layers: Any, final_norm: Any, hidden: Tensor, rows: slice) -> T
     -------
     Tensor, (len(rows), D)
     """
+    projections = projection_type()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # each of our two workers calls torch for one tile at a time
     try:
-        stream = _Stream(hidden, layers[0], threads)
+        stream = _Stream(hidden, layers[0], threads, projections)
         for i, layer in enumerate(layers):
             stream.run_layer(layer, rows if i == len(layers) - 1 else slice(0, hidden.shape[0]))
     finally:
@@ -132,9 +157,10 @@ class _Direction:
 class _Stream:
     """The residual stream of one window and what the two workers share."""
 
-    def __init__(self, hidden: Tensor, layer: Any, threads: int) -> None:
+    def __init__(self, hidden: Tensor, layer: Any, threads: int, projections: torch.dtype) -> None:
         self.length, self.d_model = hidden.shape
         self.d_inner = layer.out_proj.weight.shape[1]
+        self.projections = projections
         self.parallel, self.helpers = threads > 1, max(1, threads // 2)
         self.residual = empty(self.length, self.d_model)
         self.residual.copy_(hidden.detach())
@@ -143,7 +169,7 @@ class _Stream:
 
     def run_layer(self, layer: Any, rows: slice) -> None:
         """Add one layer to the residual, at `rows`."""
-        self.in_proj, self.out_proj = (p.weight.detach().t() for p in (layer.in_proj, layer.out_proj))
+        self.in_proj, self.out_proj = (self._matrix(p) for p in (layer.in_proj, layer.out_proj))
         self.norm_weight, self.norm_eps = layer.norm.weight.detach().numpy(), np.float32(layer.norm.eps)
         both = [_Direction.of(scan, self.d_model, self.helpers) for scan in (layer.forward_scan, layer.reverse_scan)]
         whole = rows == slice(0, self.length)
@@ -156,6 +182,11 @@ class _Stream:
             self._both(lambda i: self._second_visit(both[i], *inner[i]))
         else:
             self._meet(both, rows)
+
+    def _matrix(self, linear: Any) -> Tensor:
+        """Return the matrix that rows are multiplied by, (inputs, outputs), in the type of the products."""
+        matrix: Tensor = linear.weight.detach().t().to(self.projections)
+        return matrix
 
     def _first_visit(self, direction: _Direction, start: int, stop: int, *, keep_output: bool) -> None:
         for a, b in _tiles(start, stop, direction.reverse):
@@ -189,7 +220,7 @@ class _Stream:
         def work(first: int, last: int) -> None:
             normed, here = direction.normed[first:last], slice(a + first, a + last)
             rms_normalise(self.residual[here].numpy(), self.norm_weight, self.norm_eps, normed.numpy())
-            torch.mm(normed, self.in_proj, out=self.xz[here])
+            _multiply(normed, self.in_proj, self.xz[here])
 
         direction.share_rows(b - a, work)
 
@@ -226,7 +257,9 @@ class _Stream:
         def work(first: int, last: int) -> None:
             gated = direction.u[first:last]  # free by now
             gate(y[first:last].numpy(), self.y.numpy(), self.xz.numpy(), gated.numpy(), a + first)
-            self.residual[a + first : a + last].addmm_(gated, self.out_proj)
+            change = direction.normed[first:last]  # free, too
+            _multiply(gated, self.out_proj, change)
+            self.residual[a + first : a + last] += change
 
         direction.share_rows(b - a, work)
 
