@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -35,6 +37,25 @@ def test_streamed_equals_plain(length: int, threads: int, monkeypatch: pytest.Mo
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_two_python_threads_may_predict() -> None:
+    network, windows = stack(), [torch.randn(1, 700, 16) for _ in range(8)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def predict(window: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return network(window)
+
+    try:
+        alone = [predict(window) for window in windows]
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(predict, windows))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("rows", [slice(40, 60), slice(0, 10), slice(90, 100), slice(0, 100), slice(49, 50)])

@@ -23,6 +23,7 @@ import functools
 import itertools
 import math
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.scan_cpu import LOG2_E, WIDTH, channel_ranges, empty, run_parallel
 
 TILE = 512
+_turn = threading.RLock()  # one window at a time uses all threads, and torch's number of threads is the process's
+os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
 Array = NDArray[np.float32]
 
 
@@ -80,14 +83,15 @@ def stream_stack(layers: Any, final_norm: Any, hidden: Tensor, rows: slice) -> T
     Tensor, (len(rows), D)
     """
     projections = projection_type()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # each of our two workers calls torch for one tile at a time
-    try:
-        stream = _Stream(hidden, layers[0], threads, projections)
-        for i, layer in enumerate(layers):
-            stream.run_layer(layer, rows if i == len(layers) - 1 else slice(0, hidden.shape[0]))
-    finally:
-        torch.set_num_threads(threads)
+    with _turn:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # each of our two workers calls torch for one tile at a time
+        try:
+            stream = _Stream(hidden, layers[0], threads, projections)
+            for i, layer in enumerate(layers):
+                stream.run_layer(layer, rows if i == len(layers) - 1 else slice(0, hidden.shape[0]))
+        finally:
+            torch.set_num_threads(threads)
     result: Tensor = final_norm(stream.residual[rows])
     return result
 
