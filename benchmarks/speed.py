@@ -193,7 +193,7 @@ def predict(sizes: Sizes) -> Iterator[Row]:
     yield _isolated_row("Prediction", "one window", sizes.predict, ours, target="<= 4.5 s, <= 2 GB")
     half = isolated("half", {**common, "length_bp": sizes.predict})
     ratio = {"ratio": half["wall_s"] / ours["wall_s"], "cpu_ratio": half["cpu_s"] / ours["cpu_s"]}
-    moved = f"the mask moves by at most {half['change']:.0e} (target 2e-5)"
+    moved = f"the mask moves by at most {half['change']:.1e} (target 2e-5)"
     row = _isolated_row("Prediction", "the same, products in bfloat16", sizes.predict, half)
     yield dataclasses.replace(row, against="this / float32", note=moved, **ratio)
     if not installed("enformer_pytorch"):
