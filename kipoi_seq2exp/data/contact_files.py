@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +37,24 @@ RAW = "NONE"
 
 
 def _hictkpy() -> Any:
-    """Import hictkpy with its log off: it runs in a thread that a forked process lacks, and warns at every fork."""
+    """Import hictkpy with its log off, and without its handlers of forks.
+
+    The log runs in a thread, which a forked process lacks; hictkpy 1.4 makes that process wait for the log's lock. When
+    the thread held it at that moment, one fork in nine here, it waits for ever: a data loader's worker would hang.
+    """
+    if "hictkpy" not in sys.modules:
+        register = os.register_at_fork
+
+        def register_others(**handlers: Any) -> None:
+            others = {when: call for when, call in handlers.items() if type(call).__module__ != "nanobind"}
+            if others:
+                register(**others)
+
+        os.register_at_fork = register_others
+        try:
+            import hictkpy
+        finally:
+            os.register_at_fork = register
     import hictkpy
 
     hictkpy.logging.setLevel("CRITICAL")
