@@ -162,6 +162,22 @@ def test_pickled_source_reads_the_same(tiny, cool):
     np.testing.assert_array_equal(copy.profile(QUERIES[1], 0, 9), source.profile(QUERIES[1], 0, 9))
 
 
+def test_no_handler_of_hictkpy_runs_at_a_fork():
+    """Its handler made one forked process in nine wait for ever, for a lock that a thread of the parent had held."""
+    code = (
+        "import os\n"
+        "registered, register = [], os.register_at_fork\n"
+        "os.register_at_fork = lambda **handlers: (registered.extend(handlers.values()), register(**handlers))\n"
+        "from kipoi_seq2exp.data.contact_files import _hictkpy\n"
+        "mine = os.register_at_fork\n"
+        "_hictkpy()\n"
+        "assert os.register_at_fork is mine\n"
+        "print([call for call in registered if type(call).__module__ == 'nanobind'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_forked_process_reads_the_same_and_nothing_is_printed(tiny, cool, tmp_path):
     (tmp_path / "fork.py").write_text(
         "import os, sys\n"
@@ -170,7 +186,7 @@ def test_forked_process_reads_the_same_and_nothing_is_printed(tiny, cool, tmp_pa
         "source = open_contacts(sys.argv[1], TrackSpec('hic'))\n"
         "query = ContactQuery('B', 'chr1', 33_210)\n"
         "here = source.profile(query, 20_000, 40_000)\n"
-        "for _ in range(30):\n"  # a lock held at the moment of one fork in nine once made the child wait for ever
+        "for _ in range(30):\n"
         "    child = os.fork()\n"
         "    there = source.profile(query, 20_000, 40_000)\n"
         "    same = (here == there).all() and there.any()\n"
