@@ -67,7 +67,7 @@ predict: $(VENV)/.package ## predict the bundled example through Kipoi, then sho
 # ------------------------------------------------------------------------------------------------------- checks
 
 test: lint ## ruff, mypy and every test (what .ci/run runs)
-	$(LIMIT) $(BIN)/python -m pytest -q -n $(JOBS) --durations=10
+	$(LIMIT) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --durations=10
 
 lint: $(VENV)/.tools ## ruff and mypy alone
 	$(BIN)/ruff check .

@@ -14,12 +14,12 @@ from kipoi_seq2exp import Variant
 from kipoi_seq2exp.analysis import distal, peaks
 from kipoi_seq2exp.analysis.conditions import compare_conditions
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
-from kipoi_seq2exp.analysis.metrics import score
 from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.metrics import score
 
 CALLS = CallSettings(threshold=0.6, min_length_bp=20)
 WINDOWS = [2_000, 400, 1_000]

@@ -11,12 +11,12 @@ from kipoi_door import environment, make_home
 from small_runs import small_request, small_weights
 
 from kipoi_seq2exp.analysis.compare import compare_models, read_model_predictions
-from kipoi_seq2exp.analysis.metrics import METRICS, paired_differences, score
 from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.metrics import METRICS, paired_differences, score
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kipoi_seq2exp.analysis.metrics import METRICS, ranks, score
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.metrics import METRICS, ranks, score
 
 
 def test_known_values():
@@ -80,3 +80,14 @@ def test_a_constant_side_has_no_correlation():
 def test_refused(observed, predicted, message):
     with pytest.raises(InputError, match=message):
         score(observed, predicted)
+
+
+def test_intervals_narrow_with_more_genes():
+    rng = np.random.default_rng(0)
+    widths = []
+    for genes in (20, 500):
+        truth = rng.normal(size=genes)
+        found = score(truth, truth + rng.normal(size=genes), seed=1)
+        assert all(value.low <= value.value <= value.high for value in found.values())
+        widths.append(found["pearson"].high - found["pearson"].low)
+    assert widths[1] < widths[0] / 2

@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.files import whole_file
-from kipoi_seq2exp.analysis.metrics import METRICS, paired_differences, score
 from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.genes import COLUMN_NAMES
 from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.regions import text_lines
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.metrics import METRICS, paired_differences, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

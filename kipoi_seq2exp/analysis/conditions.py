@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.metrics import METRICS, score
+from kipoi_seq2exp.metrics import METRICS, score
 
 Floats = NDArray[np.float64]
 

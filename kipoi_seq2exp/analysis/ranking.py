@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.metrics import Score
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.metrics import Score
 
 Floats = NDArray[np.float64]
 

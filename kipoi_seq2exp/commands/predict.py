@@ -146,7 +146,7 @@ def _sources_text(run: Run) -> str:
 
 
 def _report(summary: Summary, say: Say) -> None:
-    from kipoi_seq2exp.analysis.metrics import score
+    from kipoi_seq2exp.metrics import score
 
     genes = summary.genes
     line = f"{len(genes)} genes"

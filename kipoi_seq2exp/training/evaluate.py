@@ -17,12 +17,12 @@ import pandas as pd
 import torch
 
 from kipoi_seq2exp.errors import InputError, OutputError, WeightsError
+from kipoi_seq2exp.metrics import Score, score
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, LabelledWindows, judge_loader, open_cells
 from kipoi_seq2exp.training.figures import draw_scatter
 from kipoi_seq2exp.training.module import TrainingModule, open_teacher
-from kipoi_seq2exp.training.scores import Score, score
 
 
 @dataclass(frozen=True)

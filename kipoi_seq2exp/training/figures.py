@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kipoi_seq2exp.errors import OutputError
-from kipoi_seq2exp.training.scores import Score
+from kipoi_seq2exp.metrics import Score
 
 PANELS = (
     (("train_prediction", "validation_mse"), "smooth L1 (training), MSE (validation)"),
