@@ -1,4 +1,4 @@
-"""The kernels compiled for the oldest x86-64 processors: the same numbers, within rounding, without AVX-512 and without FMA."""
+"""The kernels compiled for the oldest x86-64 processors: the same numbers, within rounding, without AVX-512 or FMA."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kipoi_seq2exp.nn.mamba import MambaStack
 from kipoi_seq2exp.nn.scan import Backend, chosen_backend
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 processors")
+
 
 def numbers() -> dict[str, np.ndarray]:
     """Outputs of a streamed stack, and its output and gradients in training."""
