@@ -63,7 +63,9 @@ def register(home: Path | None = None, *, offline: bool = False) -> Registration
     except OSError as error:
         raise OutputError(f"{error.filename or directory}: cannot be written ({error.strerror}).") from None
     if source.uses_git and source.auto_update:
-        steps.append("Kipoi runs 'git pull' at each call; 'auto_update: false' in .kipoi/config.yaml stops that.")
+        steps.append(
+            "Kipoi runs 'git pull' at each call; 'auto_update: false' in the .kipoi/config.yaml that it writes stops that."
+        )
     return Registration(directory, tuple(steps))
 
 

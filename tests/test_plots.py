@@ -126,7 +126,7 @@ def test_the_unit_is_the_short_form_of_the_label():
     labels = {"log10(CAGE + 1), CAGE reads": "log10(CAGE + 1)", "log10(x + 1) of invented genes": "log10(x + 1)"}
     for label, unit in labels.items():
         assert unit_of({"inputs": {"label": label}}) == unit
-    assert unit_of({}) == "log10(CAGE + 1)"
+    assert unit_of({}) == "log10(reads + 1)"
 
 
 @pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -24,7 +24,7 @@ from kipoi_seq2exp.data.signals import open_signal
 from kipoi_seq2exp.errors import InputError
 
 Floats = NDArray[np.float32]
-PUBLISHED_UNIT = "log10(CAGE + 1)"
+UNNAMED_UNIT = "log10(reads + 1)"  # of predictions that do not say: CAGE or PRO-cap, see the card of the model
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def caption_of(provenance: Mapping[str, Any]) -> str:
 
 def unit_of(provenance: Mapping[str, Any]) -> str:
     """Return the unit of the expression in short: the model's label up to its first comma or closing bracket."""
-    label: str = provenance.get("inputs", {}).get("label", PUBLISHED_UNIT)
+    label: str = provenance.get("inputs", {}).get("label", UNNAMED_UNIT)
     short = label.partition(",")[0]
     return short[: short.index(")") + 1] if ")" in short else short
 
