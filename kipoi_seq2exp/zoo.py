@@ -64,7 +64,7 @@ def register(home: Path | None = None, *, offline: bool = False) -> Registration
         raise OutputError(f"{error.filename or directory}: cannot be written ({error.strerror}).") from None
     if source.uses_git and source.auto_update:
         steps.append(
-            "Kipoi runs 'git pull' at each call; 'auto_update: false' in the .kipoi/config.yaml that it writes stops that."
+            "Kipoi runs 'git pull' at each call; 'auto_update: false' in its own .kipoi/config.yaml stops that."
         )
     return Registration(directory, tuple(steps))
 
