@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from kipoi_seq2exp.errors import ConfigError, ShapeError
-from kipoi_seq2exp.nn import scan as scan_module
-from kipoi_seq2exp.nn import scan_cpu, scan_kernels, simd
+from kipoi_seq2exp.nn import scan_kernels, simd
 from kipoi_seq2exp.nn.scan import Backend, chosen_backend, scan_chunked, scan_reference, selective_scan
 
 Scan = tuple[torch.Tensor, ...]
@@ -170,7 +169,13 @@ def test_the_kernels_cache_follows_the_vector_instructions() -> None:
         assert found in path.read_text(), f"set SIMD_SHA256 = {found!r} in {path.name}"
 
 
-def test_memory_does_not_hold_all_states() -> None:
-    assert scan_cpu.WIDTH == simd.WIDTH
-    assert scan_kernels.CHUNK >= 16
-    assert scan_module.SEGMENT % scan_module.CHUNK == 0
+def test_the_backward_keeps_one_state_in_64() -> None:
+    """All states would be L x channels x states numbers."""
+    length, channels, states = 1024, 16, 16
+    inputs = [tensor.requires_grad_() for tensor in random_scan(length, channels=channels, states=states)]
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        selective_scan(*inputs, backend="cpu")
+    assert scan_kernels.CHUNK == 64
+    assert length * channels * states // scan_kernels.CHUNK in kept
+    assert sum(kept) < length * channels * states / 2
