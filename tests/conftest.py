@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyGenome:
         signals=signals,
         inputs=replace(read_cells()["K562"], window_bp=WINDOW_BP),
     )
+
+
+@pytest.fixture(scope="module")
+def run(tiny: TinyGenome, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished run of a small network on every gene of the tiny genome, with the Beta of each base."""
+    from small_runs import finished_run
+
+    return finished_run(tiny, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def predictions(run: Any) -> Iterator[Any]:
+    """The predictions of `run`, open."""
+    from kipoi_seq2exp.analysis.store import read_predictions
+
+    with read_predictions(run.store.path) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, save_model
+from kipoi_seq2exp.analysis.predict import Run, fill_store, prepare
 from kipoi_seq2exp.analysis.request import PredictRequest
 
 PROMOTER_BP = 400
@@ -43,8 +44,15 @@ def small_request(tiny: Any, weights: Path, **changes: Any) -> PredictRequest:
     return PredictRequest(**{**fields, **changes})
 
 
-def command_line(tiny: Any, weights: Path, output: Path, *more: str) -> list[str]:
-    """Return the arguments of `seq2exp predict` for every gene of the tiny genome."""
+def finished_run(tiny: Any, folder: Path, **changes: Any) -> Run:
+    """Predict with the small network, with the Beta of each base; `changes` replace fields of the request."""
+    run = prepare(small_request(tiny, small_weights(tiny, folder), save_beta=True, **changes), folder)
+    fill_store(run)
+    return run
+
+
+def command_line(tiny: Any, weights: Path, output: Path, *more: str, command: str = "predict") -> list[str]:
+    """Return the arguments of `seq2exp COMMAND` (several words if need be) for every gene of the tiny genome."""
     tracks = [word for name, source in tiny.sources.items() for word in ("--track", f"{name}={source}")]
     files = ["--fasta", str(tiny.fasta), "--genes", str(tiny.genes), "--blacklist", str(tiny.blacklist)]
-    return ["predict", str(weights), *files, *tracks, "--device", "cpu", "-o", str(output), *more]
+    return [*command.split(), str(weights), *files, *tracks, "--device", "cpu", "-o", str(output), *more]

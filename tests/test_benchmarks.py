@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import small_request, small_weights
+from conftest import GENES
+from small_runs import command_line, small_request, small_weights
 
 from kipoi_seq2exp import Variant
 from kipoi_seq2exp.analysis import distal, peaks
-from kipoi_seq2exp.analysis.conditions import compare_conditions
+from kipoi_seq2exp.analysis.conditions import compare_conditions, condition_lines
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.store import read_predictions
@@ -23,20 +24,6 @@ from kipoi_seq2exp.metrics import score
 
 CALLS = CallSettings(threshold=0.6, min_length_bp=20)
 WINDOWS = [2_000, 400, 1_000]
-
-
-@pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("benchmarks")
-    run = prepare(small_request(tiny, small_weights(tiny, folder), save_beta=True), folder)
-    fill_store(run)
-    return run
-
-
-@pytest.fixture(scope="module")
-def predictions(run):
-    with read_predictions(run.store.path) as found:
-        yield found
 
 
 def expression(model, window, **changes):
@@ -108,7 +95,7 @@ def test_windows_that_cannot_be_are_refused(wrong):
 
 
 def test_masks_of_equal_size_are_swapped_in(tiny, run, predictions):
-    table = peaks.peak_comparison(run, predictions, Regions(tiny.peaks), CALLS)
+    table = peaks.peak_comparison(run, predictions, {"given": Regions(tiny.peaks)}, CALLS)
     row, window = table.iloc[2], run.dataset[2]
     promoter = np.zeros(4_000, bool)
     promoter[1_800:2_200] = True
@@ -122,6 +109,7 @@ def test_masks_of_equal_size_are_swapped_in(tiny, run, predictions):
     best = np.zeros(4_000, bool)
     best[np.argsort(-mean, kind="stable")[:300]] = True
     assert row[peaks.SAME_SIZE] == pytest.approx(expression(run.model, window, mask=best | promoter), abs=1e-6)
+    assert row["best_in_peaks_bp"] == best[2_600:2_900].sum()
     assert row[peaks.OWN] == predictions.genes["expression"][2]
     mask = predictions.mask(2)
     calls = call_elements(mask, slice(1_800, 2_200), CALLS)
@@ -132,9 +120,35 @@ def test_masks_of_equal_size_are_swapped_in(tiny, run, predictions):
 
 
 def test_blacklisted_bases_are_in_no_mask(tiny, run, predictions):
-    table = peaks.peak_comparison(run, predictions, Regions(tiny.peaks), CALLS)
+    table = peaks.peak_comparison(run, predictions, {"given": Regions(tiny.peaks)}, CALLS)
     assert table["distal_bp"][1] == 3_600 - 400 + 0  # chr1:9500-9900 lies outside the promoter of GENE02 at 9000
     assert table["peak_bp"][1] == 0  # its peak, chr1:9600-9900, is blacklisted whole
+
+
+def test_several_sets_are_compared_in_one_pass(tiny, run, predictions, tmp_path):
+    (tmp_path / "half.bed").write_text("".join(f"{c}\t{t + 600}\t{t + 750}\n" for _, c, t, _ in GENES[1:5]))
+    sets = {"given": Regions(tiny.peaks), "half": Regions(tmp_path / "half.bed")}
+    both = peaks.peak_comparison(run, predictions, sets, CALLS)
+    for name, regions in sets.items():
+        alone = peaks.peak_comparison(run, predictions, {name: regions}, CALLS)
+        pd.testing.assert_frame_equal(both[both["set"] == name].reset_index(drop=True), alone)
+    assert both.loc[both["set"] == "half", "peak_bp"].tolist()[2] == 150
+
+
+def test_overlaps_are_shares_of_sums_over_genes():
+    numbers = {"distal_bp": [100, 300], "peak_bp": [10, 40], "called_bp": [20, 20], "both_bp": [5, 10]}
+    table = pd.DataFrame({"set": "x", **numbers, "best_in_peaks_bp": [5, 25], "elements": 3, "elements_in_peaks": 2})
+    found = peaks.overlap_table(table, bootstrap=200).iloc[0]
+    assert found["precision"] == 15 / 40
+    assert found["recall"] == 15 / 50
+    assert found["jaccard"] == 15 / 75
+    assert found["peaks_kept"] == 50 / 400
+    assert found["enrichment"] == pytest.approx((15 / 40) / (50 / 400))
+    assert found["same_size_precision"] == 30 / 50
+    assert (found["precision_low"], found["precision_high"]) == (5 / 20, 10 / 20)  # one gene twice, or the other
+    assert (found["genes"], found["elements"], found["elements_in_peaks"]) == (2, 6, 4)
+    none = peaks.overlap_lines(peaks.overlap_table(table.assign(called_bp=0, both_bp=0, elements=0), bootstrap=20))
+    assert "no element is called" in none[-1]
 
 
 def test_choosing_and_rotating_keep_the_number_of_bases():
@@ -152,7 +166,7 @@ def test_choosing_and_rotating_keep_the_number_of_bases():
 def test_peaks_elsewhere_are_one_sentence(tiny, run, predictions, tmp_path):
     (tmp_path / "p.bed").write_text("chr1\t50000\t50100\n")
     with pytest.raises(InputError, match="no peak lies in the window of any gene"):
-        peaks.peak_comparison(run, predictions, Regions(tmp_path / "p.bed", "peaks"), CALLS)
+        peaks.peak_comparison(run, predictions, {"p": Regions(tmp_path / "p.bed", "peaks")}, CALLS)
 
 
 # --------------------------------------------------------------------------------------------------------- comparison
@@ -171,17 +185,24 @@ def test_conditions_are_compared_with_the_first():
     assert table.loc["b", "mse"] == expected.value
     assert table.loc["b", "delta_mse"] == pytest.approx(expected.value - table.loc["a", "mse"])
     assert 0 < table.loc["b", "delta_mse_low"] < table.loc["b", "delta_mse"] < table.loc["b", "delta_mse_high"]
-    assert list(compare_conditions({"a": first}, None).columns) == ["condition", "genes", "mean_abs_change"]
+    unlabelled = compare_conditions({"a": first}, None)
+    assert list(unlabelled.columns) == ["condition", "genes", "mean_abs_change", "max_abs_change"]
+
+
+def test_conditions_that_change_nothing_are_called_the_same():
+    first = np.arange(4.0)
+    same = condition_lines(compare_conditions({"a": first, "b": first + 9e-4}, None))
+    assert same[0] == "4 genes; changes of log10 expression against 'a'"
+    assert "no prediction moves by 0.001 under any condition" in same[-1]
+    assert "no prediction moves" not in condition_lines(compare_conditions({"a": first, "b": first * 1.001}, None))[-1]
 
 
 # ----------------------------------------------------------------------------------------------------------- commands
 
 
 def command(tiny, weights, kind, output, *more):
-    tracks = [word for name, source in tiny.sources.items() for word in ("--track", f"{name}={source}")]
-    files = ["--fasta", str(tiny.fasta), "--genes", str(tiny.genes), "--blacklist", str(tiny.blacklist)]
-    words = ["benchmark", kind, str(weights), *files, *tracks, "--device", "cpu", "-o", str(output)]
-    return [*words, "--gene-ids", "GENE02", "GENE03", "GENE05", "--bootstrap", "20", *more]
+    few = ["--gene-ids", "GENE02", "GENE03", "GENE05", "--bootstrap", "20"]
+    return command_line(tiny, weights, output, *few, *more, command=f"benchmark {kind}")
 
 
 def test_the_commands(tiny, run, tmp_path, capsys):
@@ -196,11 +217,12 @@ def test_the_commands(tiny, run, tmp_path, capsys):
     words = command(tiny, run.request.model, "peaks", tmp_path / "p", "--peaks", str(tiny.peaks), "--threshold", "0.6")
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "outside promoters, peaks keep" in said
+    assert "peaks.narrowPeak, 3 genes: of the bases outside promoters it keeps" in said
     assert "times what chance gives" in said
-    assert pd.read_csv(tmp_path / "p" / "peaks.tsv", sep="\t", comment="#")["condition"].tolist() == list(
-        peaks.CONDITIONS
-    )
+    table = pd.read_csv(tmp_path / "p" / "peaks.tsv", sep="\t", comment="#")
+    assert table["condition"].tolist() == list(peaks.CONDITIONS)
+    assert len(pd.read_csv(tmp_path / "p" / "peaks_overlap.tsv", sep="\t", comment="#")) == 1
+    assert "observed" in pd.read_csv(tmp_path / "p" / "peaks_genes.tsv", sep="\t", comment="#")
 
 
 @pytest.mark.parametrize(

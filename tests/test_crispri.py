@@ -7,13 +7,11 @@ import gzip
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import PROMOTER_BP, small_request, small_weights
+from small_runs import PROMOTER_BP, finished_run
 
 from kipoi_seq2exp.analysis.crispri import BEYOND, EFFECT, JUDGED, MASK, PROMOTER, UNKNOWN, judge_pairs
 from kipoi_seq2exp.analysis.crispri_pairs import file_baselines, read_pairs
 from kipoi_seq2exp.analysis.masking import predict_masked
-from kipoi_seq2exp.analysis.predict import fill_store, prepare
-from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.errors import InputError
 
@@ -54,17 +52,7 @@ def write_pairs(path, pairs=PAIRS, columns=COLUMNS, **changes):
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("crispri")
-    request = small_request(tiny, small_weights(tiny, folder), save_beta=True, gene_ids=("GENE02", "GENE03", "GENE04"))
-    run = prepare(request, folder)
-    fill_store(run)
-    return run
-
-
-@pytest.fixture(scope="module")
-def predictions(run):
-    with read_predictions(run.store.path) as found:
-        yield found
+    return finished_run(tiny, tmp_path_factory.mktemp("crispri"), gene_ids=("GENE02", "GENE03", "GENE04"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pandas as pd
 import pyBigWig
 import pytest
 import torch
-from small_runs import PROMOTER_BP, small_network, small_request, small_weights
+from small_runs import PROMOTER_BP, command_line, small_network, small_weights
 
 from kipoi_seq2exp.analysis.element_calls import ElementSettings, GeneWindows, find_elements, genomic_mask, measure_null
 from kipoi_seq2exp.analysis.element_files import write_element_files
@@ -23,21 +23,6 @@ from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.errors import ConfigError, InputError, ShapeError
 
 CALLS = CallSettings(threshold=0.6, min_length_bp=20)
-
-
-@pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    """Return a finished run with the Beta of each base."""
-    folder = tmp_path_factory.mktemp("elements")
-    run = prepare(small_request(tiny, small_weights(tiny, folder), save_beta=True), folder)
-    fill_store(run)
-    return run
-
-
-@pytest.fixture(scope="module")
-def predictions(run):
-    with read_predictions(run.store.path) as found:
-        yield found
 
 
 def network_output(model, window, **changes):
@@ -253,16 +238,14 @@ def test_every_format_tells_the_same_elements(run, predictions, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ command
 
 
-def elements_command(tiny, weights, output, *more):
-    tracks = [word for name, source in tiny.sources.items() for word in ("--track", f"{name}={source}")]
-    files = ["--fasta", str(tiny.fasta), "--genes", str(tiny.genes), "--blacklist", str(tiny.blacklist)]
-    return ["elements", str(weights), *files, *tracks, "--device", "cpu", "-o", str(output), *more]
-
-
 def test_the_command_runs_the_model_and_reads_results(tiny, tmp_path, capsys):
     weights = small_weights(tiny, tmp_path)
-    words = elements_command(
-        tiny, weights, tmp_path / "out", "--threshold", "0.6", "--perturb", "--gene-ids", "GENE02", "GENE03"
+    words = command_line(
+        tiny,
+        weights,
+        tmp_path / "out",
+        *["--threshold", "0.6", "--perturb", "--gene-ids", "GENE02", "GENE03"],
+        command="elements",
     )
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -327,7 +310,7 @@ def test_what_needs_the_network_says_so(run, predictions, tmp_path, capsys):
 
 def test_a_network_without_a_mask_is_refused_before_it_runs(tiny, run, tmp_path, capsys):
     request = small_request_without_mask(run.request, tmp_path)
-    assert main(elements_command(tiny, request.model, tmp_path / "o")) == 1
+    assert main(command_line(tiny, request.model, tmp_path / "o", command="elements")) == 1
     assert "plain.safetensors makes no element mask (variant 'plain')" in capsys.readouterr().err
     assert not (tmp_path / "o" / "predictions.zarr" / "done" / "0").exists()
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.element_calls import GeneWindows
+from kipoi_seq2exp.analysis.conditions import Rows, over_genes
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.masking import predict_masked
 from kipoi_seq2exp.analysis.predict import Run, predict_windows
@@ -69,20 +69,18 @@ def distal_predictions(
     if config.variant is Variant.PEAKS:
         raise ConfigError("these weights read a mask of peaks, which is no part of this comparison.")
     lengths = checked_windows(windows_bp, config.window_bp, config.promoter_bp)
-    windows = GeneWindows(run)
-    table = []
-    for index, gene in predictions.genes.iterrows():
-        window, mask = windows[gene["gene_id"]], predictions.mask(index)
-        found: dict[str, object] = {"gene_id": gene["gene_id"], FULL: float(gene["expression"])}
+
+    def row_of(index: int, window: WindowInputs) -> Rows:
+        mask = predictions.mask(index)
+        row: dict[str, object] = {FULL: float(predictions.genes["expression"].iloc[index])}
         for length in lengths:
-            found[f"window {length:,} bp"] = _shortened(run.model, window, mask, length)
+            row[f"window {length:,} bp"] = _shortened(run.model, window, mask, length)
         if mask is not None:
-            found |= _masked(run, window, mask, calls)
-        found[NO_TRACKS] = predict_windows(run.model, [_without_distal_tracks(run.model, window)])[0].expression
-        table.append(found)
-        if on_gene is not None:
-            on_gene()
-    return pd.DataFrame(table)
+            row |= _masked(run, window, mask, calls)
+        row[NO_TRACKS] = predict_windows(run.model, [_without_distal_tracks(run.model, window)])[0].expression
+        return [row]
+
+    return over_genes(run, predictions, row_of, on_gene)
 
 
 def checked_windows(windows_bp: Sequence[int] | None, whole_bp: int, promoter_bp: int) -> list[int]:
@@ -134,10 +132,7 @@ def _central(mask: Floats, length_bp: int) -> Floats:
 
 def _masked(run: Run, window: WindowInputs, mask: Floats, calls: CallSettings) -> dict[str, float]:
     promoter = run.model.promoter(len(mask))
-    found = call_elements(mask, promoter, calls)
-    called = np.zeros(len(mask), dtype=bool)
-    for first, last in zip(found.start, found.end, strict=True):
-        called[first:last] = True
+    called = call_elements(mask, promoter, calls).bases(len(mask))
     outside = np.ones(len(mask), dtype=bool)
     outside[promoter] = False
     masks = {

@@ -86,6 +86,13 @@ class Calls:
     def __len__(self) -> int:
         return len(self.start)
 
+    def bases(self, length: int) -> NDArray[np.bool_]:
+        """Return which bases of a window of `length` bp are called: bool (L,)."""
+        called = np.zeros(length, dtype=bool)
+        for first, last in zip(self.start, self.end, strict=True):
+            called[first:last] = True
+        return called
+
 
 @dataclass(frozen=True)
 class Locus:

@@ -1,23 +1,25 @@
 """The mask beside called peaks: how they overlap, and which of them predicts expression better at the same size.
 
-Contract: an open run with its finished predictions (and the Beta of each base) and a set of peaks in. Per gene, the
-mask's best bases outside the promoter are compared with as many bases of peaks: each set, with the promoter, is given
+Contract: an open run with its finished predictions (and the Beta of each base) and sets of peaks in. Per gene and set,
+the mask's best bases outside the promoter are compared with as many bases of peaks: each, with the promoter, is given
 to the network as a mask of ones and zeros. Peaks rotated through the window are the chance level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.element_calls import GeneWindows, genomic_mask
+from kipoi_seq2exp.analysis.conditions import Rows, over_genes
+from kipoi_seq2exp.analysis.element_calls import genomic_mask
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.masking import predict_masked
 from kipoi_seq2exp.analysis.predict import Run
 from kipoi_seq2exp.analysis.store import Predictions
+from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.errors import ConfigError, InputError
 
@@ -31,7 +33,7 @@ CONDITIONS = (OWN, SAME_SIZE, PEAKS, ROTATED, PROMOTER_ONLY)
 def peak_comparison(
     run: Run,
     predictions: Predictions,
-    peaks: Regions,
+    peaks: Mapping[str, Regions],
     calls: CallSettings,
     on_gene: Callable[[], None] | None = None,
 ) -> pd.DataFrame:
@@ -42,7 +44,8 @@ def peak_comparison(
     run : Run
     predictions : Predictions
         Of the run, with the Beta of each base.
-    peaks : Regions
+    peaks : mapping of str to Regions
+        Sets of peaks by what they are called.
     calls : CallSettings
         How elements are called, for the overlap.
     on_gene : callable, optional
@@ -51,60 +54,122 @@ def peak_comparison(
     Returns
     -------
     DataFrame
-        gene_id; distal_bp (bases outside promoter and blacklist), peak_bp, called_bp, both_bp; elements,
-        elements_in_peaks (those that share a base with a peak); and the expression under each of `CONDITIONS`.
+        A row per gene and set: gene_id, set; distal_bp (bases outside promoter and blacklist), peak_bp, called_bp,
+        both_bp; best_in_peaks_bp (of the mask's best peak_bp bases); elements, elements_in_peaks (those that share a
+        base with a peak); and the expression under each of `CONDITIONS`.
 
     Raises
     ------
     ConfigError
         If the network makes no mask of its own.
     InputError
-        If no peak lies in any window.
+        If no peak of a set lies in any window.
     """
     if not (predictions.has_mask and predictions.has_beta):
         raise ConfigError("a comparison with peaks needs a network that makes its own mask.")
-    windows = GeneWindows(run)
-    random, table = np.random.default_rng(0), []
-    for index, gene in predictions.genes.iterrows():
-        window, mask = windows[gene["gene_id"]], genomic_mask(predictions, index)
+
+    def rows_of(index: int, window: WindowInputs) -> Rows:
         allowed = _allowed(predictions, index, window.blacklist)
-        in_peaks = peaks.mask(window.chrom, window.start, window.end) & allowed
-        row: dict[str, object] = {"gene_id": gene["gene_id"], **_overlap(mask, in_peaks, allowed, predictions, calls)}
-        alpha, beta = predictions.concentrations(index) or (mask, mask)
-        masks = {
-            SAME_SIZE: best_bases(alpha / (alpha + beta), allowed, int(in_peaks.sum())),
-            PEAKS: in_peaks,
-            ROTATED: rotated(in_peaks, allowed, random),
-            PROMOTER_ONLY: np.zeros(len(mask), dtype=bool),
+        probability = _probability(predictions, index)
+        counts, masks = {}, {"": {PROMOTER_ONLY: np.zeros(len(allowed), dtype=bool)}}
+        for name, regions in peaks.items():
+            in_peaks = regions.mask(window.chrom, window.start, window.end) & allowed
+            best = best_bases(probability, allowed, int(in_peaks.sum()))
+            counts[name] = _overlap(predictions, index, allowed, in_peaks, calls)
+            counts[name]["best_in_peaks_bp"] = int((best & in_peaks).sum())
+            masks[name] = {
+                SAME_SIZE: best,
+                PEAKS: in_peaks,
+                ROTATED: rotated(in_peaks, allowed, np.random.default_rng(index)),
+            }
+        expression = _expression(run, window, predictions.promoter, masks)
+        own = float(predictions.genes["expression"].iloc[index])
+        for name, found in counts.items():
+            yield {"set": name, **found, OWN: own, **expression[name], **expression[""]}
+
+    table = over_genes(run, predictions, rows_of, on_gene)
+    for name, rows in table.groupby("set", sort=False):
+        if not rows["peak_bp"].sum():
+            raise InputError(
+                f"{peaks[str(name)].where}: no peak lies in the window of any gene, outside promoter and blacklist."
+            )
+    return table
+
+
+def overlap_table(table: pd.DataFrame, bootstrap: int = 1_000) -> pd.DataFrame:
+    """Measure how called elements and each set of peaks overlap, over all genes.
+
+    A base counts once for each gene whose window holds it. Intervals (95 %) are of genes resampled.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `peak_comparison`.
+    bootstrap : int
+        Resamples of the genes.
+
+    Returns
+    -------
+    DataFrame
+        set, genes, elements, elements_in_peaks, and with _low and _high: peaks_kept and called_kept (shares of the
+        distal bases), precision (of the called bases, those in peaks), recall (of the peaks' bases, those called),
+        jaccard, enrichment (precision over peaks_kept) and same_size_precision (of as many best bases as there are in
+        peaks, those in peaks: precision and recall at once).
+    """
+    rows = []
+    for name, found in table.groupby("set", sort=False):
+        genes = len(found)
+        weights = np.random.default_rng(0).multinomial(genes, np.full(genes, 1 / genes), size=bootstrap)
+        columns = ["distal_bp", "peak_bp", "called_bp", "both_bp", "best_in_peaks_bp"]
+        counts = found[columns].to_numpy(np.float64)
+        row = {"set": name, "genes": genes, **found[["elements", "elements_in_peaks"]].sum().to_dict()}
+        point, resampled = _shares(counts.sum(axis=0)[None]), _shares(weights @ counts)
+        for measure, values in point.items():
+            defined = resampled[measure][np.isfinite(resampled[measure])]
+            low, high = np.quantile(defined, [0.025, 0.975]) if defined.size else (np.nan, np.nan)
+            row |= {measure: float(values[0]), f"{measure}_low": float(low), f"{measure}_high": float(high)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _shares(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Turn sums of bases (R, 5) into the measures of `overlap_table`; NaN where there is nothing to divide by."""
+    distal, peak, called, both, best = counts.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "peaks_kept": peak / distal,
+            "called_kept": called / distal,
+            "precision": both / called,
+            "recall": both / peak,
+            "jaccard": both / (peak + called - both),
+            "enrichment": both / called / (peak / distal),
+            "same_size_precision": best / peak,
         }
-        for chosen in masks.values():
-            chosen[predictions.promoter] = True
-        expression = predict_masked(run.model, window, masks.values(), run.request.batch_size)
-        row |= {OWN: float(gene["expression"]), **dict(zip(masks, expression.tolist(), strict=True))}
-        table.append(row)
-        if on_gene is not None:
-            on_gene()
-    found = pd.DataFrame(table)
-    if not found["peak_bp"].sum():
-        raise InputError(f"{peaks.where}: no peak lies in the window of any gene, outside promoter and blacklist.")
-    return found
 
 
-def overlap_lines(table: pd.DataFrame) -> list[str]:
-    """Say how calls and peaks overlap, over all genes."""
-    total = table[["distal_bp", "peak_bp", "called_bp", "both_bp", "elements", "elements_in_peaks"]].sum()
-    peaks, called = total["peak_bp"] / total["distal_bp"], total["called_bp"] / total["distal_bp"]
-    lines = [f"outside promoters, peaks keep {peaks:.2%} of the bases and called elements {called:.2%}"]
-    if not total["called_bp"]:
-        return [*lines, "no element is called: nothing overlaps"]
-    union = total["peak_bp"] + total["called_bp"] - total["both_bp"]
-    inside = total["both_bp"] / total["called_bp"]
-    lines.append(
-        f"{inside:.2%} of the called bases lie in peaks ({inside / peaks:.2f} times what chance gives), "
-        f"{total['both_bp'] / total['peak_bp']:.2%} of the peaks' bases are called, Jaccard index "
-        f"{total['both_bp'] / union:.4f}; {total['elements_in_peaks']} of {total['elements']} elements share a "
-        f"base with a peak"
-    )
+def overlap_lines(overlap: pd.DataFrame) -> list[str]:
+    """Say how called elements and each set of peaks overlap."""
+    lines = []
+    for _, row in overlap.iterrows():
+
+        def share(name: str, row: pd.Series = row) -> str:
+            return f"{row[name]:.2%} [{row[f'{name}_low']:.2%}, {row[f'{name}_high']:.2%}]"
+
+        lines += [
+            f"{row['set']}, {row['genes']} genes: of the bases outside promoters it keeps {share('peaks_kept')}, "
+            f"called elements keep {share('called_kept')}",
+            f"  the best bases of the mask, as many as in peaks: {share('same_size_precision')} lie in peaks (chance "
+            f"{row['peaks_kept']:.2%})",
+        ]
+        if not row["elements"]:
+            lines.append("  no element is called: nothing overlaps")
+            continue
+        lines += [
+            f"  called bases in peaks (precision) {share('precision')}, {row['enrichment']:.2f} "
+            f"[{row['enrichment_low']:.2f}, {row['enrichment_high']:.2f}] times what chance gives; peaks' bases called "
+            f"(recall) {share('recall')}; Jaccard {share('jaccard')}",
+            f"  {row['elements_in_peaks']} of {row['elements']} elements share a base with a peak",
+        ]
     return lines
 
 
@@ -137,21 +202,34 @@ def _allowed(predictions: Predictions, index: int, blacklist: Bools) -> Bools:
     return allowed
 
 
+def _probability(predictions: Predictions, index: int) -> NDArray[np.floating]:
+    """Return the mean of the Beta of each base, before the mask is read from it."""
+    alpha, beta = predictions.concentrations(index) or (np.empty(0), np.empty(0))
+    return alpha / (alpha + beta)
+
+
 def _overlap(
-    mask: NDArray[np.float32], in_peaks: Bools, allowed: Bools, predictions: Predictions, calls: CallSettings
+    predictions: Predictions, index: int, allowed: Bools, in_peaks: Bools, calls: CallSettings
 ) -> dict[str, int]:
-    found = call_elements(mask, predictions.promoter, calls)
-    called = np.zeros(len(mask), dtype=bool)
-    touching = 0
-    for first, last in zip(found.start, found.end, strict=True):
-        called[first:last] = True
-        touching += bool(in_peaks[first:last].any())
-    called &= allowed
+    """Count the bases of one gene that peaks, calls and both hold."""
+    found = call_elements(genomic_mask(predictions, index), predictions.promoter, calls)
+    called = found.bases(len(allowed)) & allowed
     return {
         "distal_bp": int(allowed.sum()),
         "peak_bp": int(in_peaks.sum()),
         "called_bp": int(called.sum()),
         "both_bp": int((called & in_peaks).sum()),
         "elements": len(found),
-        "elements_in_peaks": touching,
+        "elements_in_peaks": sum(bool(in_peaks[s:e].any()) for s, e in zip(found.start, found.end, strict=True)),
     }
+
+
+def _expression(
+    run: Run, window: WindowInputs, promoter: slice, masks: Mapping[str, Mapping[str, Bools]]
+) -> dict[str, dict[str, float]]:
+    """Predict one window under every mask of every set, each with the promoter."""
+    chosen = [mask.astype(np.float32) for of_set in masks.values() for mask in of_set.values()]
+    for mask in chosen:
+        mask[promoter] = 1
+    values = iter(predict_masked(run.model, window, chosen, run.request.batch_size).tolist())
+    return {name: {condition: next(values) for condition in of_set} for name, of_set in masks.items()}

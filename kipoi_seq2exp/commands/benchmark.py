@@ -6,17 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.elements import add_source_options, needs_mask, open_predictions, open_run
-from kipoi_seq2exp.commands.options import (
-    Say,
-    Subparsers,
-    add_call_options,
-    add_command,
-    add_input_options,
-    add_network_options,
-    call_settings,
-    track_sources,
-)
+from kipoi_seq2exp.commands.options import Say, Subparsers
 from kipoi_seq2exp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,19 +41,27 @@ writes into out/
 
 _PEAKS = """Compare the mask with called peaks: how they overlap, and the error with each swapped in at the same size.
 
-  seq2exp benchmark peaks K562 --peaks DNase.narrowPeak --fasta ... --genes ... --label expression -o out/
+  seq2exp benchmark peaks K562 --macs3 dnase --fasta ... --genes ... --track ... --label expression -o out/
+  seq2exp benchmark peaks K562 --peaks DNase.narrowPeak --fasta ... --genes ... --track ... -o out/
+
+--macs3 runs `macs3 bdgpeakcall` on a track of the model, over the chromosomes of the genes. (`macs3 callpeak` starts
+from aligned reads, which a track no longer holds: give its narrowPeak by --peaks.) Several of each may be given.
 
 writes into out/
-  peaks.tsv            a row per mask: errors, and the change against the model's own mask, with intervals
-  peaks_genes.tsv      every gene: overlap, and expression under each mask
+  peaks.tsv              a row per set of peaks and mask: errors, and the change against the model's own mask
+  peaks_overlap.tsv      a row per set: bases kept, precision, recall, Jaccard index of called elements and peaks
+  peaks_genes.tsv        every gene: overlap, and expression under each mask
+  macs3_TRACK.narrowPeak what MACS3 called; its version and command are in the tables
 """
 
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command and its kinds to the command line."""
-    parser = add_command(subparsers, "benchmark", "judge the mask: by CRISPRi, by peaks, by taking distal DNA away")
+    parser = options.add_command(
+        subparsers, "benchmark", "judge the mask: by CRISPRi, by peaks, by taking distal DNA away"
+    )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    crispri = add_command(kinds, "crispri", "rank CRISPRi-tested element-gene pairs", _CRISPRI)
+    crispri = options.add_command(kinds, "crispri", "rank CRISPRi-tested element-gene pairs", _CRISPRI)
     crispri.set_defaults(run=run_crispri)
     crispri.add_argument("pairs", type=Path, metavar="PAIRS", help="pairs in the ENCODE benchmark's format (.tsv, .gz)")
     crispri.add_argument("--pairs-of", metavar="CELL", help="use the pairs of this cell type alone")
@@ -69,22 +69,37 @@ def add_to(subparsers: Subparsers) -> None:
     crispri.add_argument("--bootstrap", type=int, default=1_000, metavar="N", help="resamples (default 1000)")
     add_source_options(crispri, flag=True)
     _add_output(crispri)
-    distal = add_command(kinds, "distal", "errors as distal DNA is taken away", _DISTAL)
+    distal = options.add_command(kinds, "distal", "errors as distal DNA is taken away", _DISTAL)
     distal.set_defaults(run=run_distal)
     distal.add_argument(
         "--windows", type=int, nargs="+", metavar="BP", help="shorter windows (default 100000 ... 2500)"
     )
-    peaks = add_command(kinds, "peaks", "the mask beside called peaks", _PEAKS)
+    peaks = options.add_command(kinds, "peaks", "the mask beside called peaks", _PEAKS)
     peaks.set_defaults(run=run_peaks)
-    peaks.add_argument("--peaks", type=Path, required=True, metavar="BED", help="narrowPeak, broadPeak or BED")
+    _add_peak_options(peaks)
     for parser in (distal, peaks):
         parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
-        add_input_options(parser)
-        add_call_options(parser)
-        add_network_options(parser)
+        options.add_input_options(parser)
+        options.add_call_options(parser)
+        options.add_network_options(parser)
         parser.add_argument("--bootstrap", type=int, default=1_000, metavar="N", help="resamples (default 1000)")
         parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
         _add_output(parser)
+
+
+def _add_peak_options(parser: argparse.ArgumentParser) -> None:
+    peaks = parser.add_argument_group("peaks (at least one of --peaks and --macs3)")
+    peaks.add_argument(
+        "--peaks", type=Path, nargs="+", default=[], metavar="BED", help="called already: narrowPeak, broadPeak or BED"
+    )
+    peaks.add_argument(
+        "--macs3", nargs="+", default=[], metavar="TRACK", help="call the peaks of these tracks by MACS3"
+    )
+    peaks.add_argument(
+        "--macs3-cutoff", type=float, metavar="VALUE", help="least value of a peak (default 5 times the track's mean)"
+    )
+    peaks.add_argument("--macs3-min-length", type=int, default=200, metavar="BP", help="drop shorter (default 200)")
+    peaks.add_argument("--macs3-max-gap", type=int, default=30, metavar="BP", help="join across (default 30)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +124,7 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
         predictions, opened = open_predictions(args, say, needs_mask)
         with predictions:
             opened = opened if args.perturb else None
-            sources = track_sources(args)
+            sources = options.track_sources(args)
             judgement = judge_pairs(
                 pairs, predictions, sources, opened, bootstrap=args.bootstrap, where=str(args.pairs)
             )
@@ -124,61 +139,75 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
 
 def run_distal(args: argparse.Namespace, say: Say) -> int:
     """Take distal DNA away and compare the errors."""
-    from tqdm import tqdm
-
     from kipoi_seq2exp.analysis.distal import checked_windows, distal_predictions
     from kipoi_seq2exp.analysis.store import read_predictions
 
     def check(run: Run) -> None:
         checked_windows(args.windows, run.model.config.window_bp, run.model.config.promoter_bp)
 
-    calls = call_settings(args)
+    calls = options.call_settings(args)
     opened = open_run(args, say, check)
     with read_predictions(opened.store.path) as predictions:
-        with tqdm(total=len(predictions), unit="gene", desc="distal", dynamic_ncols=True) as bar:
-            table = distal_predictions(opened, predictions, args.windows, calls, lambda: bar.update() and None)
-        _compare(args, predictions, table, [name for name in table.columns if name != "gene_id"], say)
+        with options.gene_bar(predictions, "distal") as on_gene:
+            table = distal_predictions(opened, predictions, args.windows, calls, on_gene)
+        conditions = [name for name in table.columns if name != "gene_id"]
+        compared = _compare(args, predictions, table, conditions, say)
+        _write(args, predictions, {"": compared, "_genes": table}, [], say)
     return 0
 
 
 def run_peaks(args: argparse.Namespace, say: Say) -> int:
     """Compare mask and peaks."""
-    from tqdm import tqdm
+    import pandas as pd
 
-    from kipoi_seq2exp.analysis.peaks import CONDITIONS, overlap_lines, peak_comparison
+    from kipoi_seq2exp.analysis.macs3 import PeakSettings, call_tracks
+    from kipoi_seq2exp.analysis.peaks import CONDITIONS, overlap_lines, overlap_table, peak_comparison
     from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.data.regions import Regions
 
-    peaks, calls = Regions(args.peaks, "peaks"), call_settings(args)
+    if not (args.peaks or args.macs3):
+        raise ConfigError("give peaks to compare with: a file (--peaks), or a track to call them on (--macs3).")
+    calls = options.call_settings(args)
+    settings = PeakSettings(args.macs3_cutoff, args.macs3_min_length, args.macs3_max_gap)
+    one_name = len({path.name for path in args.peaks}) < len(args.peaks)
+    peaks = {str(path) if one_name else path.name: Regions(path, "peaks") for path in args.peaks}
+    notes = []
 
     def check(run: Run) -> None:
         needs_mask(run)
-        peaks.check_against(run.dataset.genome)
+        for regions in peaks.values():
+            regions.check_against(run.dataset.genome)
+        macs3 = call_tracks(run, args.macs3, settings, args.output) if args.macs3 else {}
+        for track, called in macs3.items():
+            peaks[f"MACS3 on {track}"] = Regions(called.path, "peaks")
+            notes.append(f"MACS3 on {track}: {called.line}")
+            say(notes[-1])
 
     opened = open_run(args, say, check)
     with read_predictions(opened.store.path) as predictions:
-        with tqdm(total=len(predictions), unit="gene", desc="peaks", dynamic_ncols=True) as bar:
-            table = peak_comparison(opened, predictions, peaks, calls, lambda: bar.update() and None)
-        for line in overlap_lines(table):
+        with options.gene_bar(predictions, "peaks") as on_gene:
+            table = peak_comparison(opened, predictions, peaks, calls, on_gene)
+        overlap = overlap_table(table, args.bootstrap)
+        for line in overlap_lines(overlap):
             say(line)
-        _compare(args, predictions, table, list(CONDITIONS), say, overlap_lines(table))
+        compared = []
+        for name, rows in table.groupby("set", sort=False):
+            say(f"masks swapped in, {name}:")
+            of_set = _compare(args, predictions, rows, list(CONDITIONS), say)
+            of_set.insert(0, "set", name)
+            compared.append(of_set)
+        tables = {"": pd.concat(compared, ignore_index=True), "_overlap": overlap, "_genes": table}
+        _write(args, predictions, tables, notes, say)
     return 0
 
 
 def _compare(
-    args: argparse.Namespace,
-    predictions: Predictions,
-    table: pd.DataFrame,
-    conditions: list[str],
-    say: Say,
-    notes: list[str] | None = None,
-) -> None:
-    """Compare conditions, say it and write it."""
+    args: argparse.Namespace, predictions: Predictions, table: pd.DataFrame, conditions: list[str], say: Say
+) -> pd.DataFrame:
+    """Compare conditions over the genes, and say it."""
     import numpy as np
 
     from kipoi_seq2exp.analysis.conditions import compare_conditions, condition_lines
-    from kipoi_seq2exp.analysis.outputs import describe_lines
-    from kipoi_seq2exp.analysis.tables import write_tsv
 
     genes = predictions.genes
     observed = genes["observed"].to_numpy(np.float64) if "observed" in genes else None
@@ -187,11 +216,25 @@ def _compare(
         say("no label: changes of the prediction are told, errors are not (--label names a column of the gene table)")
     for line in condition_lines(compared):
         say(line)
-    header = [*describe_lines(predictions.provenance, call_settings(args)), *(notes or [])]
-    files = [args.output / f"{args.kind}.tsv", args.output / f"{args.kind}_genes.tsv"]
-    write_tsv(compared, files[0], header)
-    shown = table if observed is None else table.assign(observed=observed)
-    write_tsv(shown, files[1], header)
+    return compared
+
+
+def _write(
+    args: argparse.Namespace, predictions: Predictions, tables: dict[str, pd.DataFrame], notes: list[str], say: Say
+) -> None:
+    """Write the tables of a benchmark, each under what follows its name; rows of genes get their label."""
+    from kipoi_seq2exp.analysis.outputs import describe_lines
+    from kipoi_seq2exp.analysis.tables import write_tsv
+
+    genes, files = predictions.genes, []
+    header = [*describe_lines(predictions.provenance, options.call_settings(args)), *notes]
+    for ending, table in tables.items():
+        if "gene_id" in table and "observed" in genes:
+            table = table.assign(
+                observed=table["gene_id"].map(dict(zip(genes["gene_id"], genes["observed"], strict=True)))
+            )
+        files.append(args.output / f"{args.kind}{ending}.tsv")
+        write_tsv(table, files[-1], header)
     say("written: " + ", ".join(map(str, files)))
 
 

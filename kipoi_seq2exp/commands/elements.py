@@ -9,15 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kipoi_seq2exp.commands.options import (
-    Say,
-    Subparsers,
-    add_call_options,
-    add_command,
-    add_input_options,
-    add_network_options,
-    call_settings,
-)
+from kipoi_seq2exp.commands import options
+from kipoi_seq2exp.commands.options import Say, Subparsers
 from kipoi_seq2exp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,10 +35,12 @@ PROVENANCE = "elements.json"
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "elements", "called elements with their evidence, in every format", _DESCRIPTION)
+    parser = options.add_command(
+        subparsers, "elements", "called elements with their evidence, in every format", _DESCRIPTION
+    )
     parser.set_defaults(run=run)
     add_source_options(parser)
-    add_call_options(parser)
+    options.add_call_options(parser)
     null = parser.add_argument_group("threshold by a null (tracks rotated within the window; runs the model)")
     null.add_argument("--fdr", type=float, metavar="RATE", help="lowest threshold with this false discovery rate")
     null.add_argument("--shuffles", type=int, default=10, metavar="N", help="shuffles of each window (default 10)")
@@ -67,22 +62,20 @@ def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -
     parser.add_argument(
         "--from", dest="results", type=Path, metavar="RESULTS", help="predictions that are there already"
     )
-    add_input_options(parser, required=False)
-    add_network_options(parser)
+    options.add_input_options(parser, required=False)
+    options.add_network_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Call the elements."""
-    from tqdm import tqdm
-
     from kipoi_seq2exp.analysis.element_calls import find_elements
 
     settings, started = settings_of(args), time.time()
     predictions, opened = open_predictions(args, say, needs_mask)
     with predictions:
-        with tqdm(total=len(predictions), unit="gene", desc="elements", dynamic_ncols=True) as bar:
-            found = find_elements(predictions, settings, opened, lambda: bar.update() and None)
+        with options.gene_bar(predictions, "elements") as on_gene:
+            found = find_elements(predictions, settings, opened, on_gene)
         _write(args, predictions, found, started, say)
     return 0
 
@@ -101,7 +94,7 @@ def settings_of(args: argparse.Namespace) -> ElementSettings:
     if args.fdr is not None and (args.threshold is not None or args.top_fraction is not None):
         raise ConfigError("--fdr chooses the threshold itself: leave out --threshold and --top-fraction.")
     null = None if args.fdr is None else NullSettings(args.fdr, args.shuffles, args.block, args.seed)
-    return ElementSettings(call_settings(args), null, args.perturb)
+    return ElementSettings(options.call_settings(args), null, args.perturb)
 
 
 def needs_mask(run: Run) -> None:

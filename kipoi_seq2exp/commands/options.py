@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kipoi_seq2exp.config import MaskMode
 from kipoi_seq2exp.errors import ConfigError, InputError
@@ -13,6 +15,7 @@ from kipoi_seq2exp.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from kipoi_seq2exp.analysis.elements import CallSettings
 
+LINE_S = 10.0  # between two lines of a progress bar that nobody watches
 Say = Callable[[str], None]
 Subparsers = Any  # argparse's own type of it is private
 
@@ -47,6 +50,16 @@ def add_track_options(parser: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_crispri_option(parser: argparse._ArgumentGroup) -> None:
+    """Add --crispri."""
+    parser.add_argument(
+        "--crispri",
+        type=Path,
+        metavar="PAIRS",
+        help="element-gene pairs tested by CRISPRi, in the ENCODE benchmark's format (.tsv, .tsv.gz)",
+    )
+
+
 def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True) -> argparse._ArgumentGroup:
     """Add what a model reads; `required` says whether genome and genes must be given."""
     inputs = parser.add_argument_group("inputs")
@@ -73,11 +86,25 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
     network.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="windows at once: memory and speed only"
+        "--batch-size",
+        type=_batch_size,
+        metavar="N",
+        help="windows at once: memory and speed only (default: auto, one on the CPU, on CUDA what fits)",
+    )
+    network.add_argument(
+        "--memory", metavar="SIZE", help="what a batch may take, e.g. 8GB (default: most of what is free)"
     )
     network.add_argument(
         "--mask-mode", choices=[mode.value for mode in MaskMode], help="how the mask is read (default: as trained)"
     )
+
+
+def _batch_size(text: str) -> int | None:
+    """Read a number, or auto (None)."""
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number of windows or auto, found '{text}'") from None
 
 
 def add_call_options(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +128,15 @@ def call_settings(args: argparse.Namespace) -> CallSettings:
         "merge_gap_bp": args.merge_gap,
     }
     return CallSettings(**{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def gene_bar(genes: Sized, what: str) -> Iterator[Callable[[], None]]:
+    """Show a progress bar over genes; yields what is to be called after each."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(genes), unit="gene", desc=what, dynamic_ncols=True) as bar:
+        yield lambda: bar.update() and None
 
 
 def track_sources(args: argparse.Namespace) -> dict[str, str]:
@@ -129,3 +165,34 @@ def track_sources(args: argparse.Namespace) -> dict[str, str]:
             raise ConfigError(f"--track {name} is given twice ({given[name]} and {source}): keep one.")
         given[name] = source
     return {**sources, **given}
+
+
+def progress_bar(total: int, done: int, unit: str) -> Any:
+    """Return tqdm's bar with rate and time left; where nobody watches (a file, a pipe) it adds a line now and then."""
+    from tqdm import tqdm
+
+    watched = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=done,
+        unit=unit,
+        dynamic_ncols=watched,
+        ncols=None if watched else 80,
+        mininterval=0.1 if watched else LINE_S,
+        smoothing=0.05,  # genes of a cluster come in bursts
+        file=sys.stderr if watched else _Lines(sys.stderr),
+    )
+
+
+class _Lines:
+    """A text file that gets each state of a bar as a line of its own."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if state := text.strip():
+            self._file.write(f"{state}\n")
+
+    def flush(self) -> None:
+        self._file.flush()
