@@ -1,8 +1,8 @@
 """Predictions of several models of the same genes, beside each other and beside the label.
 
-Contract: saved predictions of any models in (our results, .h5 or .zarr of `kipoi predict`, or a table as .tsv or .csv),
-one value per gene and model out. Rows are matched by gene id, without version; where a file has other ids, by the range
-whose middle lies nearest to the TSS of the gene. Genes that a model lacks are counted and left out for all.
+Contract: predictions as `compare_files` reads them in, one value per gene and model out. Rows are matched by gene id,
+without version; where a file has other ids, by range (`_by_range` says how). Genes that a model lacks are counted and
+left out for all.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.analysis.compare_files import ModelPredictions
 from kipoi_seq2exp.analysis.files import whole_file
-from kipoi_seq2exp.analysis.store import read_predictions
-from kipoi_seq2exp.config import suggest
-from kipoi_seq2exp.data.genes import COLUMN_NAMES
-from kipoi_seq2exp.data.naming import listing
-from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.metrics import METRICS, paired_differences, score
 
@@ -30,38 +27,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-PREDICTION_COLUMNS: tuple[str, ...] = (
-    "expression",
-    "preds/expression",
-    "preds/expression/0",
-    "preds/0",
-    "preds",
-    "prediction",
-    "predicted",
-    "score",
-)
-"""Columns of a table that are taken for the prediction when none is named, most usual first; case does not matter."""
-
-ID_COLUMNS = ("metadata/gene_id", "metadata/ranges/id", *COLUMN_NAMES["gene_id"], "gene_name", "name", "id")
-RANGE_COLUMNS = ("metadata/ranges/chr", "metadata/ranges/start", "metadata/ranges/end")
-_TABLES = (".tsv", ".txt", ".csv")
-
-
-@dataclass(frozen=True)
-class ModelPredictions:
-    """Predictions of one model as they were saved.
-
-    Attributes
-    ----------
-    name : str
-    path : Path
-    table : DataFrame
-        predicted, and gene_id, or chrom, start and end, or all of them.
-    """
-
-    name: str
-    path: Path
-    table: pd.DataFrame
+SAME_TSS_BP = 500
 
 
 @dataclass(frozen=True)
@@ -84,80 +50,6 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def read_model_predictions(name: str, source: str, genes: pd.DataFrame | None = None) -> ModelPredictions:
-    """Read saved predictions.
-
-    Parameters
-    ----------
-    name : str
-        What the model is called in the comparison.
-    source : str
-        A results folder, an .h5 or .zarr of `kipoi predict`, or a table; "FILE::COLUMN" names a table's prediction.
-    genes : DataFrame, optional
-        For an .h5 or .zarr without metadata: the genes that were predicted, in the same order.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, names no genes, or has no column that could be the prediction.
-    """
-    text, _, column = source.partition("::")
-    path = Path(text)
-    if Path(path.name.lower().removesuffix(".gz")).suffix in _TABLES and not path.is_dir():
-        return ModelPredictions(name, path, _read_table(path, column or None))
-    if column:
-        raise ConfigError(f"{source}: only a .tsv or .csv has columns to choose from.")
-    with read_predictions(path, genes) as found:
-        table = found.genes[["gene_id", "chrom", "start", "end"]].assign(predicted=found.genes["expression"])
-    return ModelPredictions(name, path, table)
-
-
-def _read_table(path: Path, column: str | None) -> pd.DataFrame:
-    separator = "," if path.name.lower().removesuffix(".gz").endswith(".csv") else "\t"
-    rows: list[list[str]] = []
-    for number, line in text_lines(path, str(path)):
-        text = line.rstrip("\r\n")
-        if not text.strip() or (text.startswith("# ") and not rows):
-            continue
-        rows.append([field.strip().strip('"') for field in text.split(separator)])
-        if len(rows[-1]) != len(rows[0]):
-            raise InputError(
-                f"{path}, line {number}: found {len(rows[-1])} columns where the header has {len(rows[0])}."
-            )
-    if len(rows) < 2:
-        raise InputError(f"{path} holds no predictions.")
-    frame = pd.DataFrame(rows[1:], columns=[rows[0][0].removeprefix("#"), *rows[0][1:]], dtype=object)
-    lower = {str(name).lower(): str(name) for name in reversed(list(frame.columns))}
-    chosen = column if column is not None else next((lower[n] for n in PREDICTION_COLUMNS if n in lower), None)
-    if chosen is None or chosen not in frame:
-        hint = suggest(column, map(str, frame.columns)) if column else f" (it has {', '.join(map(str, frame.columns))})"
-        raise InputError(f"{path} has no column '{column or PREDICTION_COLUMNS[0]}'{hint}: name it as {path}::COLUMN.")
-    table = pd.DataFrame({"predicted": _numbers(path, chosen, frame[chosen])})
-    ids = next((lower[name.lower()] for name in ID_COLUMNS if name.lower() in lower), None)
-    if ids is not None:
-        table["gene_id"] = frame[ids].astype(str)
-    ranges = [lower.get(full.lower(), lower.get(full.split("/")[-1])) for full in RANGE_COLUMNS]
-    ranges[0] = ranges[0] or lower.get("chrom")
-    if all(ranges):
-        table["chrom"] = frame[ranges[0]].astype(str)
-        for name, source in zip(("start", "end"), ranges[1:], strict=True):
-            table[name] = _numbers(path, str(source), frame[source])
-    if ids is None and "chrom" not in table:
-        raise InputError(
-            f"{path} names no genes: a column with gene ids ({', '.join(ID_COLUMNS[:4])}, ...) or the ranges "
-            f"({', '.join(RANGE_COLUMNS)}) are needed."
-        )
-    return table
-
-
-def _numbers(path: Path, name: str, values: pd.Series[str]) -> Floats:
-    numbers: Floats = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
-    bad = np.flatnonzero(np.isnan(numbers))
-    if bad.size:
-        raise InputError(f"{path}: {name} is '{values.iloc[int(bad[0])]}' in row {int(bad[0]) + 1}, not a number.")
-    return numbers
-
-
 def compare_models(
     models: list[ModelPredictions], genes: pd.DataFrame, observed: Floats, bootstrap: int = 1_000
 ) -> Comparison:
@@ -168,7 +60,7 @@ def compare_models(
     models : list of ModelPredictions
         The first is what the others are compared with.
     genes : DataFrame
-        gene_id, chrom, tss.
+        gene_id, chrom, tss, strand.
     observed : ndarray, (G,)
         Label of each gene, NaN where unknown.
     bootstrap : int
@@ -185,6 +77,9 @@ def compare_models(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"two models are called '{twice}': give names as NAME=FILE.")
+    taken = next((name for name in names if name in ("gene_id", "observed")), None)
+    if taken is not None:
+        raise ConfigError(f"a model cannot be called '{taken}', which is a column of the results: choose another name.")
     table = pd.DataFrame({"gene_id": genes["gene_id"], "observed": observed})
     notes = []
     for model in models:
@@ -193,7 +88,9 @@ def compare_models(
     shared = table.dropna().reset_index(drop=True)
     notes.append(f"{len(shared)} genes have a label and a prediction of every model: these are compared")
     if len(shared) < 2:
-        raise InputError(f"at least two genes must be in every file and have a label, found {len(shared)}: {notes[0]}.")
+        raise InputError(
+            f"at least two genes must be in every file and have a label, found {len(shared)}: {'; '.join(notes[:-1])}."
+        )
     truth = shared["observed"].to_numpy(np.float64)
     first = shared[names[0]].to_numpy(np.float64)
     rows = []
@@ -223,9 +120,12 @@ def _matched(model: ModelPredictions, genes: pd.DataFrame) -> tuple[Floats, str]
         if np.isfinite(found).any():
             return found, "by range"
     ids = listing(model.table["gene_id"]) if "gene_id" in model.table else "no gene ids"
+    chroms = sorted(set(model.table["chrom"])) if "chrom" in model.table else []
+    others = {other_name(chrom, genes["chrom"].unique()) for chrom in chroms} - {None, *chroms}
+    hint = f"; use one naming of the chromosomes ({chroms[0]} is {min(map(str, others))} there)" if others else ""
     raise InputError(
         f"{model.path} ({model.name}) has none of the {len(genes)} genes ({listing(genes['gene_id'])}): it names "
-        f"{ids}, and no range holds a TSS."
+        f"{ids}, and {'no range holds a TSS' if chroms else 'no ranges'}{hint}."
     )
 
 
@@ -240,17 +140,42 @@ def _by_id(model: ModelPredictions, genes: pd.DataFrame) -> Floats:
 
 
 def _by_range(table: pd.DataFrame, genes: pd.DataFrame) -> Floats:
-    """Take, of the ranges that hold a TSS, the one whose middle lies nearest to it."""
+    """Take, of the ranges that hold a TSS, the one in which it lies where it lies in most ranges of the file.
+
+    Windows need not be centred (Xpresso's are [TSS - 7,000, TSS + 3,500) along the gene), and neighbours overlap: the
+    place of the TSS, counted along the gene, tells a gene's own window from its neighbour's. Where no place is common,
+    the middle counts. A range serves one gene, and one of its strand if it has one. Two annotations may put a TSS up to
+    `SAME_TSS_BP` apart.
+    """
+    pairs = _pairs(table, genes)
     found = np.full(len(genes), np.nan)
-    rows = {chrom: group for chrom, group in table.groupby("chrom", sort=False)}
-    for place, (chrom, tss) in enumerate(zip(genes["chrom"], genes["tss"], strict=True)):
-        if chrom not in rows:
-            continue
-        start, end = (rows[chrom][name].to_numpy(np.float64) for name in ("start", "end"))
-        distance = np.where((start <= tss) & (tss < end), np.abs((start + end) / 2 - tss), np.inf)
-        if np.isfinite(distance).any():
-            found[place] = rows[chrom]["predicted"].iloc[int(distance.argmin())]
+    if pairs.empty:
+        return found
+    places = pairs["place"].value_counts()
+    common = places.iloc[0] >= max(2, 0.25 * pairs["gene"].nunique())
+    usual = places.index[0] if common else pairs["length"] / 2
+    pairs = pairs.assign(off=(pairs["place"] - usual).abs())
+    if common:
+        pairs = pairs[pairs["off"] <= SAME_TSS_BP]
+    pairs = pairs[pairs["off"] == pairs.groupby("row")["off"].transform("min")]
+    best = pairs.loc[pairs.groupby("gene")["off"].idxmin()]
+    found[best["gene"]] = table["predicted"].to_numpy(np.float64)[best["row"]]
     return found
+
+
+def _pairs(table: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
+    """Return every gene and range that holds its TSS: their rows, the TSS's place along the gene, and the length."""
+    by_chrom = {chrom: np.array(rows) for chrom, rows in table.groupby("chrom", sort=False).indices.items()}
+    start, end = (table[name].to_numpy(np.float64) for name in ("start", "end"))
+    strands = table["strand"].to_numpy(str) if "strand" in table else np.full(len(table), ".")
+    parts = []
+    for gene, (chrom, tss, strand) in enumerate(zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)):
+        rows = by_chrom.get(chrom, np.array([], dtype=int))
+        holds = (start[rows] <= tss) & (tss < end[rows]) & np.isin(strands[rows], [strand, ".", "*"])
+        rows = rows[holds]
+        place = end[rows] - 1 - tss if strand == "-" else tss - start[rows]
+        parts.append(pd.DataFrame({"gene": gene, "row": rows, "place": place, "length": end[rows] - start[rows]}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def score_lines(scores: pd.DataFrame) -> list[str]:

@@ -295,9 +295,7 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     path = Path(path)
     if path.is_dir() and (path / STORE_NAME).exists():
         path = path / STORE_NAME
-    root = _open_hdf5(path) if path.suffix in (".h5", ".hdf5") else _open_zarr(path, "r")
-    if not _holds(root, "preds"):
-        raise InputError(f"{path} holds no predictions: give a results folder, or an .h5 or .zarr of `kipoi predict`.")
+    root = open_arrays(path)
     expression = np.asarray(root["preds/expression" if _holds(root, "preds/expression") else "preds"][...])
     expression = expression.reshape(len(expression), -1)[:, 0].astype(np.float64)
     table = _read_genes(path, root) if _holds(root, "metadata/ranges/chr") else _given_genes(path, root, genes)
@@ -316,6 +314,20 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     return Predictions(path, root, table.iloc[rows].reset_index(drop=True), rows)
 
 
+def open_arrays(path: Path) -> Any:
+    """Open an .h5 or .zarr of predictions; arrays lie under Kipoi's names.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged, or holds no predictions.
+    """
+    root = _open_hdf5(path) if path.suffix in (".h5", ".hdf5") else _open_zarr(path, "r")
+    if not _holds(root, "preds"):
+        raise InputError(f"{path} holds no predictions: give a results folder, or an .h5 or .zarr of `kipoi predict`.")
+    return root
+
+
 def _open_hdf5(path: Path) -> Any:
     import h5py
 
@@ -332,7 +344,7 @@ def _read_genes(path: Path, root: Any) -> pd.DataFrame:
     identifier = "metadata/gene_id" if _holds(root, "metadata/gene_id") else "metadata/ranges/id"
     names = {"gene_id": identifier, "chrom": "metadata/ranges/chr", "strand": "metadata/ranges/strand"}
     try:
-        table = pd.DataFrame({column: _texts(root[name]) for column, name in names.items()})
+        table = pd.DataFrame({column: texts(root[name]) for column, name in names.items()})
         for column in ("start", "end"):
             table[column] = np.asarray(root[f"metadata/ranges/{column}"][...]).astype(np.int64).ravel()
     except KeyError as error:
@@ -353,7 +365,8 @@ def _given_genes(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFr
     return table.assign(start=table["tss"] - length // 2, end=table["tss"] + length // 2)
 
 
-def _texts(values: Any) -> list[str]:
+def texts(values: Any) -> list[str]:
+    """Return the values of an array on disk as text."""
     return [item.decode() if isinstance(item, bytes) else str(item) for item in np.asarray(values[...]).ravel()]
 
 
