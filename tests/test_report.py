@@ -1,15 +1,15 @@
-"""The page of a gene set: what is inside it, that it works (in node, in place of a browser), the sessions."""
+"""The page of a gene set and the sessions: what is inside them. How the page works is in test_report_browser.py."""
 
 from __future__ import annotations
 
 import base64
 import configparser
+import hashlib
 import itertools
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,21 @@ from kipoi_seq2exp.analysis.report import binned
 from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.cli import main
 
+BINS = 1_000
+PAIRS = (  # chrom, start, end, TSS, gene, regulated: two of GENE02's window, one beyond it, one of another gene
+    ("chr1", 7_500, 7_700, 9_000, "GENE02", "TRUE"),
+    ("chr1", 10_100, 10_400, 9_000, "GENE02.3", "FALSE"),
+    ("chr1", 30_000, 30_100, 9_000, "GENE02", "TRUE"),
+    ("chr1", 22_000, 22_100, 21_500, "GENE03", "TRUE"),
+)
+
+
+def write_pairs(path, pairs=PAIRS):
+    names = ["chrom", "chromStart", "chromEnd", "startTSS", "endTSS", "measuredGeneEnsemblId", "Regulated"]
+    rows = [(chrom, start, end, tss, tss + 1, gene, truth) for chrom, start, end, tss, gene, truth in pairs]
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in [names, *rows]))
+    return path
+
 
 @pytest.fixture(scope="module")
 def results(tiny, tmp_path_factory):
@@ -31,9 +46,13 @@ def results(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(results):
+def made(tiny, results):
     folder = results.parent / "page"
-    assert main(["report", str(results), "-o", str(folder), "--threshold", "0.6", "--title", "A <b>title"]) == 0
+    words = ["report", str(results), "-o", str(folder), "--threshold", "0.6", "--title", "A <b>title"]
+    pairs = write_pairs(results.parent / "pairs.tsv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "BINS", BINS)
+        assert main([*words, "--gtf", str(tiny.gtf), "--crispri", str(pairs)]) == 0
     return folder
 
 
@@ -41,29 +60,72 @@ def data_of(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_everything_is_inside_and_nothing_is_fetched(tiny, made, results):
+def unpacked(track):
+    return np.frombuffer(base64.b64decode(track["bins"]), dtype=np.uint8) / 255 * track["top"]
+
+
+@pytest.fixture(scope="module")
+def data(made):
+    return data_of((made / "report.html").read_text())
+
+
+def test_the_page_says_what_it_is_and_names_no_other_file(made):
     page = (made / "report.html").read_text()
-    assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    ours = page.replace(resources.files(report.__package__).joinpath("igv", "igv.min.js").read_text("utf-8"), "")
+    outside = re.compile(r"<(script|img|link|iframe)[^>]*(src|href)=\"(?!data:)")
+    assert not outside.search(ours)
+    assert "default-src 'none'" in page  # the browser itself refuses to fetch anything
+    assert "sourceMappingURL=igv" not in page
     assert "provisional weights: small.safetensors" in page
     assert "A &lt;b&gt;title" in page
-    genes = data_of(page)["genes"]
+    assert "Copyright (c) 2014-2025 Broad Institute" in page  # igv.js's licence wants to be in every copy
+
+
+def test_igv_js_is_the_published_build():
+    folder = resources.files(report.__package__).joinpath("igv")
+    said = re.search(r"SHA-256 of igv\.min\.js: (\w{64})", folder.joinpath("README.md").read_text())
+    assert said is not None
+    assert hashlib.sha256(folder.joinpath("igv.min.js").read_bytes()).hexdigest() == said[1]
+    assert "The MIT License" in folder.joinpath("LICENSE").read_text()
+
+
+def test_genes_tracks_and_mask_are_those_of_the_predictions(tiny, data, results):
+    genes = data["genes"]
     with read_predictions(results) as found:
         assert [gene["gene_id"] for gene in genes] == found.genes["gene_id"].tolist()
         mask = found.mask(2)
-        bins = np.frombuffer(base64.b64decode(genes[2]["mask"]), dtype=np.uint8) / 255
-        np.testing.assert_allclose(bins, mask.reshape(2_000, 2).mean(axis=1), atol=1 / 255)
+        np.testing.assert_allclose(unpacked(genes[2]["mask"]), mask.reshape(BINS, 4).mean(axis=1), atol=1 / 255)
         assert genes[2]["expression"] == pytest.approx(found.genes["expression"][2])
-        assert genes[2]["promoter"] == [21_300, 21_700]
+        assert genes[2]["residual"] == pytest.approx(found.genes["expression"][2] - found.genes["observed"][2])
+    assert genes[2]["promoter"] == [21_300, 21_700]
+    assert genes[2]["kept_fraction"] == pytest.approx((mask >= 0.6).mean())
+    assert genes[2]["threshold"] == 0.6
+    assert len(genes[2]["elements"]) == genes[2]["n_elements"] > 0
+    for start, end, mean, distance in genes[2]["elements"]:
+        assert mean == pytest.approx(mask[start - 19_500 : end - 19_500].mean(), abs=1e-4)
+        assert distance == (start + end) // 2 - 21_500
     track = genes[2]["tracks"][1]
-    dnase = np.nan_to_num(tiny.signals["dnase"]["chr1"][19_500:23_500]).reshape(2_000, 2).max(axis=1)
+    dnase = np.nan_to_num(tiny.signals["dnase"]["chr1"][19_500:23_500]).reshape(BINS, 4).max(axis=1)
     assert track["name"] == "dnase"
     assert track["top"] == pytest.approx(dnase.max())
-    bins = np.frombuffer(base64.b64decode(track["bins"]), dtype=np.uint8) / 255 * track["top"]
-    np.testing.assert_allclose(bins, dnase, atol=track["top"] / 255)
+    np.testing.assert_allclose(unpacked(track), dnase, atol=track["top"] / 255)
+    assert [track["name"] for track in genes[2]["tracks"]] == ["h3k27ac", "dnase", "hic"]
+    assert data["chroms"] == {"chr1": 60_000, "chr2": 30_000}
 
 
-def test_bins_are_means_and_maxima():
+def test_gene_models_and_pairs_are_those_of_the_files(data):
+    by_name = {entry[2]: entry for entry in data["models"]["chr1"]}
+    assert by_name["gene02"] == [8_501, 9_001, "gene02", "GENE02.3", "-", []]
+    assert set(by_name) == {"gene01", "gene02", "gene03", "gene04"}
+    assert [gene["name"] for gene in data["genes"]] == [gene["gene_id"].lower() for gene in data["genes"]]
+    pairs = {gene["gene_id"]: gene["pairs"] for gene in data["genes"]}
+    assert pairs["GENE02"] == [[7_500, 7_700, True], [10_100, 10_400, False]]
+    assert pairs["GENE03"] == [[22_000, 22_100, True]]
+    assert pairs["GENE01"] == []
+
+
+def test_bins_are_means_and_maxima(monkeypatch):
+    monkeypatch.setattr(report, "BINS", 2_000)
     values = np.random.default_rng(0).random(4_501)
     edges = np.linspace(0, 4_501, 2_001).astype(int)
     for reduce in (np.mean, np.max):
@@ -71,51 +133,20 @@ def test_bins_are_means_and_maxima():
         np.testing.assert_allclose(binned(values, reduce), slow)
 
 
-def test_the_page_sorts_zooms_and_moves(made):
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
-    page = made / "report.html"
-    words = ["node", str(Path(__file__).with_name("page.js")), str(page)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    genes = [f"GENE0{number}" for number in range(1, 8)]
-    predicted = {gene["gene_id"]: gene["expression"] for gene in data_of(page.read_text())["genes"]}
-    assert said["columns"] == ["gene", "TSS", "predicted \u25bc", "observed", "kept", "elements"]
-    assert said["first"] == sorted(genes, key=lambda gene: -predicted[gene])
-    assert said["rising"] == genes
-    assert said["falling"] == genes[::-1]
-    assert [float(value) for value in said["predicted"]] == sorted((float(v) for v in said["predicted"]), reverse=True)
-    assert said["points"] == 7
-    assert said["bars"] == 2_000
-    assert said["calls"] > 1
-    assert span(said["zoomed"]) == 2_000
-    assert span(said["wheel"]) == 1_600
-    assert start(said["wheel"]) == start(said["zoomed"])
-    assert start(said["dragged"]) == start(said["wheel"]) - round(1_600 * 20 / 620)
-    assert span(said["closest"]) == 16
-    assert span(said["whole"]) == 4_000
-    assert said["chosen"].startswith("GENE01 ")
-
-
-def start(title):
-    return int(re.search(r":(-?[\d,]+)-", title)[1].replace(",", ""))
-
-
-def span(title):
-    return int(re.search(r":-?[\d,]+-([\d,]+)", title)[1].replace(",", "")) - start(title)
-
-
-def test_the_sessions_name_files_that_exist(tiny, made):
+def test_the_sessions_name_files_that_exist_in_the_same_order(made):
+    names = ["genes.gtf", "h3k27ac.bw", "dnase.bw", "element_mask.bw", "elements.bed"]
     session = ElementTree.parse(made / "igv_session.xml").getroot()
     assert session.attrib["genome"] == "hg38"
+    assert session.attrib["locus"] == "chr1:1-2700"
     paths = [resource.attrib["path"] for resource in session.iter("Resource")]
-    assert {Path(path).name for path in paths} == {"element_mask.bw", "elements.bed", "h3k27ac.bw", "dnase.bw"}
-    assert [track.attrib["id"] for track in session.iter("Track")] == paths
-    settings = configparser.ConfigParser()
+    assert [Path(path).name for path in paths] == names
+    tracks = list(session.iter("Track"))
+    assert [track.attrib["id"] for track in tracks] == paths
+    assert tracks[3].find("DataRange").attrib["maximum"] == "1.0"  # the mask is a probability
+    settings = configparser.ConfigParser(strict=False)
     settings.read(made / "tracks.ini")
     files = [settings[name]["file"] for name in settings.sections() if "file" in settings[name]]
-    assert sorted(files) == sorted(paths)
+    assert files == paths
     assert all(Path(path).exists() for path in paths)
 
 
@@ -123,4 +154,11 @@ def test_too_many_genes_are_one_sentence(results, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(report, "MOST_GENES", 3)
     assert main(["report", str(results), "-o", str(tmp_path / "o")]) == 1
     assert "holds 7 genes; a page takes 1 to 3" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_pairs_of_other_genes_are_one_sentence(results, tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "other.tsv", [("chr1", 1, 2, 3, "ENSG00000000001", "TRUE")])
+    assert main(["report", str(results), "--crispri", str(pairs), "-o", str(tmp_path / "o")]) == 1
+    assert "none of its 1 genes (ENSG00000000001) is among the 7 predicted ones" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

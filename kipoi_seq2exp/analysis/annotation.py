@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kipoi_seq2exp.analysis.elements import Locus
-from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.regions import merge, text_lines
 from kipoi_seq2exp.errors import InputError
 
 
@@ -20,21 +22,55 @@ class GeneModel:
     gene_id: str
     name: str
     kind: str
+    chrom: str
     strand: str
     start: int
     end: int
     exons: tuple[tuple[int, int], ...]
 
+    def is_gene(self, gene_id: str) -> bool:
+        """Whether `gene_id` is this gene's id, with or without its version, or its name."""
+        return gene_id in (self.gene_id, self.gene_id.split(".")[0], self.name)
 
-def read_gene_models(path: Path, locus: Locus) -> tuple[GeneModel, ...]:
-    """Read the genes of a GTF (plain or .gz) that overlap a window, sorted by start.
+    @property
+    def coding(self) -> bool:
+        """Whether it makes a protein, or the GTF does not say: pictures show these beside the predicted gene."""
+        return self.kind in ("", "protein_coding")
+
+
+class _Windows:
+    """The union of windows, to ask what overlaps it."""
+
+    def __init__(self, loci: tuple[Locus, ...]) -> None:
+        self._spans: dict[str, tuple[list[int], list[int]]] = {}
+        for chrom in {locus.chrom for locus in loci}:
+            spans = np.array([(locus.start, locus.end) for locus in loci if locus.chrom == chrom], dtype=np.int64)
+            starts, ends = merge(spans[:, 0], spans[:, 1])
+            self._spans[chrom] = (starts.tolist(), ends.tolist())
+
+    def reach(self, chrom: str) -> bool:
+        """Whether any window lies on a chromosome."""
+        return chrom in self._spans
+
+    def overlap(self, chrom: str, start: int, end: int) -> bool:
+        """Whether any window holds a base of [start, end)."""
+        if not self.reach(chrom):
+            return False
+        starts, ends = self._spans[chrom]
+        last = bisect_left(starts, end) - 1
+        return last >= 0 and ends[last] > start
+
+
+def read_gene_models(path: Path, *loci: Locus) -> tuple[GeneModel, ...]:
+    """Read the genes of a GTF (plain or .gz) that overlap any of the windows, sorted by chromosome and start.
 
     Raises
     ------
     InputError
         If the file is missing or damaged, or a line is no GTF record.
     """
-    genes: dict[str, tuple[dict[str, str], str, int, int]] = {}
+    windows = _Windows(loci)
+    genes: dict[str, tuple[dict[str, str], str, str, int, int]] = {}
     exons: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for number, line in text_lines(path, str(path)):
         if line.startswith("#") or not line.strip():
@@ -43,26 +79,39 @@ def read_gene_models(path: Path, locus: Locus) -> tuple[GeneModel, ...]:
         if len(fields) < 9 or not (fields[3].isdigit() and fields[4].isdigit()):
             raise InputError(f"{path}, line {number}: is no GTF record (nine columns, numbers in the 4th and 5th).")
         start, end = int(fields[3]) - 1, int(fields[4])
-        if fields[0] != locus.chrom or end <= locus.start or start >= locus.end or fields[2] not in ("gene", "exon"):
+        if fields[2] not in ("gene", "exon") or not windows.reach(fields[0]):
             continue
-        named = _attributes(fields[8])
-        if fields[2] == "gene":
-            genes[named.get("gene_id", "")] = (named, fields[6], start, end)
-        else:
-            exons[named.get("gene_id", "")].add((start, end))
+        inside = windows.overlap(fields[0], start, end)
+        if fields[2] == "gene" and inside:
+            named = _attributes(fields[8])
+            genes[named.get("gene_id", "")] = (named, fields[0], fields[6], start, end)
+        elif fields[2] == "exon":
+            gene_id = _attributes(fields[8]).get("gene_id", "")
+            if inside or gene_id in genes:  # a gene that reaches into a window is drawn whole
+                exons[gene_id].add((start, end))
     models = [
         GeneModel(
             gene_id,
             named.get("gene_name", gene_id),
             named.get("gene_type", named.get("gene_biotype", "")),
+            chrom,
             strand,
             start,
             end,
-            tuple(sorted(exons[gene_id])),
+            _joined(exons[gene_id]),
         )
-        for gene_id, (named, strand, start, end) in genes.items()
+        for gene_id, (named, chrom, strand, start, end) in genes.items()
     ]
-    return tuple(sorted(models, key=lambda model: (model.start, model.end, model.gene_id)))
+    return tuple(sorted(models, key=lambda model: (model.chrom, model.start, model.end, model.gene_id)))
+
+
+def _joined(exons: set[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Join the exons of all transcripts: their union, sorted."""
+    if not exons:
+        return ()
+    bounds = np.array(sorted(exons), dtype=np.int64)
+    starts, ends = merge(bounds[:, 0], bounds[:, 1])
+    return tuple(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 def read_known_elements(path: Path, locus: Locus) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.analysis.elements import Locus
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.contacts import powerlaw_contact
 from kipoi_seq2exp.data.regions import text_lines
@@ -86,6 +87,13 @@ def read_pairs(path: Path, cell_type: str | None = None) -> pd.DataFrame:
     if not len(kept):
         raise InputError(f"{path} holds no valid pairs.")
     return kept
+
+
+def pairs_of(pairs: pd.DataFrame, locus: Locus) -> pd.DataFrame:
+    """Return the pairs of one gene whose element overlaps its window, sorted by start."""
+    own = (pairs["gene_id"] == locus.gene_id.split(".")[0]) & (pairs["chrom"] == locus.chrom)
+    own &= (pairs["end"] > locus.start) & (pairs["start"] < locus.end)
+    return pairs[own].sort_values(["start", "end"], ignore_index=True)
 
 
 def file_baselines(pairs: pd.DataFrame) -> dict[str, Floats]:

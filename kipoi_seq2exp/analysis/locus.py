@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.annotation import GeneModel, read_gene_models, read_known_elements
+from kipoi_seq2exp.analysis.crispri_pairs import pairs_of, read_pairs
 from kipoi_seq2exp.analysis.elements import CallSettings, Locus, call_elements, place_elements
 from kipoi_seq2exp.analysis.outputs import status_line
 from kipoi_seq2exp.analysis.store import Predictions
@@ -59,6 +60,8 @@ class LocusData:
     models : tuple of GeneModel
     known : DataFrame or None
         Intervals to compare the calls with: start, end, name, kind.
+    pairs : DataFrame or None
+        Elements tested for this gene by CRISPRi, columns as in `crispri_pairs.read_pairs`.
     blacklist : ndarray of bool or None, (L,)
         Bases that the mask may not keep.
     unit : str
@@ -78,6 +81,7 @@ class LocusData:
     elements: pd.DataFrame
     models: tuple[GeneModel, ...] = ()
     known: pd.DataFrame | None = None
+    pairs: pd.DataFrame | None = None
     blacklist: NDArray[np.bool_] | None = None
     unit: str = ""
     caption: str = ""
@@ -95,12 +99,15 @@ class Surroundings:
         Gene models; a BED of intervals to compare the calls with.
     blacklist : Path or None
         BED of bases that the mask may not keep; by default the one that the predictions were made with.
+    crispri : Path or None
+        Element-gene pairs tested by CRISPRi, in the ENCODE benchmark's format.
     """
 
     sources: Mapping[str, str]
     gtf: Path | None = None
     known: Path | None = None
     blacklist: Path | None = None
+    crispri: Path | None = None
 
 
 def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: Surroundings) -> LocusData:
@@ -128,6 +135,7 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
         elements=pd.DataFrame(columns=["start", "end", "mean_mask"]) if found is None else place_elements(found, locus),
         models=() if around.gtf is None else read_gene_models(around.gtf, locus),
         known=None if around.known is None else read_known_elements(around.known, locus),
+        pairs=None if around.crispri is None else pairs_of(read_pairs(around.crispri), locus),
         blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
         unit=unit_of(predictions.provenance),
         caption=caption_of(predictions.provenance),

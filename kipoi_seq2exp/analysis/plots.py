@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kipoi_seq2exp.analysis.annotation import GeneModel
-
 FORMATS = ("png", "svg", "pdf")
 CREDIBLE = (0.025, 0.975)
 BINS = 1_200
@@ -114,11 +112,11 @@ def _draw(data: LocusData) -> Figure:
 
 def _draw_genes(axes: Axes, data: LocusData) -> None:
     locus = data.locus
-    shown = [m for m in data.models if m.kind in ("", "protein_coding") or _is(m, locus.gene_id)]
+    shown = [model for model in data.models if model.coding or model.is_gene(locus.gene_id)]
     row_ends: list[float] = []
     hidden = 0
     for model in shown:
-        target = _is(model, locus.gene_id)
+        target = model.is_gene(locus.gene_id)
         start, end = max(model.start, locus.start), min(model.end, locus.end)
         text_end = start + (locus.end - locus.start) * 0.0105 * (len(model.name) + 2)
         row = next((r for r, taken in enumerate(row_ends) if taken < start), len(row_ends))
@@ -134,14 +132,10 @@ def _draw_genes(axes: Axes, data: LocusData) -> None:
         weight = "bold" if target else "normal"
         place, side = (start, "left") if text_end < locus.end else (end, "right")
         axes.text(place, -row + 0.24, f"{model.name} {arrow}", fontsize=11, color=colour, weight=weight, ha=side)
-    _draw_tss(axes, data, labelled=not any(_is(model, locus.gene_id) for model in shown))
+    _draw_tss(axes, data, labelled=not any(model.is_gene(locus.gene_id) for model in shown))
     axes.set_ylim(-max(len(row_ends), 1) + 0.6, 1.2)
     axes.set_yticks([])
     _label(axes, ("genes" if data.models else "TSS") + f"\n({hidden} not drawn)" * (hidden > 0))
-
-
-def _is(model: GeneModel, gene_id: str) -> bool:
-    return gene_id in (model.gene_id, model.gene_id.split(".")[0], model.name)
 
 
 def _draw_tss(axes: Axes, data: LocusData, labelled: bool) -> None:
@@ -295,7 +289,7 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
     panels[-1].xaxis.set_major_locator(MaxNLocator(6))
     panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:,.3f}"))
     panels[-1].set_xlabel(f"{locus.chrom} (Mb)")
-    name = next((m.name for m in data.models if _is(m, locus.gene_id) and m.name != locus.gene_id), "")
+    name = next((m.name for m in data.models if m.is_gene(locus.gene_id) and m.name != locus.gene_id), "")
     title = f"{name} ({locus.gene_id})" if name else locus.gene_id
     where = f"{locus.chrom}:{locus.start:,}-{locus.end:,} ({locus.strand})"
     figure.text(0.135, 0.958, title, fontsize=20, weight="bold", va="center")

@@ -1,39 +1,40 @@
-"""One self-contained page of a set of predicted genes, and the same tracks for IGV and pyGenomeTracks.
+"""One self-contained page of a set of predicted genes: a sortable table, a scatter, loci that zoom.
 
-Contract: predictions in; one HTML text out that needs no network and no other file: everything is inside it, tracks
-as `BINS` bins per window (the maximum of a track, the mean of the mask), a byte each. Its code is `report.js`.
+Contract: predictions in; one HTML text out that needs no network and no other file: its own code (`report.js`), igv.js
+(`igv/`, a copy of the published build) and the data are inside it. A track is at most `BINS` bins per window (the
+maximum of a signal, the mean of the mask), a byte each.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
-from kipoi_seq2exp.analysis.locus import read_tracks, track_specs
+from kipoi_seq2exp.analysis.annotation import GeneModel, read_gene_models
+from kipoi_seq2exp.analysis.crispri import check_overlap
+from kipoi_seq2exp.analysis.crispri_pairs import pairs_of, read_pairs
+from kipoi_seq2exp.analysis.elements import CallSettings, Locus, call_elements, place_elements
+from kipoi_seq2exp.analysis.locus import Surroundings, read_tracks, unit_of
 from kipoi_seq2exp.analysis.outputs import describe_lines, status_line
 from kipoi_seq2exp.analysis.store import Predictions
-from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.paths import PROVISIONAL
 
-BINS = 2_000
+BINS = 8_000
 MOST_GENES = 1_000
-_COLOURS = ("47,111,159", "58,143,92", "183,121,31", "76,90,138")
 
 
 def build_page(
     predictions: Predictions,
     calls: CallSettings,
-    sources: Mapping[str, str],
+    around: Surroundings,
     title: str,
     on_gene: Callable[[], None] | None = None,
 ) -> str:
@@ -43,8 +44,8 @@ def build_page(
     ----------
     predictions : Predictions
     calls : CallSettings
-    sources : mapping of str to str
-        Files of the tracks; by default those that the predictions were made from.
+    around : Surroundings
+        Files of the tracks (by default those that the predictions were made from), gene models, CRISPRi pairs.
     title : str
     on_gene : callable, optional
         Called after each gene.
@@ -52,7 +53,8 @@ def build_page(
     Raises
     ------
     InputError
-        If there are no genes, or more than a page can hold.
+        If there are no genes, or more than a page can hold; if a file cannot be read, or the CRISPRi pairs are of other
+        genes.
     """
     import jinja2
 
@@ -61,44 +63,102 @@ def build_page(
             f"{predictions.path} holds {len(predictions)} genes; a page takes 1 to {MOST_GENES:,}: predict a part of "
             f"them into a folder of their own (--gene-ids)."
         )
-    genes = []
-    for index in range(len(predictions)):
-        genes.append(_gene(predictions, index, calls, sources))
-        if on_gene is not None:
-            on_gene()
-    data = json.dumps({"bins": BINS, "genes": genes}, allow_nan=False).replace("<", "\\u003c")
     model = predictions.provenance.get("model")
     provisional = model is not None and model["provenance"]["status"] == PROVISIONAL
-    folder = resources.files(__package__)
-    template = jinja2.Environment(autoescape=True).from_string(folder.joinpath("report.html").read_text("utf-8"))
+    data = json.dumps(_data(predictions, calls, around, on_gene), allow_nan=False, separators=(",", ":"))
+    template = jinja2.Environment(autoescape=True).from_string(_packaged("report.html"))
     return template.render(
         title=title,
         notice=status_line(model["name"], PROVISIONAL) if provisional and model is not None else "",
         about="\n".join(describe_lines(predictions.provenance, calls)),
-        data=data,
-        script=folder.joinpath("report.js").read_text("utf-8"),
+        data=data.replace("<", "\\u003c"),
+        script=_packaged("report.js"),
+        igv=_packaged("igv", "igv.min.js").partition("\n//# sourceMappingURL=")[0],  # the map is not in the page
+        igv_licence=_packaged("igv", "LICENSE"),
     )
 
 
-def _gene(predictions: Predictions, index: int, calls: CallSettings, sources: Mapping[str, str]) -> dict[str, Any]:
+def _packaged(*names: str) -> str:
+    return resources.files(__package__).joinpath(*names).read_text("utf-8")
+
+
+def _data(
+    predictions: Predictions, calls: CallSettings, around: Surroundings, on_gene: Callable[[], None] | None
+) -> dict[str, Any]:
+    loci = [predictions.locus(index) for index in range(len(predictions))]
+    models = () if around.gtf is None else read_gene_models(around.gtf, *loci)
+    pairs = None
+    if around.crispri is not None:
+        pairs = read_pairs(around.crispri)
+        check_overlap(pairs, predictions, str(around.crispri))
+    names = {name: model for model in models for name in (model.gene_id.split(".")[0], model.gene_id)}
+    genes = []
+    for index, locus in enumerate(loci):
+        gene = _gene(predictions, index, calls)
+        if locus.gene_id in names:
+            gene["name"] = names[locus.gene_id].name
+        gene["tracks"] = [
+            {"name": line.spec.name, "unit": line.spec.unit, **_packed(binned(line.values, np.max))}
+            for line in read_tracks(predictions.provenance, around.sources, locus)
+        ]
+        gene["pairs"] = None if pairs is None else _pairs(pairs, locus)
+        genes.append(gene)
+        if on_gene is not None:
+            on_gene()
+    return {
+        "assembly": predictions.provenance.get("inputs", {}).get("assembly", ""),
+        "chroms": _chrom_lengths(predictions, loci),
+        "unit": unit_of(predictions.provenance),
+        "models": _models(models, {locus.gene_id for locus in loci}),
+        "genes": genes,
+    }
+
+
+def _gene(predictions: Predictions, index: int, calls: CallSettings) -> dict[str, Any]:
     gene, locus = predictions.genes.iloc[index], predictions.locus(index)
     mask, promoter = predictions.mask(index), predictions.promoter
     observed = float(gene["observed"]) if "observed" in gene else float("nan")
     row: dict[str, Any] = {name: getattr(locus, name) for name in ("gene_id", "chrom", "start", "end", "tss", "strand")}
-    row |= {"place": f"{locus.chrom}:{locus.tss:,} {locus.strand}", "expression": float(gene["expression"])}
-    row |= {"observed": None if np.isnan(observed) else observed, "elements": [], "mask": None}
-    row |= {"promoter": [locus.start + promoter.start, locus.start + promoter.stop]}
+    row |= {"expression": float(gene["expression"]), "elements": [], "mask": None}
+    row |= {"observed": None, "residual": None}
+    if not np.isnan(observed):
+        row |= {"observed": observed, "residual": row["expression"] - observed}
+    row["promoter"] = [locus.start + promoter.start, locus.start + promoter.stop]
     if mask is not None:
         found = call_elements(mask, promoter, calls)
-        places = zip((found.start + locus.start).tolist(), (found.end + locus.start).tolist(), strict=True)
-        row |= {"elements": [list(place) for place in places], "n_elements": len(found)}
-        row |= {"kept_fraction": float((mask >= found.threshold).mean()), "mask": _packed(binned(mask, np.mean), 1.0)}
-    row["tracks"] = []
-    for line in read_tracks(predictions.provenance, sources, locus):
-        bins = binned(line.values, np.max)
-        top = float(bins.max()) or 1.0
-        row["tracks"].append({"name": line.spec.name, "top": top, "bins": _packed(bins, top)})
+        table = place_elements(found, locus)[["start", "end", "mean_mask", "distance_to_tss"]]
+        row["elements"] = [
+            [int(start), int(end), round(float(mean), 4), int(distance)]
+            for start, end, mean, distance in table.itertuples(index=False)
+        ]
+        row |= {"n_elements": len(found), "kept_fraction": float((mask >= found.threshold).mean())}
+        row["threshold"] = found.threshold if np.isfinite(found.threshold) else None
+        row["mask"] = _packed(binned(mask, np.mean), 1.0)
     return row
+
+
+def _pairs(pairs: pd.DataFrame, locus: Locus) -> list[list[Any]]:
+    table = pairs_of(pairs, locus)[["start", "end", "regulated"]]
+    return [[int(start), int(end), bool(regulated)] for start, end, regulated in table.itertuples(index=False)]
+
+
+def _models(models: tuple[GeneModel, ...], predicted: set[str]) -> dict[str, list[list[Any]]]:
+    """Lay out the gene models by chromosome: those that make a protein, and every predicted gene."""
+    found: dict[str, list[list[Any]]] = {}
+    for model in models:
+        if model.coding or not predicted.isdisjoint((model.gene_id, model.gene_id.split(".")[0], model.name)):
+            entry = [model.start, model.end, model.name, model.gene_id, model.strand, [*map(list, model.exons)]]
+            found.setdefault(model.chrom, []).append(entry)
+    return found
+
+
+def _chrom_lengths(predictions: Predictions, loci: list[Locus]) -> dict[str, int]:
+    """Return the lengths of the chromosomes; where the result does not say, the end of the last window."""
+    known = predictions.provenance.get("chrom_lengths", {})
+    return {
+        chrom: int(known.get(chrom, max(locus.end for locus in loci if locus.chrom == chrom)))
+        for chrom in dict.fromkeys(locus.chrom for locus in loci)
+    }
 
 
 def binned(values: NDArray[np.floating], reduce: Callable[..., Any]) -> NDArray[np.float64]:
@@ -112,44 +172,8 @@ def binned(values: NDArray[np.floating], reduce: Callable[..., Any]) -> NDArray[
     return total
 
 
-def _packed(bins: NDArray[np.float64], top: float) -> str:
-    return base64.b64encode(np.rint(np.clip(bins / top, 0, 1) * 255).astype(np.uint8).tobytes()).decode()
-
-
-def igv_session(predictions: Predictions, files: Mapping[str, Path], sources: Mapping[str, str]) -> str:
-    """Return an IGV session (XML): mask, elements and the tracks that are files; the genome is the model's assembly."""
-    assembly = predictions.provenance.get("inputs", {}).get("assembly", "hg38")
-    tracks = {**{name: str(path) for name, path in files.items()}, **_signal_files(predictions, sources)}
-    first = predictions.locus(0)
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>']
-    place = f"{first.chrom}:{max(first.start, 0) + 1}-{first.end}"
-    lines.append(f'<Session genome={quoteattr(assembly)} locus={quoteattr(place)} version="8">')
-    lines += [
-        "  <Resources>",
-        *(f"    <Resource path={quoteattr(path)}/>" for path in tracks.values()),
-        "  </Resources>",
-    ]
-    lines.append('  <Panel name="Seq2Exp">')
-    for number, (name, path) in enumerate(tracks.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        lines.append(f'    <Track id={quoteattr(path)} name={quoteattr(name)} color="{colour}" visible="true"/>')
-    return "\n".join([*lines, "  </Panel>", "</Session>"]) + "\n"
-
-
-def genome_tracks_ini(predictions: Predictions, files: Mapping[str, Path], sources: Mapping[str, str]) -> str:
-    """Return the settings of the same tracks for pyGenomeTracks."""
-    lines = ["[x-axis]", ""]
-    tracks = {**_signal_files(predictions, sources), **{name: str(path) for name, path in files.items()}}
-    for number, (name, path) in enumerate(tracks.items()):
-        colour = "#" + "".join(f"{int(part):02x}" for part in _COLOURS[number % len(_COLOURS)].split(","))
-        lines += [f"[{name}]", f"file = {path}", f"title = {name}", f"color = {colour}", "height = 2"]
-        bed = path.endswith(".bed")
-        lines += ["file_type = bed", "labels = false"] if bed else ["file_type = bigwig", "min_value = 0"]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _signal_files(predictions: Predictions, sources: Mapping[str, str]) -> dict[str, str]:
-    given = dict(sources) or dict(predictions.provenance.get("sources", {}))
-    kinds = {name: spec.kind for name, spec in track_specs(predictions.provenance).items()}
-    return {name: str(Path(path).resolve()) for name, path in given.items() if kinds.get(name) is TrackKind.BIGWIG}
+def _packed(bins: NDArray[np.float64], top: float | None = None) -> dict[str, Any]:
+    """Pack bins as a byte each, 255 for `top` (by default their maximum)."""
+    top = float(bins.max()) or 1.0 if top is None else top
+    steps = np.rint(np.clip(bins / top, 0, 1) * 255).astype(np.uint8)
+    return {"top": top, "bins": base64.b64encode(steps.tobytes()).decode()}

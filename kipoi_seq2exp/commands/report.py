@@ -10,6 +10,7 @@ from kipoi_seq2exp.commands.options import (
     Subparsers,
     add_call_options,
     add_command,
+    add_crispri_option,
     add_track_options,
     call_settings,
     track_sources,
@@ -17,11 +18,11 @@ from kipoi_seq2exp.commands.options import (
 
 _DESCRIPTION = """Write one page of a set of predicted genes: a sortable table, a scatter, loci that zoom.
 
-  seq2exp report results/ -o report/
+  seq2exp report results/ --gtf genes.gtf.gz -o report/
 
 writes into report/
   report.html        works from disk, without a network
-  igv_session.xml    mask, elements and tracks for IGV     tracks.ini   the same for pyGenomeTracks
+  igv_session.xml    genes, tracks, mask and elements for IGV     tracks.ini   the same for pyGenomeTracks
 """
 
 
@@ -31,8 +32,10 @@ def add_to(subparsers: Subparsers) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("results", type=Path, help="a results folder, or an .h5 or .zarr of `kipoi predict -m`")
     parser.add_argument("--title", default="Seq2Exp", help="heading of the page")
-    tracks = parser.add_argument_group("tracks (by default from where the results had them)")
-    add_track_options(tracks)
+    drawn = parser.add_argument_group("what is shown besides (tracks by default from where the results had them)")
+    drawn.add_argument("--gtf", type=Path, help="gene models")
+    add_crispri_option(drawn)
+    add_track_options(drawn)
     add_call_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the page")
 
@@ -42,29 +45,35 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from tqdm import tqdm
 
     from kipoi_seq2exp.analysis.files import make_folder, whole_file
+    from kipoi_seq2exp.analysis.locus import Surroundings
     from kipoi_seq2exp.analysis.mask_track import write_mask_track
     from kipoi_seq2exp.analysis.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
-    from kipoi_seq2exp.analysis.report import build_page, genome_tracks_ini, igv_session
+    from kipoi_seq2exp.analysis.report import build_page
+    from kipoi_seq2exp.analysis.sessions import genome_tracks_ini, igv_session, shown_files
     from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.analysis.tables import write_lines
 
-    calls, sources = call_settings(args), track_sources(args)
+    calls = call_settings(args)
+    around = Surroundings(track_sources(args), gtf=args.gtf, crispri=args.crispri)
     with read_predictions(args.results) as predictions:
         with tqdm(total=len(predictions), unit="gene", dynamic_ncols=True) as bar:
-            page = build_page(predictions, calls, sources, args.title, lambda: bar.update() and None)
+            page = build_page(predictions, calls, around, args.title, lambda: bar.update() and None)
         make_folder(args.output)
-        shown: dict[str, Path] = {}
-        if predictions.has_mask and "chrom_lengths" in predictions.provenance:
-            shown = {"mask": (args.output / TRACK).resolve(), "elements": (args.output / ELEMENTS).resolve()}
+        mask = elements = None
+        if predictions.has_mask:
+            elements = args.output / ELEMENTS
             header = describe_lines(predictions.provenance, calls)
-            with whole_file(shown["elements"]) as temporary:
+            with whole_file(elements) as temporary:
                 write_table(summarise(predictions, calls).elements, temporary, header, comment_names=True)
-            with whole_file(shown["mask"]) as temporary:
+        if predictions.has_mask and "chrom_lengths" in predictions.provenance:
+            mask = args.output / TRACK
+            with whole_file(mask) as temporary:
                 write_mask_track(predictions, temporary)
+        shown = shown_files(predictions, around, mask, elements)
         files = {"report.html": page}
-        files["igv_session.xml"] = igv_session(predictions, shown, sources)
-        files["tracks.ini"] = genome_tracks_ini(predictions, shown, sources)
+        files["igv_session.xml"] = igv_session(predictions, shown)
+        files["tracks.ini"] = genome_tracks_ini(shown)
         for name, text in files.items():
-            write_lines(text.splitlines(), args.output / name)
+            write_lines(text.removesuffix("\n").split("\n"), args.output / name)
         say(f"{len(predictions)} genes; written: " + ", ".join(str(args.output / name) for name in files))
     return 0

@@ -12,6 +12,7 @@ from kipoi_seq2exp.commands.options import (
     Subparsers,
     add_call_options,
     add_command,
+    add_crispri_option,
     add_track_options,
     call_settings,
     track_sources,
@@ -53,6 +54,7 @@ def _add_surroundings(parser: argparse.ArgumentParser) -> None:
     drawn.add_argument("--gtf", type=Path, help="gene models")
     drawn.add_argument("--elements", type=Path, metavar="BED", help="known elements to draw beside the called ones")
     drawn.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
+    add_crispri_option(drawn)
     add_track_options(drawn)
     add_call_options(parser)
 
@@ -132,6 +134,6 @@ def _draw(args: argparse.Namespace, predictions: Predictions, gene: str, path: P
     from kipoi_seq2exp.analysis.locus import Surroundings, gather
     from kipoi_seq2exp.analysis.plots import plot_locus
 
-    around = Surroundings(track_sources(args), args.gtf, args.elements, args.blacklist)
+    around = Surroundings(track_sources(args), args.gtf, args.elements, args.blacklist, args.crispri)
     plot_locus(gather(predictions, gene, call_settings(args), around), path)
     say(f"picture of {gene}: {path}")
