@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,14 @@ import pytest
 from small_runs import small_network, small_weights
 
 from kipoi_seq2exp.analysis.predict import predict_windows
-from kipoi_seq2exp.analysis.variants import COLUMNS, FLANK_BP, alternative_window, genes_in_reach, variant_effects
+from kipoi_seq2exp.analysis.variants import (
+    COLUMNS,
+    FLANK_BP,
+    alternative_window,
+    effects_table,
+    genes_in_reach,
+    variant_effects,
+)
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.sequence import encode_bases
 from kipoi_seq2exp.data.variants import Variant, matching, read_vcf
@@ -78,7 +86,7 @@ def test_a_vcf_is_split_by_allele_and_in_upper_case(tmp_path, records):
         ("chr1\t100\t.\tA?\tC", r"line 4: REF is 'A\?', which is no DNA"),
         ("chr1\t100\t.\tA\tC,", "has an empty allele"),
         ("chr1\t100\t.\tA\t<DEL>", r"no variants with plain sequences \(1 alleles"),
-        ("", r"no variants with plain sequences \(0 alleles"),
+        ("", r"v\.vcf holds no variants\.$"),
     ],
 )
 def test_bad_vcfs_are_one_sentence(tmp_path, record, message):
@@ -86,6 +94,12 @@ def test_bad_vcfs_are_one_sentence(tmp_path, record, message):
     with pytest.raises(InputError, match=message) as error:
         read_vcf(tmp_path / "v.vcf")
     assert "\n" not in str(error.value)
+
+
+def test_a_vcf_without_its_header_is_refused(tmp_path):
+    (tmp_path / "v.vcf").write_text("##fileformat=VCFv4.2\nchr1\t100\t.\tA\tC\t.\t.\t.\n")
+    with pytest.raises(InputError, match="line 2: a record comes before the line that names the columns"):
+        read_vcf(tmp_path / "v.vcf")
 
 
 @pytest.mark.parametrize(
@@ -275,20 +289,48 @@ def test_the_command_writes_a_table_and_an_annotated_vcf(tiny, tmp_path, records
     assert said.startswith("provisional weights")
     assert "5 alleles, 2 more without a plain sequence left out" in said
     assert "1 alleles lie in no gene's window; 4 reach 2 genes: 4 rows" in said
-    lines = (tmp_path / "o" / "variants.tsv").read_text().splitlines()
-    names = next(number for number, line in enumerate(lines) if line.startswith("#CHROM"))
-    table = pd.read_csv(tmp_path / "o" / "variants.tsv", sep="\t", skiprows=names)
-    assert tuple(table.columns) == COLUMNS
+    table = pd.read_csv(tmp_path / "o" / "variants.tsv", sep="\t")
+    assert table.columns[:6].tolist() == ["#CHROM", "POS", "ID", "REF", "ALT", "small/expression/diff"]
+    assert set(COLUMNS) - set(table.columns) == {"delta_expression"}
+    difference = table["expression_alt"] - table["expression_ref"]
+    np.testing.assert_allclose(table["small/expression/diff"], difference, atol=2e-5)
     assert table["ID"].tolist() == ["rs1", "rs2", "multi", "multi"]
     assert table["POS"].tolist() == [8_501, 21_001, 22_001, 22_001]
     annotated = (tmp_path / "o" / "variants.vcf").read_text().splitlines()
     assert annotated[2].startswith("##INFO=<ID=SEQ2EXP,")
     assert annotated[3].startswith("#CHROM")
     info = [line.split("\t")[7] for line in annotated[4:]]
-    delta = f"{table['delta_expression'][0]:.6g}"
+    delta = f"{table['small/expression/diff'][0]:.6g}"
     assert info[0].startswith(f"AC=1;SEQ2EXP={table['ALT'][0]}|GENE02|{delta}|")
     assert info[2].count("GENE03") == 2
     assert info[3:] == [".", "."]
+    about = json.loads((tmp_path / "o" / "variants.json").read_text())
+    assert about["model"]["name"].endswith("small.safetensors")
+    assert "5 alleles, 2 more without a plain sequence left out" in about["notes"][0]
+
+
+def test_the_table_merges_with_those_of_kipoi_veff2(tiny, tmp_path, records):
+    vcf = write_vcf(tmp_path / "v.vcf", [[*records[0][:2], ".", *records[0][3:]], records[1]])
+    assert main(command(tiny, small_weights(tiny, tmp_path), vcf, tmp_path / "o")) == 0
+    places = [(chrom, pos, ident, ref.upper(), alt) for chrom, pos, ident, ref, alt, *_ in records[:2]]
+    lines = [["#CHROM", "POS", "ID", "REF", "ALT", "Basset/8988T/diff"], [*places[0], 0.5], [*places[1], -0.5]]
+    lines[1][2] = ""  # how kipoi-veff2 writes an absent ID
+    (tmp_path / "basset.tsv").write_text("".join("\t".join(map(str, line)) + "\n" for line in lines))
+    index = ["#CHROM", "POS", "ID", "REF", "ALT"]  # what kipoi-veff2's merge does: pandas as it is, side by side
+    tables = [
+        pd.read_csv(file, sep="\t", index_col=index)
+        for file in (tmp_path / "basset.tsv", tmp_path / "o" / "variants.tsv")
+    ]
+    merged = pd.concat(tables, axis=1)
+    assert len(merged) == 2
+    assert merged[["Basset/8988T/diff", "small/expression/diff"]].notna().all().all()
+
+
+def test_a_served_model_is_called_as_in_kipoi():
+    row = dict.fromkeys(COLUMNS, 0.0) | {"ID": "."}
+    table = effects_table(pd.DataFrame([row]), "K562")
+    assert table.columns[5] == "Seq2Exp/K562/expression/diff"
+    assert table["ID"].tolist() == [""]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,8 @@ COLUMNS = (
     "delta_mask_max",
 )
 INFO = "SEQ2EXP"
+SCORE = "{model}/expression/diff"
+"""kipoi-veff2's name of a score, MODEL/TARGET/FUNCTION: the prediction for ALT minus that for REF."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,28 @@ def _mask_change(variant: Variant, masks: tuple[Positions, Floats, Floats] | Non
     if not near.any():
         return float("nan"), float("nan"), largest
     return float(before[near].mean()), float(change[near].mean()), largest
+
+
+def effects_table(effects: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the effects under kipoi-veff2's columns (#CHROM POS ID REF ALT, then the score), with ours after them.
+
+    Parameters
+    ----------
+    effects : DataFrame
+        Of `variant_effects`.
+    model : str
+        A served model, or the file of its weights.
+
+    Returns
+    -------
+    DataFrame
+        A row per variant and gene, as kipoi-veff2 has one per variant and exon; no ID is empty there, not ".".
+    """
+    table = effects[list(COLUMNS)].assign(ID=effects["ID"].replace(".", ""))
+    name = Path(model).stem if model.endswith(".safetensors") else f"Seq2Exp/{model}"
+    ours = [column for column in COLUMNS[5:] if column != "delta_expression"]
+    table = table[[*COLUMNS[:5], "delta_expression", *ours]]
+    return table.rename(columns={"delta_expression": SCORE.format(model=name)})
 
 
 def annotated_lines(vcf: VariantFile, variants: Sequence[Variant], effects: pd.DataFrame) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, add_input_options, add_network_options
@@ -12,12 +13,14 @@ _DESCRIPTION = """Predict what variants do: per variant and gene within reach, t
   seq2exp variants variants.vcf K562 --fasta genome.fa --genes genes.tsv --track ... -o out/
 
 writes into out/
-  variants.tsv    #CHROM POS ID REF ALT, gene, expression of both alleles (log10), change, change of the mask
+  variants.tsv    kipoi-veff2's columns (#CHROM POS ID REF ALT, MODEL/expression/diff), then the gene, the expression of
+                  both alleles (log10) and the change of the mask; a row per variant and gene
   variants.vcf    the VCF with the same in its INFO (SEQ2EXP)
+  variants.json   what was used, and what was left out
 
 REF is checked against the FASTA; multi-allelic records are split; windows with indels stay centred on the TSS.
 """
-TABLE, ANNOTATED = "variants.tsv", "variants.vcf"
+TABLE, ANNOTATED, PROVENANCE = "variants.tsv", "variants.vcf", "variants.json"
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -38,10 +41,11 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
     from kipoi_seq2exp.analysis.files import make_folder
     from kipoi_seq2exp.analysis.masking import effect_line
-    from kipoi_seq2exp.analysis.outputs import describe_lines, status_line
+    from kipoi_seq2exp.analysis.outputs import status_line
+    from kipoi_seq2exp.analysis.predict import batch_size_for
     from kipoi_seq2exp.analysis.request import inputs_of, open_dataset, open_model, provenance_of
     from kipoi_seq2exp.analysis.tables import write_lines, write_tsv
-    from kipoi_seq2exp.analysis.variants import COLUMNS, annotated_lines, genes_in_reach, variant_effects
+    from kipoi_seq2exp.analysis.variants import annotated_lines, effects_table, genes_in_reach, variant_effects
     from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.variants import matching, read_vcf
 
@@ -64,9 +68,11 @@ def run(args: argparse.Namespace, say: Say) -> int:
         f"{len(variants) - reached} alleles lie in no gene's window; {reached} reach "
         f"{effects['gene_id'].nunique()} genes: {len(effects)} rows",
     ]
-    write_tsv(effects[list(COLUMNS)], args.output / TABLE, [*describe_lines(provenance), *notes])
-    write_lines(list(annotated_lines(vcf, variants, effects)), args.output / ANNOTATED)
+    files = [args.output / name for name in (TABLE, ANNOTATED, PROVENANCE)]
+    write_tsv(effects_table(effects, args.model), files[0])
+    write_lines(list(annotated_lines(vcf, variants, effects)), files[1])
+    write_lines([json.dumps({**provenance, "vcf": str(args.vcf), "notes": notes}, indent=2)], files[2])
     for line in (*notes, effect_line(effects["delta_expression"].to_numpy(float), "variants")):
         say(line)
-    say(f"written: {args.output / TABLE}, {args.output / ANNOTATED}")
+    say("written: " + ", ".join(map(str, files)))
     return 0

@@ -85,10 +85,11 @@ def read_vcf(path: Path) -> VariantFile:
         If the file is missing or damaged, holds no variants, or a line is no VCF record; the line is named.
     """
     variants: list[Variant] = []
-    lines, no_sequence = [], 0
+    lines, no_sequence, named = [], 0, False
     for number, line in text_lines(path, str(path)):
         text = line.rstrip("\r\n")
         lines.append((number, text))
+        named = named or text.startswith("#CHROM\t")
         if text.startswith("#") or not text.strip():
             continue
         fields = text.split("\t")
@@ -96,6 +97,11 @@ def read_vcf(path: Path) -> VariantFile:
             raise InputError(
                 f"{path}, line {number}: expected a VCF record (CHROM, POS, ID, REF, ALT, ..., separated by tabs), "
                 f"found {text[:60]!r}."
+            )
+        if not named:
+            raise InputError(
+                f"{path}, line {number}: a record comes before the line that names the columns (#CHROM, POS, ID, ...): "
+                f"give the VCF with its header."
             )
         chrom, pos, ident, ref = fields[0], int(fields[1]) - 1, fields[2], fields[3].upper()
         if not _BASES.match(ref):
@@ -108,9 +114,8 @@ def read_vcf(path: Path) -> VariantFile:
             else:
                 no_sequence += 1
     if not variants:
-        raise InputError(
-            f"{path} holds no variants with plain sequences ({no_sequence} alleles are symbolic or absent)."
-        )
+        why = f" with plain sequences ({no_sequence} alleles are symbolic or absent)" if no_sequence else ""
+        raise InputError(f"{path} holds no variants{why}.")
     return VariantFile(path, tuple(variants), tuple(lines), no_sequence)
 
 
