@@ -28,3 +28,7 @@ class WeightsError(Seq2ExpError, ValueError):
 
 class OutputError(Seq2ExpError, OSError):
     """A result cannot be written where the user asked for it."""
+
+
+class ClusterError(Seq2ExpError, RuntimeError):
+    """Other machines cannot be reached, or do not do what they were asked for."""

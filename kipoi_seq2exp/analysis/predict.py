@@ -1,16 +1,18 @@
 """From files to stored predictions: a run that can stop at any gene and go on later.
 
 Contract: `prepare` opens everything that a `PredictRequest` names and the store in the results folder; `fill_store`
-predicts every gene that the store does not hold yet. The next batch of windows is read in a thread while the network
-works on this one. Genes are grouped into the same batches whether a run was interrupted or not, so that the numbers
-are the same.
+predicts every gene that the store does not hold yet, here or wherever `predict_batches` has it done (`cluster`). The
+next batch of windows is read in a thread while the network works on this one. Genes are grouped into the same batches
+whether a run was interrupted or not, so that the numbers are the same. This process alone writes the store, and each
+gene once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.analysis.batches import Halving, cuda_bytes, fitting_batch
 from kipoi_seq2exp.analysis.files import make_folder, remove_folder
 from kipoi_seq2exp.analysis.request import (
     PredictRequest,
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 
 
+ELSEWHERE = 8  # windows of a task for another machine's GPU, which cuts it to its own memory
+Batch = range  # rows of the gene table
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands: `done` of `total` genes are complete, `resumed` of them from an earlier run."""
@@ -54,6 +61,7 @@ class Run:
     Attributes
     ----------
     request : PredictRequest
+        With the batch size that was chosen.
     model : Seq2Exp
     dataset : WindowDataset
     peaks : Regions or None
@@ -68,8 +76,20 @@ class Run:
     store: PredictionStore
 
 
-def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False) -> Run:
+PredictBatches = Callable[[Run, Sequence[Batch]], Generator[tuple[Batch, list[Row]], None, None]]
+
+
+def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, elsewhere: bool = False) -> Run:
     """Open and check the model, every input and the store in the results folder; nothing is computed yet.
+
+    Parameters
+    ----------
+    request : PredictRequest
+    folder : Path
+    overwrite : bool
+        Start anew where the folder holds other results.
+    elsewhere : bool
+        Other processes will predict: the device of the request (by default the CPU) is theirs.
 
     Raises
     ------
@@ -78,9 +98,11 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False) -
     OutputError
         If the folder cannot be written to, or holds the results of another run and `overwrite` is off.
     """
-    model, weights_sha256 = open_model(request)
+    if elsewhere:
+        request = dataclasses.replace(request, device=request.device or "cpu")
+    model, weights_sha256 = open_model(dataclasses.replace(request, device="cpu") if elsewhere else request)
     dataset = open_dataset(request, inputs_of(model, request.cell_type))
-    peaks = _open_peaks(request, model, dataset)
+    peaks = open_peaks(request, model, dataset)
     genes = dataset.genes[["gene_id", "chrom", "strand"]].copy()
     half = model.config.window_bp // 2
     genes["start"], genes["end"] = dataset.genes["tss"] - half, dataset.genes["tss"] + half
@@ -95,10 +117,51 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False) -
         request=fingerprint(request, model, weights_sha256, dataset),
         provenance=provenance_of(request, model, weights_sha256, dataset),
     )
-    return Run(request, model, dataset, peaks, open_store(folder, layout, overwrite=overwrite))
+    size = request.batch_size
+    if request.auto_batch:
+        remembered = None if overwrite else remembered_batch_size(folder)
+        size = remembered or (_batch_elsewhere(request) if elsewhere else batch_size_for(request, model, dataset))
+    store = open_store(folder, layout, overwrite=overwrite)
+    store.remember_batch_size(size)
+    return Run(dataclasses.replace(request, batch_size=size), model, dataset, peaks, store)
 
 
-def fill_store(run: Run, on_progress: Callable[[Progress], None] | None = None) -> Progress:
+def batch_size_for(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> int:
+    """Return how many windows the network gets at once in this process: as asked for, or what its memory allows."""
+    if not request.auto_batch:
+        return request.batch_size
+    device = next(model.parameters()).device
+
+    def measure() -> int:
+        peaks = open_peaks(request, model, dataset)
+        return cuda_bytes(device, lambda: predict_windows(model, [dataset[0]], peaks, request.save_beta))
+
+    return fitting_batch(model.config, device, measure, request.memory_bytes)
+
+
+def _batch_elsewhere(request: PredictRequest) -> int:
+    import torch
+
+    return 1 if torch.device(request.device or "cpu").type == "cpu" else ELSEWHERE
+
+
+def predict_here(run: Run, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Row]], None, None]:
+    """Predict batches of genes in this process, in their order."""
+
+    def predict(windows: Sequence[WindowInputs]) -> list[Row]:
+        return predict_windows(run.model, windows, run.peaks, run.request.save_beta)
+
+    halving = Halving(predict, run.request.batch_size)
+    with closing(read_ahead(run.dataset, batches)) as windows:
+        for batch in batches:
+            yield batch, halving(next(windows))
+
+
+def fill_store(
+    run: Run,
+    on_progress: Callable[[Progress], None] | None = None,
+    predict_batches: PredictBatches = predict_here,
+) -> Progress:
     """Predict every gene that the store does not hold yet; return where the run stands at its end.
 
     Parameters
@@ -106,6 +169,8 @@ def fill_store(run: Run, on_progress: Callable[[Progress], None] | None = None) 
     run : Run
     on_progress : callable, optional
         Called once at the start and after each gene.
+    predict_batches : callable
+        Who predicts: yields batches with their rows, in any order, each one once.
     """
     size, total = run.request.batch_size, len(run.dataset)
     done = run.store.done
@@ -114,12 +179,14 @@ def fill_store(run: Run, on_progress: Callable[[Progress], None] | None = None) 
     report(resumed)
     batches = [range(first, min(first + size, total)) for first in range(0, total, size)]
     batches = [batch for batch in batches if not done[batch.start : batch.stop].all()]
-    with run.dataset:
-        for batch, windows in zip(batches, read_ahead(run.dataset, batches), strict=True):
-            rows = predict_windows(run.model, windows, run.peaks, run.request.save_beta)
+    if not batches:
+        return state
+    with run.dataset, closing(predict_batches(run, batches)) as results:
+        for batch, rows in results:
             for index, row in zip(batch, rows, strict=True):
                 if not done[index]:
                     run.store.write(index, row)
+                    done[index] = True
                     state = dataclasses.replace(state, done=state.done + 1)
                     report(state)
     return state
@@ -173,7 +240,8 @@ def predict_windows(
     ]
 
 
-def _open_peaks(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> Regions | None:
+def open_peaks(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> Regions | None:
+    """Open the mask given from outside, if the request names one."""
     if request.peaks is None:
         if model.config.variant is Variant.PEAKS:
             raise ConfigError("these weights read a mask of peaks: give a BED or narrowPeak file (--peaks).")
@@ -191,7 +259,7 @@ def _peak_mask(model: Seq2Exp, window: WindowInputs, peaks: Regions) -> NDArray[
 
 def read_ahead(
     dataset: WindowDataset | Sequence[WindowInputs], batches: Sequence[Sequence[int]]
-) -> Iterator[list[WindowInputs]]:
+) -> Generator[list[WindowInputs], None, None]:
     """Yield the windows of each batch of rows; the next batch is read in a thread meanwhile."""
 
     def read(batch: Sequence[int]) -> list[WindowInputs]:
@@ -238,6 +306,12 @@ def open_store(folder: Path, layout: Layout, *, overwrite: bool = False) -> Pred
             f"anew with --overwrite."
         )
     return store
+
+
+def remembered_batch_size(folder: Path) -> int | None:
+    """Return the batch size of the run that a results folder holds, if it holds one."""
+    path = folder / STORE_NAME
+    return PredictionStore.reopen(path).batch_size if is_store(path) else None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:

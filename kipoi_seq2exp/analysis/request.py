@@ -61,6 +61,10 @@ class PredictRequest:
         E.g. "cpu" or "cuda"; by default CUDA where there is one.
     batch_size : int
         Windows that go through the network together; changes memory and speed only.
+    auto_batch : bool
+        Let `predict.prepare` choose the batch size instead (`batches`), and choose the same when the run goes on.
+    memory_bytes : int or None
+        What a batch chosen so may take; by default most of the free memory.
     save_beta : bool
         Store the concentrations of every base too (twice the size of the masks), for credible bands.
     """
@@ -78,6 +82,8 @@ class PredictRequest:
     mask_mode: MaskMode | None = None
     device: str | None = None
     batch_size: int = 1
+    auto_batch: bool = False
+    memory_bytes: int | None = None
     save_beta: bool = False
 
     def __post_init__(self) -> None:
@@ -211,9 +217,16 @@ def fingerprint(request: PredictRequest, model: Seq2Exp, weights_sha256: str, da
         "label": label,
         "missing features": dataset.missing_features.value,
         "files": files,
-        "device": next(model.parameters()).device.type,
+        "device": _device_kind(request, model),
         "save beta": request.save_beta,
     }
+
+
+def _device_kind(request: PredictRequest, model: Seq2Exp) -> str:
+    """Return the kind of device that predicts; that of the model may be another's, where it is only looked at."""
+    import torch
+
+    return torch.device(request.device).type if request.device else next(model.parameters()).device.type
 
 
 def _options(source: str) -> str:

@@ -11,7 +11,8 @@ The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per g
     done                                                       (G,)     1 once everything else of the gene is written
 
 A gene's row is therefore complete or absent, whenever the run stops. The attribute `request` holds everything that
-the numbers depend on; a run resumes only under the same request.
+the numbers depend on; a run resumes only under the same request. `batch_size` is what the last run used: batches do not
+change a number on the CPU, and on CUDA a run that goes on uses the same ones.
 """
 
 from __future__ import annotations
@@ -119,6 +120,27 @@ class PredictionStore:
         """Everything that the numbers of this store depend on."""
         request: dict[str, Any] = json.loads(self._root.attrs.get("request", "{}"))
         return request
+
+    @property
+    def batch_size(self) -> int | None:
+        """Windows that went through the network together, in the last run that filled this store."""
+        size = self._root.attrs.get("batch_size")
+        return None if size is None else int(size)
+
+    def remember_batch_size(self, size: int) -> None:
+        """Note the batch size of a run, so that it goes on with the same batches.
+
+        Raises
+        ------
+        OutputError
+            If the disk does not take it.
+        """
+        if size == self.batch_size:
+            return
+        try:
+            self._root.attrs["batch_size"] = size
+        except OSError as error:
+            raise output_error(self.path, error) from None
 
     @property
     def done(self) -> NDArray[np.bool_]:

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions."""
     from kipoi_seq2exp.analysis.files import make_folder
     from kipoi_seq2exp.analysis.outputs import status_line
+    from kipoi_seq2exp.analysis.predict import batch_size_for
     from kipoi_seq2exp.analysis.request import inputs_of, open_dataset, open_model
     from kipoi_seq2exp.commands.predict import request_of
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         if bases is None:
             _write_tracks(args, model, dataset, window, say)
         else:
-            _write_mutations(args, model, window, bases, say)
+            _write_mutations(args, model, window, bases, batch_size_for(request, model, dataset), say)
     return 0
 
 
@@ -125,7 +126,9 @@ def _write_bigwig(path: Path, lengths: Mapping[str, int], window: WindowInputs, 
         writer.close()
 
 
-def _write_mutations(args: argparse.Namespace, model: Seq2Exp, window: WindowInputs, bases: slice, say: Say) -> None:
+def _write_mutations(
+    args: argparse.Namespace, model: Seq2Exp, window: WindowInputs, bases: slice, batch_size: int, say: Say
+) -> None:
     import numpy as np
     import pandas as pd
     from tqdm import tqdm
@@ -137,7 +140,7 @@ def _write_mutations(args: argparse.Namespace, model: Seq2Exp, window: WindowInp
 
     known = int(window.onehot[bases].any(axis=1).sum())
     with tqdm(total=3 * known, unit="mutation", dynamic_ncols=True) as bar:
-        change = mutagenesis(model, window, bases, args.batch_size, lambda: bar.update() and None)
+        change = mutagenesis(model, window, bases, batch_size, lambda: bar.update() and None)
     start = np.arange(bases.start, bases.stop) + window.start
     onehot = window.onehot[bases]
     ref = np.where(onehot.any(axis=1), np.array(list("ACGT"))[onehot.argmax(axis=1)], "N")

@@ -6,6 +6,7 @@ import argparse
 import platform
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ from kipoi_seq2exp.commands.options import (
     add_input_options,
     add_network_options,
     call_settings,
+    progress_bar,
     track_sources,
 )
 from kipoi_seq2exp.config import MaskMode
 
 if TYPE_CHECKING:
+    from kipoi_seq2exp.analysis.cluster import Cluster
     from kipoi_seq2exp.analysis.outputs import Summary
     from kipoi_seq2exp.analysis.predict import Progress, Run
     from kipoi_seq2exp.analysis.request import PredictRequest
@@ -49,6 +52,12 @@ def add_to(subparsers: Subparsers) -> None:
     inputs.add_argument("--peaks", type=Path, metavar="BED", help="use these peaks as the mask, not the model's own")
     add_call_options(parser)
     add_network_options(parser)
+    parser.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="predict in other processes: local:N on this machine, tcp://HOST:PORT of a Dask scheduler, or a YAML "
+        "file of SLURM settings; the device is then cpu unless --device says otherwise",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     output.add_argument("--save-beta", action="store_true", help="keep the Beta of each base, for credible bands")
@@ -57,19 +66,21 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Predict, or go on with an interrupted prediction, and write the results."""
+    from kipoi_seq2exp.analysis.cluster import parse_cluster
     from kipoi_seq2exp.analysis.outputs import status_line, write_results
     from kipoi_seq2exp.analysis.predict import prepare
     from kipoi_seq2exp.analysis.store import read_predictions
 
     calls, started = call_settings(args), time.time()
-    prepared = prepare(request_of(args), args.output, overwrite=args.overwrite)
+    cluster = None if args.cluster is None else parse_cluster(args.cluster)
+    prepared = prepare(request_of(args), args.output, overwrite=args.overwrite, elsewhere=cluster is not None)
     provenance = prepared.model.provenance
     say(status_line(args.model, provenance.status))
     say(
         f"mask: {'peaks from outside' if prepared.peaks else prepared.model.config.mask_mode.value}; inputs: "
         f"{_sources_text(prepared)}"
     )
-    progress = fill(prepared, say)
+    progress = fill(prepared, say, cluster)
     with read_predictions(prepared.store.path) as predictions:
         summary = write_results(predictions, args.output, calls, about_run(args, progress, prepared, started))
     _report(summary, say)
@@ -78,6 +89,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
 def request_of(args: argparse.Namespace) -> PredictRequest:
     """Turn the options into a request."""
+    from kipoi_seq2exp.analysis.batches import parse_bytes
     from kipoi_seq2exp.analysis.request import PredictRequest
 
     return PredictRequest(
@@ -93,7 +105,9 @@ def request_of(args: argparse.Namespace) -> PredictRequest:
         cell_type=args.cell_type,
         mask_mode=None if args.mask_mode is None else MaskMode(args.mask_mode),
         device=args.device,
-        batch_size=args.batch_size,
+        batch_size=1 if args.batch_size is None else args.batch_size,
+        auto_batch=args.batch_size is None,
+        memory_bytes=None if args.memory is None else parse_bytes(args.memory),
         save_beta=args.save_beta,
     )
 
@@ -107,7 +121,8 @@ def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: f
     return {
         "command": sys.argv,
         "settings": {name: str(value) for name, value in vars(args).items() if name != "run" and value is not None},
-        "device": str(next(run.model.parameters()).device),
+        "device": run.store.request["device"],
+        "batch_size": run.request.batch_size,
         "versions": {
             "python": platform.python_version(),
             "numpy": numpy.__version__,
@@ -121,21 +136,26 @@ def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: f
     }
 
 
-def fill(run: Run, say: Say) -> Progress:
-    """Predict under a progress bar; an interruption says what is kept and how to go on."""
-    from tqdm import tqdm
+def fill(run: Run, say: Say, cluster: Cluster | None = None) -> Progress:
+    """Predict under a progress bar, here or on a cluster; an interruption says what is kept and how to go on."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from kipoi_seq2exp.analysis.predict import fill_store
+    from kipoi_seq2exp.analysis.predict import fill_store, predict_here
 
-    resumed = int(run.store.done.sum())
+    resumed, total = int(run.store.done.sum()), len(run.dataset)
     if resumed:
-        say(f"resuming: {resumed} of {len(run.dataset)} genes are already in {run.store.path}")
+        say(f"resuming: {resumed} of {total} genes are already in {run.store.path}")
     try:
-        with tqdm(total=len(run.dataset), initial=resumed, unit="gene", dynamic_ncols=True) as bar:
-            return fill_store(run, lambda progress: bar.update(progress.done - bar.n) and None)
+        with ExitStack() as opened:
+            predict = predict_here
+            if cluster is not None and resumed < total:
+                predict = opened.enter_context(cluster.open())
+            opened.enter_context(logging_redirect_tqdm())
+            bar = opened.enter_context(progress_bar(total, resumed, "gene"))
+            return fill_store(run, lambda progress: bar.update(progress.done - bar.n) and None, predict)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted: {int(run.store.done.sum())} of {len(run.dataset)} genes are complete in {run.store.path}; "
+            f"interrupted: {int(run.store.done.sum())} of {total} genes are complete in {run.store.path}; "
             f"run the same command again to go on."
         ) from None
 

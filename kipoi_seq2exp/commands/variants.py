@@ -59,7 +59,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
         if reach:
             make_folder(args.output)
         with tqdm(total=sum(map(len, reach.values())), unit="variant", dynamic_ncols=True) as bar:
-            effects = variant_effects(model, dataset, variants, args.batch_size, lambda: bar.update() and None)
+            size = batch_size_for(request, model, dataset)
+            effects = variant_effects(model, dataset, variants, size, lambda: bar.update() and None)
         provenance = provenance_of(request, model, weights_sha256, dataset)
     reached = effects["variant"].nunique()
     notes = [
