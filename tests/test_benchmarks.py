@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -163,9 +164,26 @@ def test_choosing_and_rotating_keep_the_number_of_bases():
     assert (turned != chosen).any()
 
 
-def test_peaks_elsewhere_are_one_sentence(tiny, run, predictions, tmp_path):
-    (tmp_path / "p.bed").write_text("chr1\t50000\t50100\n")
-    with pytest.raises(InputError, match="no peak lies in the window of any gene"):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("chr1\t50000\t50100", "p.bed: no peak lies in the window of any gene, outside its promoter"),
+        ("chr1\t21400\t21600", "no peak lies in the window"),  # inside the promoter of GENE03
+        ("1\t21400\t21600", r"p.bed shares no chromosome with the FASTA \('1' is 'chr1' there\)"),
+        ("chr2\t29000\t31000", "p.bed: a region ends at chr2:31000 but chr2 is 30,000 bp long"),
+    ],
+)
+def test_peaks_elsewhere_are_one_sentence_before_anything_is_computed(tiny, run, tmp_path, capsys, line, message):
+    (tmp_path / "p.bed").write_text(line + "\n")
+    words = command(tiny, run.request.model, "peaks", tmp_path / "o", "--peaks", str(tmp_path / "p.bed"))
+    assert main(words) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "o" / "predictions.zarr" / "done" / "0").exists()
+
+
+def test_blacklisted_peaks_are_one_sentence(run, predictions, tmp_path):
+    (tmp_path / "p.bed").write_text("chr1\t9500\t9700\n")
+    with pytest.raises(InputError, match="every peak in the window of a gene is blacklisted"):
         peaks.peak_comparison(run, predictions, {"p": Regions(tmp_path / "p.bed", "peaks")}, CALLS)
 
 

@@ -299,6 +299,28 @@ def test_misuse_is_one_sentence(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_some_genes_of_a_result(run, tmp_path, capsys):
+    words = ["elements", "--from", str(run.store.path), "--threshold", "0.6", "-o", str(tmp_path / "o")]
+    assert main([*words, "--gene-ids", "GENE03"]) == 0
+    table = pd.read_csv(tmp_path / "o" / "elements.tsv", sep="\t", comment="#")
+    assert set(table["gene_id"]) == {"GENE03"}
+    assert main([*words, "--gene-ids", "GENE33"]) == 1
+    assert "has no gene 'GENE33' (did you mean 'GENE03'" in capsys.readouterr().err
+
+
+def test_options_of_a_run_are_refused_beside_a_result(run, tiny, tmp_path, capsys):
+    words = ["elements", "--from", str(run.store.path), "-o", str(tmp_path / "o")]
+    assert main([*words, "--fasta", str(tiny.fasta), "--mask-mode", "hard"]) == 1
+    assert "--fasta, --mask-mode: the model is not run on --from" in capsys.readouterr().err
+
+
+def test_a_result_of_other_genes_than_the_table_is_one_sentence(run, tmp_path, capsys):
+    (tmp_path / "other.tsv").write_text("gene_id\tchrom\ttss\tstrand\nOTHER\tchr1\t900\t+\n")
+    words = ["elements", "--from", str(run.store.path), "--genes", str(tmp_path / "other.tsv"), "-o", str(tmp_path)]
+    assert main(words) == 1
+    assert "the gene table: none of its 1 genes (OTHER) is among the 7 of" in capsys.readouterr().err
+
+
 def test_what_needs_the_network_says_so(run, predictions, tmp_path, capsys):
     assert main(["elements", "--from", str(run.store.path), "-o", str(tmp_path / "o"), "--perturb"]) == 1
     assert "give the model and its inputs" in capsys.readouterr().err

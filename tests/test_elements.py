@@ -107,7 +107,15 @@ def test_joined_elements_are_sorted_and_may_be_none():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"threshold": 0}, {"threshold": 1.2}, {"top_fraction": 1.0}, {"min_length_bp": 0}, {"merge_gap_bp": -1}],
+    [
+        {"threshold": 0},
+        {"threshold": 1.2},
+        {"threshold": float("nan")},
+        {"top_fraction": 1.0},
+        {"top_fraction": 0.0},
+        {"min_length_bp": 0},
+        {"merge_gap_bp": -1},
+    ],
 )
 def test_wrong_settings_are_named(fields):
     with pytest.raises(ConfigError, match=next(iter(fields))):

@@ -175,6 +175,34 @@ def test_an_unknown_gene_is_named_with_the_nearest(tmp_path):
         found.index("D")
 
 
+def test_some_genes_in_the_order_asked_for(tmp_path):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    for index in range(3):
+        store.write(index, row(index / 4))
+    with read_predictions(tmp_path / "p.zarr").select(["C", "A"]) as found:
+        assert found.genes["gene_id"].tolist() == ["C", "A"]
+        assert found.mask(0)[0] == 0.5
+        assert found.index("A") == 1
+        assert found.concentrations(1)[0][0] == 1.0
+        with pytest.raises(InputError, match="no gene 'B'"):
+            found.index("B")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gene_id": ["X", "Y", "Z"]}, r"the gene table: none of its 3 genes \(X, Y, Z\) is among the 3 of .*out.h5"),
+        ({"tss": [80_030, 80_550, 80_120]}, r"3 of the 3 genes that it shares with .*out.h5 lie elsewhere"),
+    ],
+)
+def test_a_table_of_other_genes_than_the_output_is_one_sentence(tmp_path, change, message):
+    make_h5(tmp_path / "out.h5")
+    table = GENES.assign(tss=(GENES["start"] + GENES["end"]) // 2)
+    read_predictions(tmp_path / "out.h5", table).close()
+    with pytest.raises(InputError, match=message):
+        read_predictions(tmp_path / "out.h5", table.assign(**change))
+
+
 @pytest.mark.parametrize("name", ["absent.h5", "absent.zarr", "absent"])
 def test_a_missing_file_is_named(tmp_path, name):
     with pytest.raises(InputError, match=f"{name}: no such file"):

@@ -25,7 +25,7 @@ from kipoi_seq2exp.analysis.ranking import RECALL, rank_scores
 from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.analysis.tables import write_lines, write_tsv
 from kipoi_seq2exp.config import TrackKind
-from kipoi_seq2exp.data.naming import listing, other_name
+from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,6 @@ Floats = NDArray[np.float64]
 JUDGED, BEYOND, PROMOTER, UNKNOWN = "judged", "beyond the window", "in the promoter", "gene not predicted"
 BINS = {"0-10 kb": (0, 10_000), "10-100 kb": (10_000, 100_000), "0-100 kb": (0, 100_000), "all": (0, 2**62)}
 MASK, EFFECT = "Seq2Exp mask", "Seq2Exp effect"
-_OTHER_BUILD_BP = 50_000
 
 
 @dataclass(frozen=True)
@@ -127,34 +126,22 @@ def judge_pairs(
 
 
 def check_overlap(pairs: pd.DataFrame, predictions: Predictions, where: str) -> None:
-    """Check that pairs and predictions share genes, and place them alike.
+    """Check that pairs and predictions share genes and are of one genome build.
 
     Raises
     ------
     InputError
-        If they do not.
+        If they share none, place them differently, or an element lies beyond its chromosome.
     """
-    genes = _genes_by_id(predictions)
-    shared = pairs[pairs["gene_id"].isin(list(genes))]
-    if not len(shared):
+    places = dict(zip(pairs["gene_id"], zip(pairs["chrom"], pairs["tss"], strict=True), strict=True))
+    loci = {gene_id: predictions.locus(index) for gene_id, index in _genes_by_id(predictions).items()}
+    reference = {gene_id: (locus.chrom, locus.tss) for gene_id, locus in loci.items()}
+    check_places(places, reference, where, "the predictions")
+    lengths = pairs["chrom"].map(predictions.provenance.get("chrom_lengths", {}))
+    for pair in pairs[pairs["end"] > lengths].head(1).itertuples():
         raise InputError(
-            f"{where}: none of its {pairs['gene_id'].nunique()} genes ({listing(pairs['gene_id'].unique())}) is among "
-            f"the {len(predictions)} predicted ones ({listing(predictions.genes['gene_id'])}): genes are matched by "
-            f"Ensembl id."
-        )
-    far = []
-    for gene_id, tss, chrom in shared[["gene_id", "tss", "chrom"]].drop_duplicates("gene_id").itertuples(index=False):
-        locus = predictions.locus(genes[gene_id])
-        if chrom != locus.chrom and other_name(chrom, [locus.chrom]):
-            raise InputError(
-                f"{where} names a chromosome '{chrom}' that is '{locus.chrom}' in the predictions: use one."
-            )
-        if chrom != locus.chrom or abs(tss - locus.tss) > _OTHER_BUILD_BP:
-            far.append(f"{gene_id} starts at {chrom}:{tss:,} there but at {locus.chrom}:{locus.tss:,} here")
-    if 2 * len(far) > shared["gene_id"].nunique():
-        raise InputError(
-            f"{where}: {len(far)} of {shared['gene_id'].nunique()} shared genes lie elsewhere ({far[0]}): pairs and "
-            f"predictions are of different genome builds; lift one over."
+            f"{where}: an element ends at {pair.chrom}:{pair.end:,} but {pair.chrom} is {int(lengths[pair.Index]):,} "
+            f"bp long in the predictions: they are of different genome builds; lift one over."
         )
 
 

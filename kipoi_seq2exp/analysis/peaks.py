@@ -63,7 +63,7 @@ def peak_comparison(
     ConfigError
         If the network makes no mask of its own.
     InputError
-        If no peak of a set lies in any window.
+        If every peak of a set is blacklisted.
     """
     if not (predictions.has_mask and predictions.has_beta):
         raise ConfigError("a comparison with peaks needs a network that makes its own mask.")
@@ -90,10 +90,26 @@ def peak_comparison(
     table = over_genes(run, predictions, rows_of, on_gene)
     for name, rows in table.groupby("set", sort=False):
         if not rows["peak_bp"].sum():
-            raise InputError(
-                f"{peaks[str(name)].where}: no peak lies in the window of any gene, outside promoter and blacklist."
-            )
+            raise InputError(f"{peaks[str(name)].where}: every peak in the window of a gene is blacklisted.")
     return table
+
+
+def check_peaks(run: Run, peaks: Regions) -> None:
+    """Check, before anything is computed, that peaks are of the run's genome and that some lie in its windows.
+
+    Raises
+    ------
+    InputError
+        If they are of another genome, or none lies in the window of any gene outside the promoter.
+    """
+    peaks.check_against(run.dataset.genome)
+    half, promoter = run.model.config.window_bp // 2, run.model.promoter(run.model.config.window_bp)
+    for chrom, tss in zip(run.dataset.genes["chrom"], run.dataset.genes["tss"], strict=True):
+        in_peaks = peaks.mask(chrom, tss - half, tss + half)
+        in_peaks[promoter] = False
+        if in_peaks.any():
+            return
+    raise InputError(f"{peaks.where}: no peak lies in the window of any gene, outside its promoter.")
 
 
 def overlap_table(table: pd.DataFrame, bootstrap: int = 1_000) -> pd.DataFrame:

@@ -18,7 +18,7 @@ change a number on the CPU, and on CUDA a run that goes on uses the same ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.analysis.elements import Locus
 from kipoi_seq2exp.analysis.files import output_error, whole_file
 from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.errors import InputError
 
 STORE_NAME = "predictions.zarr"
@@ -257,6 +258,17 @@ class Predictions:
         if hasattr(self._root, "close"):
             self._root.close()
 
+    def select(self, gene_ids: Sequence[str]) -> Predictions:
+        """Return the predictions of some genes, in the order asked for; they share this open file.
+
+        Raises
+        ------
+        InputError
+            If there is no such gene.
+        """
+        chosen = [self.index(gene_id) for gene_id in gene_ids]
+        return Predictions(self.path, self._root, self.genes.iloc[chosen].reset_index(drop=True), self._rows[chosen])
+
     def index(self, gene_id: str) -> int:
         """Return the place of a gene in `genes`.
 
@@ -307,12 +319,12 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     path : str or Path
     genes : DataFrame, optional
         The gene table that was predicted (gene_id, chrom, tss, strand). Needed only for a Kipoi output without
-        metadata; its rows must then be the output's, in the same order.
+        metadata; its rows must then be the output's, in the same order. Metadata that is there must agree with it.
 
     Raises
     ------
     InputError
-        If the file is missing or damaged, holds no predictions, or names no genes.
+        If the file is missing or damaged, holds no predictions, names no genes, or other ones than the table.
     """
     path = Path(path)
     if path.is_dir() and (path / STORE_NAME).exists():
@@ -320,7 +332,10 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     root = open_arrays(path)
     expression = np.asarray(root["preds/expression" if _holds(root, "preds/expression") else "preds"][...])
     expression = expression.reshape(len(expression), -1)[:, 0].astype(np.float64)
-    table = _read_genes(path, root) if _holds(root, "metadata/ranges/chr") else _given_genes(path, root, genes)
+    named = _holds(root, "metadata/ranges/chr")
+    table = _read_genes(path, root) if named else _given_genes(path, root, genes)
+    if named and genes is not None:
+        check_places(_places(genes), _places(table), "the gene table", f"{path}")
     if len(table) != len(expression):
         raise InputError(
             f"{path} holds predictions of {len(expression)} genes but names {len(table)}: the table must list the "
@@ -373,6 +388,10 @@ def _read_genes(path: Path, root: Any) -> pd.DataFrame:
         raise InputError(f"{path}: the metadata of the genes is incomplete ({error.args[0]}).") from None
     table["tss"] = (table["start"] + table["end"]) // 2
     return table
+
+
+def _places(genes: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    return dict(zip(genes["gene_id"], zip(genes["chrom"], genes["tss"], strict=True), strict=True))
 
 
 def _given_genes(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFrame:

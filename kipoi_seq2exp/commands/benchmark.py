@@ -161,7 +161,7 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
     import pandas as pd
 
     from kipoi_seq2exp.analysis.macs3 import PeakSettings, call_tracks
-    from kipoi_seq2exp.analysis.peaks import CONDITIONS, overlap_lines, overlap_table, peak_comparison
+    from kipoi_seq2exp.analysis.peaks import CONDITIONS, check_peaks, overlap_lines, overlap_table, peak_comparison
     from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.data.regions import Regions
 
@@ -176,7 +176,7 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
     def check(run: Run) -> None:
         needs_mask(run)
         for regions in peaks.values():
-            regions.check_against(run.dataset.genome)
+            check_peaks(run, regions)
         macs3 = call_tracks(run, args.macs3, settings, args.output) if args.macs3 else {}
         for track, called in macs3.items():
             peaks[f"MACS3 on {track}"] = Regions(called.path, "peaks")

@@ -122,13 +122,24 @@ def open_predictions(
     if (args.results is None) == (args.model is None):
         raise ConfigError("give a model with its inputs, or predictions that are there already (--from), not both.")
     if args.results is not None:
+        _refuse_run_options(args)
         predictions = read_predictions(args.results, None if args.genes is None else read_genes(args.genes))
         if predictions.provenance:
             model = predictions.provenance["model"]
             say(status_line(model["name"], model["provenance"]["status"]))
-        return predictions, None
+        return predictions if args.gene_ids is None else predictions.select(args.gene_ids), None
     opened = open_run(args, say, check)
     return read_predictions(opened.store.path), opened
+
+
+def _refuse_run_options(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect on predictions that are there already."""
+    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: the model is not run on --from, so that it changes nothing; leave it out."
+        )
 
 
 def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] | None = None) -> Run:

@@ -1,4 +1,4 @@
-"""One sentence for the two ways in which files of different genomes meet: other names ('1', 'chr1'), other lengths."""
+"""One sentence for the ways in which files of different genomes meet: other names ('1', 'chr1'), lengths, places."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from kipoi_seq2exp.errors import InputError
 
 _SHOWN = 3
+_NEAR_BP, _FEW, _NEAR_BP_OF_FEW = 5_000, 3, 50_000  # annotations disagree on the TSS of a gene; 95 % by less than 2 kb
 
 
 def listing(names: Iterable[str]) -> str:
@@ -53,6 +54,45 @@ def check_chromosomes(
                 f"{where}: {chrom} is {length:,} bp long but {reference[chrom]:,} bp in the FASTA: they are of "
                 f"different genome builds; use files of one build."
             )
+
+
+def check_places(
+    places: Mapping[str, tuple[str, int]], reference: Mapping[str, tuple[str, int]], where: str, there: str
+) -> None:
+    """Check that two files share genes and place them alike, give or take another TSS of a gene.
+
+    Parameters
+    ----------
+    places, reference : mapping of str to (str, int)
+        Gene id to the chromosome and TSS in either file.
+    where, there : str
+        What the two are, for messages.
+
+    Raises
+    ------
+    InputError
+        If no gene is shared, a chromosome is named otherwise, or most shared genes lie elsewhere (another build).
+    """
+    shared = [gene_id for gene_id in places if gene_id in reference]
+    if not shared:
+        raise InputError(
+            f"{where}: none of its {len(places)} genes ({listing(places)}) is among the {len(reference)} of {there} "
+            f"({listing(reference)}): genes are matched by id."
+        )
+    far, near_bp = [], _NEAR_BP if len(shared) >= _FEW else _NEAR_BP_OF_FEW
+    for gene_id in shared:
+        (chrom, tss), (other_chrom, other_tss) = places[gene_id], reference[gene_id]
+        if chrom != other_chrom and other_name(chrom, [other_chrom]):
+            raise InputError(
+                f"{where} names a chromosome '{chrom}' that is '{other_chrom}' in {there}: use one naming."
+            )
+        if chrom != other_chrom or abs(tss - other_tss) > near_bp:
+            far.append(f"{gene_id} starts at {chrom}:{tss:,} here but at {other_chrom}:{other_tss:,} there")
+    if 2 * len(far) > len(shared):
+        raise InputError(
+            f"{where}: {len(far)} of the {len(shared)} genes that it shares with {there} lie elsewhere ({far[0]}): "
+            f"they are of different genome builds; lift one over."
+        )
 
 
 def other_name(chrom: str, names: Iterable[str]) -> str | None:
