@@ -8,17 +8,16 @@ any layer or named result.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kipoi_seq2exp.analysis.contributions import recomputed_layers
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.bottleneck import BetaParams
-from kipoi_seq2exp.nn.mamba import MambaStack
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 
 INPUTS = ("onehot", "signals", "features", "blacklist")
@@ -94,7 +93,7 @@ class ArrayModel:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in x}
         for window in self._windows(x):
             leaves = {name: value.requires_grad_() for name, value in window.items() if value.is_floating_point()}
-            with torch.enable_grad(), _recomputed_layers(self.network):
+            with torch.enable_grad(), recomputed_layers(self.network):
                 values = self._layer(window, layer or "expression")
                 total = _reduce(_select(values, filter_idx), avg_func)
                 gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
@@ -144,19 +143,6 @@ class ArrayModel:
                 f"the layer '{layer}' puts out no array of its own: choose a module inside it or a result."
             )
         return caught[-1]
-
-
-@contextmanager
-def _recomputed_layers(network: Seq2Exp) -> Iterator[None]:
-    """Keep one layer's intermediates at a time in a gradient: those of a whole stack at 200 kb are tens of GB."""
-    stacks = {module: module.checkpoint_layers for module in network.modules() if isinstance(module, MambaStack)}
-    for stack in stacks:
-        stack.checkpoint_layers = True
-    try:
-        yield
-    finally:
-        for stack, before in stacks.items():
-            stack.checkpoint_layers = before
 
 
 def _named_result(output: Seq2ExpOutput, name: str) -> Tensor:

@@ -264,8 +264,9 @@ def test_every_import_is_declared_and_every_declared_dependency_is_used():
     used = third_party([*MODULES, *DOOR])
     extras = {
         name
-        for extra in ("train", "hub", "parquet")
-        for name in requirements(project["optional-dependencies"].get(extra, []))
+        for extra, lines in project["optional-dependencies"].items()
+        if extra != "dev"
+        for name in requirements(lines)
     }
     come_along = {"kipoi-utils", "llvmlite"}  # with kipoi, with numba
     assert used - always - extras - come_along == set()

@@ -47,6 +47,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions."""
+    from kipoi_seq2exp.analysis.contributions import captum_methods
     from kipoi_seq2exp.analysis.files import make_folder
     from kipoi_seq2exp.analysis.outputs import status_line
     from kipoi_seq2exp.analysis.predict import batch_size_for
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
         raise ConfigError("--region names what --method mutagenesis mutates: give both or neither.")
     if args.gene_ids is not None:
         raise ConfigError("--gene-ids: the gene is named by the first argument alone.")
+    if args.region is None:
+        captum_methods()  # told before anything is read
     args.peaks, args.save_beta, args.gene_ids = None, False, [args.gene]
     request = request_of(args)
     model, _ = open_model(request)
@@ -99,8 +102,10 @@ def _write_tracks(
     else:
         with tqdm(total=args.steps, unit="step", dynamic_ncols=True) as bar:
             found = integrated_gradients(model, window, args.steps, lambda: bar.update() and None)
-        total = float(found.dna.sum() + found.tracks.sum())
-        say(f"contributions add up to {total:.4f}; prediction minus that of an empty window: {found.total:.4f}")
+        say(
+            f"contributions add up to {found.sum:.4f}; prediction minus that of an empty window: "
+            f"{found.sum - found.delta:.4f} (difference {found.delta:+.2g} after {args.steps} steps)"
+        )
     columns = {"dna": found.dna, **{name: found.tracks[:, i] for i, name in enumerate(dataset.inputs.track_names)}}
     promoter = model.promoter(len(window.onehot))
     files = []
