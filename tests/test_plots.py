@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from small_runs import PROMOTER_BP, small_request, small_weights
+from test_report import write_pairs
 
 from kipoi_seq2exp.analysis.annotation import read_gene_models, read_known_elements
 from kipoi_seq2exp.analysis.elements import CallSettings, Locus
@@ -73,7 +74,7 @@ def test_the_figure_shows_everything(data):
         assert word in shown
     assert f"{data.predicted:.2f}" in shown
     assert f"{data.observed:.2f}" in shown
-    assert f"({len(data.elements)})" in shown
+    assert f"{len(data.elements)} called" in shown
     assert len(figure.axes) == 1 + 1 + 3 + 2 + 1  # genes, known, tracks, mask and elements, expression
     smallest = min(text.get_fontsize() for axes in figure.axes for text in axes.texts if text.get_text())
     assert smallest >= 11  # readable on a slide of this size
@@ -119,7 +120,7 @@ def test_the_least_there_can_be_is_drawn(data):
 def test_genes_that_find_no_room_are_counted(data):
     model = data.models[0]
     crowd = tuple(dataclasses.replace(model, gene_id=f"G{n}", name=f"G{n}") for n in range(GENE_ROWS + 2))
-    assert "genes\n(2 not drawn)" in texts(draw_locus(dataclasses.replace(data, models=crowd)))
+    assert "2 not drawn" in texts(draw_locus(dataclasses.replace(data, models=crowd)))
 
 
 def test_the_unit_is_the_short_form_of_the_label():
@@ -137,6 +138,28 @@ def test_formats(data, tmp_path, ending, start):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def arcs(figure):
+    from matplotlib.patches import PathPatch
+
+    axes = next(a for a in figure.axes if "CRISPRi" in [text.get_text() for text in a.texts])
+    return axes, [patch for patch in axes.patches if isinstance(patch, PathPatch)]
+
+
+def test_pairs_are_arcs_from_element_to_tss(tiny, predictions, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs.tsv")
+    data = gather(predictions, "GENE02", CALLS, Surroundings({}, crispri=pairs))
+    assert data.pairs["start"].tolist() == [7_500, 10_100]  # within the window, of this gene
+    axes, found = arcs(draw_locus(data))
+    ends = {(arc.get_path().vertices[0][0], arc.get_path().vertices[-1][0]): arc.get_edgecolor() for arc in found}
+    assert set(ends) == {(7_600, 9_000), (10_250, 9_000)}
+    assert ends[7_600, 9_000] != ends[10_250, 9_000]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["no effect seen", "regulates the gene"]
+    nothing = gather(predictions, "GENE01", CALLS, Surroundings({}, crispri=pairs))
+    figure = draw_locus(nothing)
+    assert arcs(figure)[1] == []
+    assert "no pair of this gene was tested" in texts(figure)
+
+
 def test_other_formats_are_refused(data, tmp_path):
     with pytest.raises(ConfigError, match=r"a\.gif: a picture ends in \.png, \.svg or \.pdf"):
         plot_locus(data, tmp_path / "a.gif")
@@ -149,6 +172,18 @@ def test_gene_models_are_those_that_overlap(tiny):
     models = read_gene_models(tiny.gtf, HERE)
     assert [model.name for model in models] == ["gene02"]
     assert (models[0].start, models[0].end, models[0].strand) == (8_501, 9_001, "-")
+    three = read_gene_models(tiny.gtf, HERE, Locus("GENE05", "chr2", 6_000, 10_000, 8_000, "+"), HERE)
+    assert [(model.chrom, model.name) for model in three] == [("chr1", "gene02"), ("chr2", "gene05")]
+
+
+def test_a_gene_that_reaches_into_a_window_is_read_whole(tmp_path):
+    path = tmp_path / "a.gtf"
+    lines = [f"chr1\tx\t{kind}\t{s}\t{e}\t.\t+\t.\tgene_id \"G\"" for kind, s, e in (
+        ("gene", 10_501, 15_000), ("exon", 10_501, 10_600), ("exon", 10_551, 10_700), ("exon", 14_001, 15_000),
+    )]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    (model,) = read_gene_models(path, HERE)
+    assert model.exons == ((10_500, 10_700), (14_000, 15_000))
 
 
 def test_exons_are_joined_over_transcripts(tmp_path):

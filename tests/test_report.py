@@ -17,8 +17,10 @@ import pytest
 from small_runs import small_request, small_weights
 
 from kipoi_seq2exp.analysis import report
+from kipoi_seq2exp.analysis.locus import Surroundings
 from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.report import binned
+from kipoi_seq2exp.analysis.sessions import genome_tracks_ini, shown_files
 from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.cli import main
 
@@ -148,6 +150,14 @@ def test_the_sessions_name_files_that_exist_in_the_same_order(made):
     files = [settings[name]["file"] for name in settings.sections() if "file" in settings[name]]
     assert files == paths
     assert all(Path(path).exists() for path in paths)
+
+
+def test_a_bedgraph_is_named_as_one(results, tmp_path):
+    track = tmp_path / "d.bedGraph.gz"
+    with read_predictions(results) as found:
+        shown = shown_files(found, Surroundings({"dnase": str(track)}), None, None)
+    assert [(file.name, file.kind, file.path) for file in shown] == [("dnase", "bedgraph", track)]
+    assert "file_type = bedgraph\n" in genome_tracks_ini(shown)
 
 
 def test_too_many_genes_are_one_sentence(results, tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.credible import beta_quantiles
@@ -28,6 +29,7 @@ BINS = 1_200
 GENE_ROWS = 4
 
 _INK, _FAINT, _MASK, _CALL, _TSS = "#22303c", "#9aa5ad", "#7a3e9d", "#d1495b", "#d1495b"
+_FAINT_TEXT = "#5b6770"
 _TRACKS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
 _KINDS = ("#22303c", "#3a8f5c", "#b7791f", "#2f6f9f", "#9aa5ad", "#7a3e9d")
 _TEXT: Any = {
@@ -76,6 +78,7 @@ def _draw(data: LocusData) -> Figure:
 
     panels: list[tuple[str, float]] = [("genes", 1.3)]
     panels += [("known", 0.6)] * (data.known is not None)
+    panels += [("pairs", 0.8)] * (data.pairs is not None)
     panels += [(f"track {number}", 1.0) for number in range(len(data.tracks))]
     panels += [("mask", 1.7), ("elements", 0.55)] * (data.mask is not None)
     figure = Figure(figsize=(13.33, 7.5))
@@ -97,6 +100,8 @@ def _draw(data: LocusData) -> Figure:
     _draw_genes(axes["genes"], data)
     if data.known is not None:
         _draw_known(axes["known"], data, legend_above=first)
+    if data.pairs is not None:
+        _draw_pairs(axes["pairs"], data, data.pairs)
     for number, track in enumerate(data.tracks):
         _draw_track(axes[f"track {number}"], data, track, _TRACKS[number % len(_TRACKS)])
     if data.mask is not None:
@@ -131,11 +136,13 @@ def _draw_genes(axes: Axes, data: LocusData) -> None:
         arrow = "\u2192" if model.strand == "+" else "\u2190"
         weight = "bold" if target else "normal"
         place, side = (start, "left") if text_end < locus.end else (end, "right")
+        if target and side == "left" and 0 <= locus.tss - start < text_end - start:
+            place = locus.tss + 0.004 * (locus.end - locus.start)  # beside the arrow of the TSS
         axes.text(place, -row + 0.24, f"{model.name} {arrow}", fontsize=11, color=colour, weight=weight, ha=side)
     _draw_tss(axes, data, labelled=not any(model.is_gene(locus.gene_id) for model in shown))
     axes.set_ylim(-max(len(row_ends), 1) + 0.6, 1.2)
     axes.set_yticks([])
-    _label(axes, ("genes" if data.models else "TSS") + f"\n({hidden} not drawn)" * (hidden > 0))
+    _label(axes, "genes" if data.models else "TSS", f"{hidden} not drawn" if hidden else "")
 
 
 def _draw_tss(axes: Axes, data: LocusData, labelled: bool) -> None:
@@ -180,6 +187,36 @@ def _draw_known(axes: Axes, data: LocusData, legend_above: Axes) -> None:
         )
 
 
+def _draw_pairs(axes: Axes, data: LocusData, pairs: pd.DataFrame) -> None:
+    """Draw what CRISPRi tested for this gene: an arc from each element to the TSS, in colour where it regulates."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Curve
+
+    tss, reach = data.locus.tss, max(data.locus.end - data.locus.tss, data.locus.tss - data.locus.start)
+    for regulated, label in ((False, "no effect seen"), (True, "regulates the gene")):
+        rows = pairs[pairs["regulated"] == regulated]
+        if not len(rows):
+            continue
+        colour, order = (_CALL, 3) if regulated else (_FAINT, 2)
+        spans = [(int(start), int(end - start)) for start, end in zip(rows["start"], rows["end"], strict=True)]
+        axes.broken_barh(_visible(spans, data), (0, 0.13), color=colour, zorder=order, label=label)
+        for start, length in spans:
+            middle = start + length / 2
+            top = 0.25 + 1.55 * min(abs(middle - tss) / reach, 1)  # a quadratic curve reaches half of it
+            points = [(middle, 0.13), ((middle + tss) / 2, 0.13 + top), (tss, 0.13)]
+            curve = Curve(points, [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3])
+            axes.add_patch(PathPatch(curve, facecolor="none", edgecolor=colour, linewidth=2, zorder=order))
+    axes.set_ylim(0, 1.15)
+    axes.set_yticks([])
+    if len(pairs):
+        axes.legend(loc="upper left", frameon=False, borderaxespad=0.1, fontsize=11, handlelength=1, labelspacing=0.2)
+    else:
+        axes.text(
+            0.01, 0.5, "no pair of this gene was tested", transform=axes.transAxes, va="center", color=_FAINT_TEXT
+        )
+    _label(axes, "CRISPRi", f"{len(pairs)} tested")
+
+
 def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> None:
     position, values = _binned(data, track.values, np.maximum)
     contact = track.spec.kind is TrackKind.CONTACT
@@ -194,7 +231,8 @@ def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> N
         axes.set_ylim(0, _highest(data, track.values) * 1.05)
         axes.locator_params(axis="y", nbins=2)
     _shade_blacklist(axes, data)
-    _label(axes, track.spec.name)
+    unit = track.spec.unit.partition(" (")[0]
+    _label(axes, track.spec.name, f"{unit}\nlog scale".strip() if axes.get_yscale() == "log" else unit)
 
 
 def _highest(data: LocusData, values: NDArray[np.float32]) -> float:
@@ -230,13 +268,13 @@ def _draw_mask(axes: Axes, data: LocusData, mask: NDArray[np.float32]) -> None:
     axes.set_yticks([0, 0.5, 1])
     axes.legend(loc="upper left", ncols=3, frameon=False, borderaxespad=0.1, fontsize=11).set_zorder(5)
     _shade_blacklist(axes, data)
-    _label(axes, "mask\n(probability\nkept)")
+    _label(axes, "mask", "probability\nkept")
 
 
 def _draw_elements(axes: Axes, data: LocusData) -> None:
     spans = [(s, e - s) for s, e in zip(data.elements["start"], data.elements["end"], strict=True)]
     least = (data.locus.end - data.locus.start) / BINS  # so that a short element is seen
-    axes.broken_barh([(start, max(length, least)) for start, length in spans], (0.2, 0.6), color=_CALL)
+    axes.broken_barh([(start, max(length, least)) for start, length in spans], (0.2, 0.6), color=_CALL, linewidth=0)
     promoter = data.promoter
     axes.broken_barh(
         [(data.locus.start + promoter.start, promoter.stop - promoter.start)],
@@ -247,7 +285,7 @@ def _draw_elements(axes: Axes, data: LocusData) -> None:
     )
     axes.set_ylim(0, 1)
     axes.set_yticks([])
-    _label(axes, f"elements\n({len(spans)})")
+    _label(axes, "elements", f"{len(spans)} called")
 
 
 def _draw_expression(axes: Axes, data: LocusData) -> None:
@@ -269,7 +307,7 @@ def _draw_expression(axes: Axes, data: LocusData) -> None:
     axes.set_xlim(-0.6, len(bars) - 0.4)
     axes.set_xticks(range(len(bars)), [name for name, _, _ in bars], fontsize=11)
     axes.axhline(0, color=_INK, linewidth=0.8)
-    axes.set_title(data.unit.replace("(", "\n(", 1), fontsize=12)
+    axes.set_title(f"expression\n{data.unit}", fontsize=12, loc="right")
     axes.tick_params(axis="y", labelsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -294,11 +332,22 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
     where = f"{locus.chrom}:{locus.start:,}-{locus.end:,} ({locus.strand})"
     figure.text(0.135, 0.958, title, fontsize=20, weight="bold", va="center")
     figure.text(0.875, 0.958, where, fontsize=13, ha="right", va="center")
-    figure.text(0.875, 0.918, data.caption, fontsize=11, ha="right", va="center", color=_FAINT)
+    figure.text(0.875, 0.918, data.caption, fontsize=11, ha="right", va="center", color=_FAINT_TEXT)
 
 
-def _label(axes: Axes, text: str) -> None:
-    axes.text(-0.06, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=13)
+def _label(axes: Axes, text: str, note: str = "") -> None:
+    """Name a panel to its left; the note, in small letters, stands below."""
+    lines = note.split("\n") if note else []
+    place = {
+        "xycoords": ("axes fraction", "axes fraction"),
+        "textcoords": "offset points",
+        "ha": "right",
+        "va": "center",
+    }
+    for number, line in enumerate([text, *lines]):
+        size, colour = (14, _INK) if number == 0 else (11, _FAINT_TEXT)
+        drop = 7.5 * len(lines) - 15 * number
+        axes.annotate(line, (-0.06, 0.5), xytext=(0, drop), fontsize=size, color=colour, **place)
 
 
 def _binned(data: LocusData, values: NDArray[np.floating], combine: np.ufunc) -> tuple[Any, NDArray[np.float64]]:

@@ -14,6 +14,7 @@ from xml.sax.saxutils import quoteattr
 from kipoi_seq2exp.analysis.locus import Surroundings, track_specs
 from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.config import TrackKind
+from kipoi_seq2exp.data.signals import is_bedgraph
 
 _GENES, _MASK, _ELEMENTS = "#22303c", "#7a3e9d", "#d1495b"
 _SIGNALS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
@@ -21,7 +22,7 @@ _SIGNALS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
 
 @dataclass(frozen=True)
 class ShownFile:
-    """A file as a track: `kind` is gtf, bigwig or bed; `colour` is #rrggbb; `unit` may be empty."""
+    """A file as a track: `kind` is gtf, bigwig, bedgraph or bed; `colour` is #rrggbb; `unit` may be empty."""
 
     name: str
     path: Path
@@ -40,7 +41,8 @@ def shown_files(
     files = [] if around.gtf is None else [ShownFile("genes", around.gtf.resolve(), "gtf", _GENES)]
     for number, (spec, path) in enumerate(signals):
         colour = _SIGNALS[number % len(_SIGNALS)]
-        files.append(ShownFile(spec.name, Path(path).resolve(), "bigwig", colour, spec.unit))
+        kind = "bedgraph" if is_bedgraph(path) else "bigwig"
+        files.append(ShownFile(spec.name, Path(path).resolve(), kind, colour, spec.unit))
     if mask is not None:
         files.append(ShownFile("element mask", mask.resolve(), "bigwig", _MASK))
     if elements is not None:
@@ -56,11 +58,11 @@ def igv_session(predictions: Predictions, files: list[ShownFile]) -> str:
     lines = ['<?xml version="1.0" encoding="UTF-8" standalone="no"?>']
     lines.append(f'<Session genome={quoteattr(assembly)} locus={quoteattr(place)} version="8">')
     lines.append("  <Resources>")
-    lines += [f'    <Resource path={quoteattr(str(file.path))} type="{file.kind}"/>' for file in files]
+    lines += [f"    <Resource path={quoteattr(str(file.path))}/>" for file in files]
     lines += ["  </Resources>", '  <Panel name="DataPanel">']
     for file in files:
         start = f"    <Track id={quoteattr(str(file.path))} name={quoteattr(file.name)} color={_rgb(file.colour)}"
-        if file.kind != "bigwig":
+        if file.kind in ("gtf", "bed"):
             lines.append(f'{start} displayMode="COLLAPSED" visible="true"/>')
             continue
         fixed = file.colour == _MASK  # a probability; a signal's axis follows the view
@@ -74,11 +76,13 @@ def igv_session(predictions: Predictions, files: list[ShownFile]) -> str:
 
 def genome_tracks_ini(files: list[ShownFile]) -> str:
     """Return the settings of the same tracks for pyGenomeTracks."""
+    signal: Mapping[str, object] = {"height": 2.5, "min_value": 0, "number_of_bins": 1000, "summary_method": "max"}
     lines = ["[x-axis]", "where = top", ""]
     for file in files:
         settings: Mapping[str, object] = {
             "gtf": {"height": 4, "prefered_name": "gene_name", "merge_transcripts": "true", "style": "UCSC"},
-            "bigwig": {"height": 2.5, "min_value": 0, "number_of_bins": 1000, "summary_method": "max"},
+            "bigwig": signal,
+            "bedgraph": signal,
             "bed": {"height": 0.8, "display": "collapsed", "labels": "false", "border_color": "none"},
         }[file.kind]
         if file.colour == _MASK:

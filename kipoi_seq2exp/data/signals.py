@@ -29,12 +29,16 @@ _BIGBED_MAGICS = (struct.pack("<I", 0x8789F2EB), struct.pack(">I", 0x8789F2EB))
 _BEDGRAPH_ENDINGS = (".bedgraph", ".bdg", ".bg")
 
 
+def is_bedgraph(path: str | Path) -> bool:
+    """Whether a file is taken for bedGraph by its name: .bedgraph, .bdg or .bg (also .gz); all else is bigWig."""
+    return Path(path).name.lower().removesuffix(".gz").endswith(_BEDGRAPH_ENDINGS)
+
+
 def open_signal(path: str | Path, spec: TrackSpec) -> SignalTrack[Any]:
-    """Return the reader of a file by its name: .bedgraph, .bdg or .bg (also .gz) is bedGraph, all else bigWig."""
+    """Return the reader of a file: bedGraph or bigWig, by its name (`is_bedgraph`)."""
     from kipoi_seq2exp.data.bedgraph import BedGraphTrack
 
-    name = Path(path).name.lower().removesuffix(".gz")
-    return BedGraphTrack(path, spec) if name.endswith(_BEDGRAPH_ENDINGS) else BigWigTrack(path, spec)
+    return BedGraphTrack(path, spec) if is_bedgraph(path) else BigWigTrack(path, spec)
 
 
 class SignalTrack(LazyFile[Handle]):
