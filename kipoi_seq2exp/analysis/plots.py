@@ -338,12 +338,7 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
 def _label(axes: Axes, text: str, note: str = "") -> None:
     """Name a panel to its left; the note, in small letters, stands below."""
     lines = note.split("\n") if note else []
-    place = {
-        "xycoords": ("axes fraction", "axes fraction"),
-        "textcoords": "offset points",
-        "ha": "right",
-        "va": "center",
-    }
+    place: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right", "va": "center"}
     for number, line in enumerate([text, *lines]):
         size, colour = (14, _INK) if number == 0 else (11, _FAINT_TEXT)
         drop = 7.5 * len(lines) - 15 * number
