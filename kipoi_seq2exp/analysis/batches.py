@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHARE = 0.8  # of the free memory that a batch may take; the rest is for fragments and for others
 LARGEST = 64  # windows; more gain nothing
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # control groups, and which are ours
 Window = TypeVar("Window")
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def free_memory(device: torch.device) -> int:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return min([int(fields["MemAvailable"].split()[0]) * 1024, *_cgroup_room(_CGROUPS, Path("/proc/self/cgroup"))])
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *_cgroup_room(_CGROUPS, _MEMBERSHIP)])
 
 
 def _cgroup_room(mounted: Path, membership: Path) -> list[int]:

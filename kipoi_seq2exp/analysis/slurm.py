@@ -1,0 +1,111 @@
+"""Jobs of SLURM that predict: their settings as a user writes them, turned into what dask-jobqueue submits.
+
+Contract: every field of the YAML file is checked by name and type before anything is computed, and SLURM looks at the
+job before it is submitted.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from kipoi_seq2exp.errors import ClusterError, ConfigError
+
+FREE_PORT = "127.0.0.1:0"  # of the page on which Dask shows its state: no clash with another run's
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """A job of SLURM and how many of them, as read from the YAML file; handed over to dask_jobqueue.SLURMCluster.
+
+    Attributes
+    ----------
+    cores : int
+        CPU cores of a job.
+    memory : str
+        Of a job, e.g. "8GB".
+    jobs : int
+        How many jobs; a lost one is replaced.
+    processes : int
+        Workers of a job, which share its cores and its memory.
+    walltime : str
+        Of a job, as SLURM writes it; a run goes on in new jobs when it is over.
+    queue, account : str or None
+        Partition and account.
+    extra : tuple of str
+        Further options of sbatch, e.g. "--gres=gpu:1".
+    prologue : tuple of str
+        Shell lines that a job runs first, e.g. "module load cuda".
+    interface : str or None
+        Network interface that the jobs can reach, e.g. "ib0".
+    python : str or None
+        Python of the jobs; by default the one that runs the command.
+    local_directory, log_directory : str or None
+        Fast local disk of the jobs; where SLURM puts their output.
+    """
+
+    cores: int
+    memory: str
+    jobs: int = 1
+    processes: int = 1
+    walltime: str = "04:00:00"
+    queue: str | None = None
+    account: str | None = None
+    extra: tuple[str, ...] = ()
+    prologue: tuple[str, ...] = ()
+    interface: str | None = None
+    python: str | None = None
+    local_directory: str | None = None
+    log_directory: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cores", "jobs", "processes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        if self.processes > self.cores:
+            raise ConfigError(f"processes ({self.processes}) may not be more than the cores of a job ({self.cores}).")
+
+    def start(self) -> Any:
+        """Return the dask_jobqueue.SLURMCluster of these settings, with no job yet."""
+        import dask_jobqueue
+
+        return dask_jobqueue.SLURMCluster(
+            cores=self.cores,
+            memory=self.memory,
+            processes=self.processes,
+            walltime=self.walltime,
+            queue=self.queue,
+            account=self.account,
+            job_extra_directives=list(self.extra),
+            job_script_prologue=list(self.prologue),
+            interface=self.interface,
+            python=self.python,
+            local_directory=self.local_directory,
+            log_directory=self.log_directory,
+            scheduler_options={"dashboard_address": FREE_PORT},
+            worker_extra_args=["--no-dashboard"],
+        )
+
+    def check(self, job_script: str) -> None:
+        """Have SLURM look at the job's script: Dask submits it in the background, where a refusal would go unheard.
+
+        Raises
+        ------
+        ClusterError
+            If SLURM is not here or refuses the job.
+        """
+        with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+            script.write(job_script)
+            script.flush()
+            command = ["sbatch", "--test-only", script.name]
+            try:
+                tried = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise ClusterError(
+                    f"sbatch cannot be run ({error.strerror}): start this where jobs of SLURM can be submitted."
+                ) from None
+        if tried.returncode:
+            reason = " ".join((tried.stderr or tried.stdout).split()).rstrip(".")
+            raise ClusterError(f"SLURM refuses such a job ({reason}): change the settings.")

@@ -1,0 +1,65 @@
+"""Options that commands share: batch sizes as text, and progress bars on a terminal and in a file."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+import pytest
+
+from kipoi_seq2exp.cli import build_parser
+from kipoi_seq2exp.commands import options
+from kipoi_seq2exp.commands.options import progress_bar
+
+WORDS = ["predict", "K562", "--fasta", "f", "--genes", "g", "-o", "o"]
+
+
+def test_batch_sizes(capsys):
+    parse = build_parser().parse_args
+    assert parse(WORDS).batch_size is None
+    assert parse([*WORDS, "--batch-size", "auto"]).batch_size is None
+    assert parse([*WORDS, "--batch-size", "4"]).batch_size == 4
+    with pytest.raises(SystemExit):
+        parse([*WORDS, "--batch-size", "many"])
+    assert "--batch-size: expected a number of windows or auto, found 'many'" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(monkeypatch, file):
+    monkeypatch.setattr(sys, "stderr", file)
+    monkeypatch.setattr(options, "LINE_S", 0.0)
+    with progress_bar(10, 4, "gene") as bar:
+        for _ in range(6):
+            bar.update()
+    return file.getvalue()
+
+
+def test_a_file_gets_lines_with_rate_and_time_left(monkeypatch):
+    text = shown(monkeypatch, io.StringIO())
+    assert "\r" not in text
+    lines = text.splitlines()
+    assert "4/10" in lines[0]
+    assert "10/10" in lines[-1]
+    assert len(lines) == 8  # the start, six genes, the end
+    assert all(re.search(r"\d+/10 \[\d\d:\d\d<\d\d:\d\d, .*gene", line) for line in lines[1:])
+
+
+def test_a_terminal_gets_a_bar_that_moves(monkeypatch):
+    text = shown(monkeypatch, Terminal())
+    assert text.count("\r") > 1
+    assert text.count("\n") == 1
+    assert "10/10" in text
+
+
+def test_lines_are_not_more_often_than_every_few_seconds(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    with progress_bar(1_000, 0, "gene") as bar:
+        for _ in range(1_000):
+            bar.update()
+    assert len(file.getvalue().splitlines()) == 2  # the start and the end
