@@ -25,7 +25,7 @@ from kipoi_seq2exp.analysis.ranking import RECALL, rank_scores
 from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.analysis.tables import write_lines, write_tsv
 from kipoi_seq2exp.config import TrackKind
-from kipoi_seq2exp.data.naming import check_places
+from kipoi_seq2exp.data.naming import check_places, listing
 from kipoi_seq2exp.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -259,10 +259,18 @@ def _notes(scored: pd.DataFrame) -> list[str]:
         PROMOTER: "elements inside the promoter, which the model always keeps: left out",
         BEYOND: "elements beyond the window: counted as misses",
     }
-    return [
+    notes = [
         f"{len(rows)} pairs ({int(rows['regulated'].sum())} positive) have {what[status]}"
         for status, rows in counts.items()
     ]
+    missed = counts[BEYOND][counts[BEYOND]["regulated"]]
+    if len(missed):
+        places = (
+            f"{pair.symbol} {pair.chrom}:{pair.start}-{pair.end} at {pair.distance:,.0f} bp"
+            for pair in missed.itertuples()
+        )
+        notes.append(f"missed positives: {listing(places)}")
+    return notes
 
 
 def write_judgement(judgement: Judgement, folder: Path, header: list[str]) -> tuple[Path, ...]:

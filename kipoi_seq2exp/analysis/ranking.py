@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.errors import InputError
@@ -18,6 +19,8 @@ from kipoi_seq2exp.metrics import Score
 Floats = NDArray[np.float64]
 
 RECALL = 0.7
+FEW = 10
+"""Pairs of a kind, positive or negative, below which a ranking is told to mean little."""
 _BLOCK = 1_000_000  # numbers at once
 
 
@@ -121,3 +124,29 @@ def _ranking(point: Floats, resampled: list[Floats], level: float) -> Ranking:
         bounds = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if known else (np.nan, np.nan)
         scores.append(Score(float(point[column]), float(bounds[0]), float(bounds[1])))
     return Ranking(*scores)
+
+
+def ranking_lines(table: pd.DataFrame) -> list[str]:
+    """Lay out a ranking for the reader, a block per distance bin; the table is that of `crispri.Judgement`."""
+    lines, precision = [], f"precision_at_{RECALL:.0%}_recall"
+    for label, rows in table.groupby("bin", sort=False):
+        first = rows.iloc[0]
+        few = min(first["positives"], first["pairs"] - first["positives"]) < FEW
+        lines.append(
+            f"{label}: {first['pairs']} pairs, {first['positives']} positive (floor {first['floor']:.3f})"
+            f"{f'; fewer than {FEW} of a kind: neither order nor intervals mean much' if few else ''}"
+        )
+        for _, row in rows.sort_values("auprc", ascending=False).iterrows():
+            auprc, at_recall = (_with_interval(row, name) for name in ("auprc", precision))
+            missed = f", {row['missed']} positives missed" if row["missed"] else ""
+            lines.append(
+                f"  {row['score']:<26} AUPRC {auprc}  precision at {100 * RECALL:.0f} % recall {at_recall}{missed}"
+            )
+    return lines
+
+
+def _with_interval(row: pd.Series[float], name: str) -> str:
+    """Return a number with its interval; a precision at a recall that no threshold reaches has none."""
+    if row[name] != row[name]:
+        return "not reached"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"

@@ -112,6 +112,7 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.analysis.crispri_pairs import read_pairs
     from kipoi_seq2exp.analysis.files import make_folder
     from kipoi_seq2exp.analysis.outputs import describe_lines
+    from kipoi_seq2exp.analysis.ranking import ranking_lines
 
     if args.perturb and args.model is None:
         raise ConfigError("--perturb runs the network: give --model and its inputs.")
@@ -131,7 +132,7 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
             header = [*describe_lines(predictions.provenance), *header]
     make_folder(args.output)
     files = write_judgement(judgement, args.output, header)
-    for line in (*judgement.notes, *score_lines(judgement.table)):
+    for line in (*judgement.notes, *ranking_lines(judgement.table)):
         say(line)
     say("written: " + ", ".join(map(str, files)))
     return 0
@@ -236,24 +237,3 @@ def _write(
         files.append(args.output / f"{args.kind}{ending}.tsv")
         write_tsv(table, files[-1], header)
     say("written: " + ", ".join(map(str, files)))
-
-
-def score_lines(table: pd.DataFrame) -> list[str]:
-    """Lay out the ranking, a block per distance bin."""
-    lines = []
-    precision = next((name for name in table.columns if name.startswith("precision_at")), "")
-    for label, rows in table.groupby("bin", sort=False):
-        first = rows.iloc[0]
-        lines.append(f"{label}: {first['pairs']} pairs, {first['positives']} positive (floor {first['floor']:.3f})")
-        for _, row in rows.sort_values("auprc", ascending=False).iterrows():
-            auprc, at_recall = (_with_interval(row, name) for name in ("auprc", precision))
-            missed = f", {row['missed']} positives missed" if row["missed"] else ""
-            lines.append(f"  {row['score']:<26} AUPRC {auprc}  precision at 70 % recall {at_recall}{missed}")
-    return lines
-
-
-def _with_interval(row: pd.Series[float], name: str) -> str:
-    """Return a number with its interval; a precision at a recall that no threshold reaches has none."""
-    if row[name] != row[name]:
-        return "not reached"
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
