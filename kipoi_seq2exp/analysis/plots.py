@@ -137,7 +137,7 @@ def _draw_genes(axes: Axes, data: LocusData) -> None:
         weight = "bold" if target else "normal"
         place, side = (start, "left") if text_end < locus.end else (end, "right")
         if target and side == "left" and 0 <= locus.tss - start < text_end - start:
-            place = locus.tss + 0.004 * (locus.end - locus.start)  # beside the arrow of the TSS
+            place = locus.tss + (locus.end - locus.start) // 250  # beside the arrow of the TSS
         axes.text(place, -row + 0.24, f"{model.name} {arrow}", fontsize=11, color=colour, weight=weight, ha=side)
     _draw_tss(axes, data, labelled=not any(model.is_gene(locus.gene_id) for model in shown))
     axes.set_ylim(-max(len(row_ends), 1) + 0.6, 1.2)
