@@ -1,6 +1,6 @@
-"""The gradients of the elementwise steps of a Mamba direction on the CPU (numba; used by `fused` alone).
+"""The gradients of the elementwise steps of a Mamba direction on the CPU (numba; used by `streamed_backward` alone).
 
-Layout and lanes as in `scan_kernels`. Every kernel owns a range of channels, so threads share nothing.
+Layout and lanes as in `scan_kernels`. A kernel owns a range of channels or of rows, so threads share nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from kipoi_seq2exp.nn.scan_kernels import compiled
 from kipoi_seq2exp.nn.simd import WIDTH, fill, load, muladd, sigmoid, store
 
 # numba keys its cache on disk by this file's content alone: see scan_kernels.SIMD_SHA256
-SIMD_SHA256 = "14aea2c8e387b9bdbd35ec7f38640be3472706d6a63d11a33074b16adcbc45d8"
+SIMD_SHA256 = "6c4cbf95a0ee74773335d010a5df2ad60b90f9c4e178a28fdcc92e2a8ceff902"
 _ZERO, _ONE, _MINUS_ONE = np.float32(0), np.float32(1), np.float32(-1)
 
 
@@ -35,35 +35,92 @@ def step_sizes_backward(low_rank, weight, bias, ddelta, dbias, channels):
 
 
 @compiled
-def convolve_silu_backward(x, weight, bias, du, dx, dweight, dbias, channels, reverse):
-    """Through `layer_kernels.convolve_silu`: du becomes the gradient before the SiLU, dx that of x.
+def convolve_silu_backward(xz, weight, bias, du, own, start, channels, reverse):
+    """Through `layer_kernels.convolve_silu`, for a tile and a range of channels.
 
-    x, du, dx (L, d_inner); weight, dweight (d_conv, d_inner); bias, dbias (1, d_inner); dweight, dbias are added to.
+    xz (L, 2 d_inner) and the rows du (T, d_inner) from `start` on. own: dv (T + d_conv - 1, d_inner), the gradient
+    before the SiLU, written for the tile, given for the d_conv - 1 rows that are read after it (they lie behind, in
+    reverse before); dx (T, 2 d_inner), written in its first half; dweight (d_conv, d_inner), dbias (1, d_inner), added
+    to.
     """
-    L, width = x.shape[0], weight.shape[0]
-    one = fill(_ONE)
+    dv, dx, dweight, dbias = own
+    L, T, width = xz.shape[0], du.shape[0], weight.shape[0]
+    toward, tile = (1, width - 1) if reverse else (-1, 0)  # to the row read before; where the tile begins in dv
     for c in range(channels[0], channels[1], WIDTH):
         total_bias = load(dbias, 0, c)
-        for t in range(L):
-            total = load(bias, 0, c)
-            for k in range(width):
-                s = t + (width - 1 - k) if reverse else t - (width - 1 - k)
-                if 0 <= s < L:
-                    total = muladd(load(x, s, c), load(weight, k, c), total)
-            gate = sigmoid(total)
-            slope = gate * muladd(total, one + fill(_MINUS_ONE) * gate, one)  # d silu(v) / dv
-            gradient = load(du, t, c) * slope
-            store(du, t, c, gradient)
+        for i in range(T):
+            gradient = load(du, i, c) * _slope(xz, weight, bias, start + i, toward, c)
+            store(dv, tile + i, c, gradient)
             total_bias = total_bias + gradient
-            for k in range(width):
-                s = t + (width - 1 - k) if reverse else t - (width - 1 - k)
-                if 0 <= s < L:
-                    store(dweight, k, c, muladd(gradient, load(x, s, c), load(dweight, k, c)))
         store(dbias, 0, c, total_bias)
-        for s in range(L):
+        for k in range(width):
+            shift = toward * (width - 1 - k)
+            total = load(dweight, k, c)
+            for i in range(max(0, -start - shift), min(T, L - start - shift)):
+                total = muladd(load(dv, tile + i, c), load(xz, start + i + shift, c), total)
+            store(dweight, k, c, total)
+        for i in range(T):
             total = fill(_ZERO)
             for k in range(width):
-                t = s - (width - 1 - k) if reverse else s + (width - 1 - k)
-                if 0 <= t < L:
-                    total = muladd(load(du, t, c), load(weight, k, c), total)
-            store(dx, s, c, total)
+                total = muladd(load(dv, tile + i - toward * (width - 1 - k), c), load(weight, k, c), total)
+            store(dx, i, c, total)
+
+
+@compiled
+def _slope(xz, weight, bias, t, toward, c):
+    """Slope of the SiLU, d silu(v) / dv, at the convolution's result v."""
+    width, one = weight.shape[0], fill(_ONE)
+    v = load(bias, 0, c)
+    for k in range(width):
+        s = t + toward * (width - 1 - k)
+        if 0 <= s < xz.shape[0]:
+            v = muladd(load(xz, s, c), load(weight, k, c), v)
+    gate = sigmoid(v)
+    return gate * muladd(v, one + fill(_MINUS_ONE) * gate, one)
+
+
+@compiled
+def ungate(d_gated, xz, dy, start):
+    """Through the gate to the scans: dy[i] = d_gated * silu(z), at start + i; z: second half of xz."""
+    channels = dy.shape[1]
+    for i in range(dy.shape[0]):
+        t = start + i
+        for c in range(0, channels, WIDTH):
+            z = load(xz, t, channels + c)
+            store(dy, i, c, load(d_gated, t, c) * (z * sigmoid(z)))
+
+
+@compiled
+def gate_backward(y, others, gated, dxz, start):
+    """Join what the two directions give, and go through `layer_kernels.gate`.
+
+    y, gated (T, d_inner); others, of the whole window: y and dx of the tile's other visitor, xz, d_gated. gated[i] is
+    written; of dxz (T, 2 d_inner), the first half is added to (dx), the second written (dz).
+    """
+    other_y, other_dx, xz, d_gated = others
+    channels, one = y.shape[1], fill(_ONE)
+    for i in range(y.shape[0]):
+        t = start + i
+        for c in range(0, channels, WIDTH):
+            both, z = load(y, i, c) + load(other_y, t, c), load(xz, t, channels + c)
+            open_ = sigmoid(z)
+            slope = open_ * muladd(z, one + fill(_MINUS_ONE) * open_, one)
+            store(gated, i, c, both * (z * open_))
+            store(dxz, i, channels + c, load(d_gated, t, c) * both * slope)
+            store(dxz, i, c, load(dxz, i, c) + load(other_dx, t, c))
+
+
+@compiled
+def rms_normalise_backward(x, weight, eps, gradient, dweight, dx):
+    """Through `layer_kernels.rms_normalise`; x, gradient, dx (T, D), weight, dweight (D,); adds to dx and dweight."""
+    D = x.shape[1]
+    for i in range(x.shape[0]):
+        squares, along = _ZERO, _ZERO
+        for j in range(D):
+            squares += x[i, j] * x[i, j]
+            along += gradient[i, j] * weight[j] * x[i, j]
+        scale = _ONE / np.sqrt(squares / np.float32(D) + eps)
+        along *= scale * scale / np.float32(D)
+        for j in range(D):
+            dweight[j] += gradient[i, j] * x[i, j] * scale
+            dx[i, j] += scale * (gradient[i, j] * weight[j] - x[i, j] * along)

@@ -12,7 +12,7 @@ from kipoi_seq2exp.nn.scan_kernels import compiled
 from kipoi_seq2exp.nn.simd import WIDTH, add_across, fill, load, muladd, sigmoid, softplus, store
 
 # numba keys its cache on disk by this file's content alone: see scan_kernels.SIMD_SHA256
-SIMD_SHA256 = "14aea2c8e387b9bdbd35ec7f38640be3472706d6a63d11a33074b16adcbc45d8"
+SIMD_SHA256 = "6c4cbf95a0ee74773335d010a5df2ad60b90f9c4e178a28fdcc92e2a8ceff902"
 
 
 @compiled

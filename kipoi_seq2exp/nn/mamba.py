@@ -21,9 +21,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from kipoi_seq2exp.config import NetworkConfig
-from kipoi_seq2exp.nn.fused import can_fuse, directed_scan
 from kipoi_seq2exp.nn.scan import Backend, chosen_backend, selective_scan
 from kipoi_seq2exp.nn.streamed import can_stream, stream_stack
+from kipoi_seq2exp.nn.streamed_backward import train_stack
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes (Mamba, appendix)
 
@@ -63,10 +63,6 @@ class DirectedScan(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, d_inner) to (B, L, d_inner)."""
-        if can_fuse(x) and chosen_backend(x) is Backend.CPU:
-            A, convolution = -torch.exp(self.A_log), (self.conv_weight, self.conv_bias)
-            steps = (self.dt_proj.weight, self.dt_proj.bias)
-            return directed_scan(x, convolution, self.x_proj.weight, steps, A, self.D, self.reverse)
         u = functional.silu(self.convolve(x))
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = functional.softplus(self.dt_proj(dt).float() if u.dtype != torch.float64 else self.dt_proj(dt))
@@ -123,7 +119,7 @@ class MambaStack(nn.Module):
         self.layers = nn.ModuleList(BiMambaLayer(config) for _ in range(n_layers))
         self.final_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.d_inner = config.d_inner
-        self.checkpoint_layers = False  # training: recompute each layer in the backward instead of keeping it
+        self.checkpoint_layers = False  # training off the CPU: recompute layers in the backward, as streamed ones are
         self._initialise(n_layers)
 
     def _initialise(self, n_layers: int) -> None:
@@ -137,16 +133,21 @@ class MambaStack(nn.Module):
     def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Map (B, L, D) to (B, L, D), or to those `rows` of it alone.
 
-        Without gradients, in float32 on the CPU, windows are streamed one by one (see `streamed`).
+        In float32 on the CPU, windows are streamed one by one (see `streamed`, and `streamed_backward` for gradients).
         """
         rows = rows or slice(0, hidden.shape[1])
         if can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:
-            return torch.stack([stream_stack(self.layers, self.final_norm, window, rows) for window in hidden])
+            if torch.is_grad_enabled():
+                return self._normalised(train_stack(self.layers, hidden, rows))
+            return torch.stack([self._normalised(stream_stack(self.layers, window, rows)) for window in hidden])
         residual = hidden
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():
                 residual = residual + checkpoint(layer, residual, use_reentrant=False)
             else:
                 residual = residual + layer(residual)
-        out: Tensor = self.final_norm(residual[:, rows])
+        return self._normalised(residual[:, rows])
+
+    def _normalised(self, residual: Tensor) -> Tensor:
+        out: Tensor = self.final_norm(residual)
         return out

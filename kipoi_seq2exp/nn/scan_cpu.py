@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 LOG2_E = math.log2(math.e)
-WIDTH = 16  # channels of one vector, see `simd`
+WIDTH, STATES = 16, 4  # channels of one vector, and states that the backward takes at a time: see `simd`
 Array = NDArray[np.float32]
 
 _pools: dict[tuple[int, str, int], ThreadPoolExecutor] = {}
@@ -62,16 +62,17 @@ def channel_ranges(channels: int, threads: int | None = None) -> list[tuple[int,
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, reverse: bool) -> Tensor:
     """Run the scan on float32 CPU tensors (shapes as in `scan.selective_scan`), differentiably."""
-    padding = -u.shape[2] % WIDTH
-    if padding:
-        u, delta = (functional.pad(tensor, (0, padding)) for tensor in (u, delta))
-        A, D = functional.pad(A, (0, 0, 0, padding)), functional.pad(D, (0, padding))
+    channels, states = -u.shape[2] % WIDTH, -A.shape[1] % STATES  # missing to whole vectors
+    if channels or states:
+        u, delta = (functional.pad(tensor, (0, channels)) for tensor in (u, delta))
+        A, D = functional.pad(A, (0, states, 0, channels)), functional.pad(D, (0, channels))
+        B, C = (functional.pad(tensor, (0, states)) for tensor in (B, C))
     y: Tensor = _Scan.apply(u, delta, A, B, C, D, reverse)  # type: ignore[no-untyped-call]
-    return y[..., : y.shape[2] - padding] if padding else y
+    return y[..., : y.shape[2] - channels] if channels else y
 
 
 class _Scan(torch.autograd.Function):
-    """Joins the forward and the backward kernel; keeps the inputs and one state in 64."""
+    """Joins the forward and the backward kernel; keeps the inputs and one state in 32."""
 
     @staticmethod
     def forward(
@@ -92,7 +93,8 @@ class _Scan(torch.autograd.Function):
         def task(span: tuple[int, int]) -> None:
             u_, delta_, A2_, B_, C_, D_, y_, state_, saved_ = arrays
             for b in range(batch):
-                scan_forward(u_[b], delta_[b], A2_, B_[b], C_[b], D_, y_[b], state_[b], saved_[b], span, reverse)
+                inputs = (u_[b], delta_[b], A2_, B_[b], C_[b], D_)
+                scan_forward(inputs, y_[b], state_[b], saved_[b], span, reverse)
 
         run_parallel([lambda span=span: task(span) for span in channel_ranges(channels)])  # type: ignore[misc]
         ctx.save_for_backward(u, delta, A2, B, C, D, saved)
@@ -106,18 +108,19 @@ class _Scan(torch.autograd.Function):
         dy = gradients[0].contiguous().numpy()
         inputs = [tensor.numpy() for tensor in ctx.saved_tensors]
         u, _, A2, B, _, D, _ = inputs
+        no_output = np.empty((0, u.shape[2]), np.float32)
         du, ddelta = (empty(*u.shape).numpy() for _ in range(2))
         dA, dD = np.zeros((u.shape[0], *A2.shape), np.float32), np.zeros((u.shape[0], *D.shape), np.float32)
         spans = channel_ranges(u.shape[2])
         dB, dC = (np.zeros((len(spans), *B.shape), np.float32) for _ in range(2))
+        carried = np.zeros((u.shape[0], *A2.shape), np.float32)
 
         def task(thread: int) -> None:
             u_, delta_, A2_, B_, C_, D_, saved_ = inputs
             for b in range(u_.shape[0]):
+                window = (u_[b], delta_[b], A2_, B_[b], C_[b], D_)
                 own = (du[b], ddelta[b], dA[b], dB[thread, b], dC[thread, b], dD[b])
-                scan_backward(
-                    u_[b], delta_[b], A2_, B_[b], C_[b], D_, saved_[b], dy[b], *own, spans[thread], ctx.reverse
-                )
+                scan_backward(window, saved_[b], dy[b], own, carried[b], no_output, spans[thread], ctx.reverse)
 
         run_parallel([lambda i=i: task(i) for i in range(len(spans))])  # type: ignore[misc]
         outputs = (du, ddelta, dA.sum(0).T, dB.sum(0), dC.sum(0), dD.sum(0)[0])

@@ -1,19 +1,26 @@
-"""Vectors of 16 float32 numbers for numba: the few instructions that the kernels are made of.
+"""Vectors of float32 numbers for numba: the few instructions that the kernels are made of.
 
 numba has no vector type, and LLVM does not reliably turn a loop over channels into vector instructions. So this file
-gives numba one type, `Lanes` (LLVM's <16 x float>), which LLVM maps to one AVX-512 register, two AVX, or four SSE or
-NEON ones. All 16 lanes are neighbouring channels; nothing here ever adds across lanes but `add_across`.
+gives numba two types. `Lanes` is 16 neighbouring channels (LLVM's <16 x float>), which LLVM maps to one AVX-512
+register, two AVX, or four SSE or NEON ones. `Block` is 4 states of 16 channels, state by state: 4 `Lanes` that are
+worked on side by side, so that a long chain of instructions on one does not wait for itself.
 
-    load(array, row, column)            16 numbers of a C-contiguous 2-D float32 array, from [row, column]
-    store(array, row, column, lanes)
-    fill(number)                        the same number in every lane
+    load(array, row, column)            Lanes: 16 numbers of a C-contiguous 2-D float32 array, from [row, column]
+    load_block(array, row)              Block: the 64 numbers of a row
+    load_states(array, row, column)     Block: 16 numbers from [row, column], and from the 3 rows below
+    store, store_states                 the way back; `store` takes both types
+    fill(number)                        Lanes: the same number in every lane
+    spread(array, row, column)          Block: 4 neighbouring numbers, each in 16 lanes
+    repeat(lanes)                       Block: the same Lanes for every state
+    add_states(block)                   Lanes: sum of the 4 states
+    add_across(block)                   4 numbers: the sum over the lanes of each state; of `Lanes`: 1 number
     muladd(a, b, c)                     a * b + c, one rounding where the processor can (llvm.fmuladd, not llvm.fma:
                                         that one becomes a library call on processors without it)
     sigmoid(x), softplus(x)             any x, within 3e-7 relative
     exp2(x)                             2 ** x for x <= 0, within 2e-7: round to the nearest whole number, which
                                         goes into the exponent bits, and a polynomial of degree 5 for the rest
 
-Operators + and * work between two `Lanes`.
+Operators + and * work between two values of one type. Only `add_across` adds neighbouring channels.
 """
 
 from __future__ import annotations
@@ -27,9 +34,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16
-_FLOAT, _INT = ir.FloatType(), ir.IntType(32)
-_LANES = ir.VectorType(_FLOAT, WIDTH)
-_LANES_INT = ir.VectorType(_INT, WIDTH)
+STATES = 4
+_FLOAT, _INT, _INDEX = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 ROUNDER = 12_582_912.0  # 1.5 * 2**23: adding it leaves the nearest whole number in the low bits of a float32
 SMALLEST_EXPONENT = -126.0
@@ -46,44 +52,64 @@ LOG2_E = 1.4426950408889634
 
 
 class LanesType(types.Type):
-    """Type of 16 float32 numbers side by side."""
+    """Type of 16 float32 numbers side by side, for one or for several states."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Lanes(float32 x 16)")
+    def __init__(self, states: int) -> None:
+        super().__init__(name=f"Lanes(float32 x {states * WIDTH})")
+        self.states = states
 
 
-Lanes = LanesType()
+Lanes, Block = LanesType(1), LanesType(STATES)
 
 
 @register_model(LanesType)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, frontend_type: Any) -> None:
-        super().__init__(manager, frontend_type, _LANES)
+        super().__init__(manager, frontend_type, ir.VectorType(_FLOAT, frontend_type.states * WIDTH))
 
 
-def _splat(builder: Any, number: Any) -> Any:
-    """Repeat a scalar in every lane."""
-    single = builder.insert_element(ir.Constant(_LANES, ir.Undefined), number, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(single, ir.Constant(_LANES, ir.Undefined), ir.Constant(_LANES_INT, [0] * WIDTH))
+def _constant(like: Any, value: float) -> Any:
+    """Repeat a constant in a vector of the type of `like`."""
+    return ir.Constant(like.type, [ir.Constant(_FLOAT, value)] * like.type.count)
 
 
-def _constant(value: float) -> Any:
-    return ir.Constant(_LANES, [ir.Constant(_FLOAT, value)] * WIDTH)
+def _select(builder: Any, vector: Any, lanes: list[int]) -> Any:
+    """Make a vector of those lanes of another."""
+    order = ir.Constant(ir.VectorType(_INT, len(lanes)), lanes)
+    return builder.shuffle_vector(vector, vector, order)
 
 
 def _call(builder: Any, name: str, *arguments: Any) -> Any:
     """Call an LLVM intrinsic on whole vectors."""
-    signature = ir.FunctionType(_LANES, [_LANES] * len(arguments))
-    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.v{WIDTH}f32")
+    vector = arguments[0].type
+    signature = ir.FunctionType(vector, [vector] * len(arguments))
+    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.v{vector.count}f32")
     return builder.call(function, arguments)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, row: Any, column: Any) -> Any:
-    """Address of array[row, column] as a pointer to 16 numbers."""
+def _place(context: Any, builder: Any, array_type: Any, array: Any, row: Any, column: Any) -> tuple[Any, Any]:
+    """Address of array[row, column], and the number of columns."""
     native = context.make_array(array_type)(context, builder, array)
     columns = cgutils.unpack_tuple(builder, native.shape)[1]
-    offset = builder.add(builder.mul(row, columns), column)
-    return builder.bitcast(builder.gep(native.data, [offset]), _LANES.as_pointer())
+    return builder.gep(native.data, [builder.add(builder.mul(row, columns), column)]), columns
+
+
+def _read(builder: Any, address: Any, count: int) -> Any:
+    result = builder.load(builder.bitcast(address, ir.VectorType(_FLOAT, count).as_pointer()))
+    result.align = 4
+    return result
+
+
+def _write(builder: Any, address: Any, vector: Any) -> None:
+    builder.store(vector, builder.bitcast(address, vector.type.as_pointer())).align = 4
+
+
+def _states(builder: Any, block: Any) -> list[Any]:
+    """Cut a block in its states."""
+    return [_select(builder, block, list(range(n * WIDTH, (n + 1) * WIDTH))) for n in range(STATES)]
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
 
 
 @intrinsic
@@ -91,23 +117,66 @@ def load(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
     """Read 16 neighbouring numbers."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        result = builder.load(_pointer(context, builder, signature.args[0], *arguments))
-        result.align = 4
-        return result
+        return _read(builder, _place(context, builder, signature.args[0], *arguments)[0], WIDTH)
 
     return Lanes(array, types.intp, types.intp), code
 
 
 @intrinsic
-def store(typingctx: Any, array: Any, row: Any, column: Any, lanes: Any) -> Any:
-    """Write 16 neighbouring numbers."""
+def load_block(typingctx: Any, array: Any, row: Any) -> Any:
+    """Read a row of 64 numbers."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _pointer(context, builder, signature.args[0], *arguments[:3])
-        builder.store(arguments[3], place).align = 4
+        start = _place(context, builder, signature.args[0], *arguments, ir.Constant(_INDEX, 0))[0]
+        return _read(builder, start, STATES * WIDTH)
+
+    return Block(array, types.intp), code
+
+
+@intrinsic
+def load_states(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    """Read 16 neighbouring numbers of each of 4 rows."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, columns = _place(context, builder, signature.args[0], *arguments)
+        rows = []
+        for _ in range(STATES):
+            rows.append(_read(builder, address, WIDTH))
+            address = builder.gep(address, [columns])
+        while len(rows) > 1:  # join neighbours
+            whole = ir.Constant(ir.VectorType(_INT, 2 * rows[0].type.count), list(range(2 * rows[0].type.count)))
+            rows = [builder.shuffle_vector(a, b, whole) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
+
+    return Block(array, types.intp, types.intp), code
+
+
+@intrinsic
+def store(typingctx: Any, array: Any, row: Any, column: Any, value: Any) -> Any:
+    """Write the numbers side by side."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _write(builder, _place(context, builder, signature.args[0], *arguments[:3])[0], arguments[3])
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, types.intp, Lanes), code
+    return types.void(array, types.intp, types.intp, value), code
+
+
+@intrinsic
+def store_states(typingctx: Any, array: Any, row: Any, column: Any, block: Any) -> Any:
+    """Write the states to neighbouring rows."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, columns = _place(context, builder, signature.args[0], *arguments[:3])
+        for lanes in _states(builder, arguments[3]):
+            _write(builder, address, lanes)
+            address = builder.gep(address, [columns])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, Block), code
+
+
+# ---------------------------------------------------------------------------------------- from one shape to another
 
 
 @intrinsic
@@ -115,9 +184,63 @@ def fill(typingctx: Any, number: Any) -> Any:
     """Repeat one number in every lane."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _splat(builder, arguments[0])
+        nothing = ir.Constant(ir.VectorType(_FLOAT, WIDTH), ir.Undefined)
+        return _select(builder, builder.insert_element(nothing, arguments[0], ir.Constant(_INT, 0)), [0] * WIDTH)
 
     return Lanes(types.float32), code
+
+
+@intrinsic
+def spread(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    """Read 4 neighbouring numbers, and repeat each in 16 lanes."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers = _read(builder, _place(context, builder, signature.args[0], *arguments)[0], STATES)
+        return _select(builder, numbers, [lane // WIDTH for lane in range(STATES * WIDTH)])
+
+    return Block(array, types.intp, types.intp), code
+
+
+@intrinsic
+def repeat(typingctx: Any, lanes: Any) -> Any:
+    """Use the same lanes for every state."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _select(builder, arguments[0], list(range(WIDTH)) * STATES)
+
+    return Block(Lanes), code
+
+
+@intrinsic
+def add_states(typingctx: Any, block: Any) -> Any:
+    """Sum the states, pairwise."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, b, c, d = _states(builder, arguments[0])
+        return builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
+
+    return Lanes(Block), code
+
+
+@intrinsic
+def add_across(typingctx: Any, value: Any) -> Any:
+    """Sum the 16 lanes of each state, pairwise."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        states, total, width = value.states, arguments[0], WIDTH
+        while width > 1:
+            half = width // 2
+            low = [n * width + i for n in range(states) for i in range(half)]
+            high = [lane + half for lane in low]
+            total, width = builder.fadd(_select(builder, total, low), _select(builder, total, high)), half
+        sums = [builder.extract_element(total, ir.Constant(_INT, n)) for n in range(states)]
+        return sums[0] if states == 1 else context.make_tuple(builder, signature.return_type, sums)
+
+    result = types.float32 if value.states == 1 else types.UniTuple(types.float32, value.states)
+    return result(value), code
+
+
+# --------------------------------------------------------------------------------------------------------- arithmetic
 
 
 @intrinsic
@@ -127,29 +250,30 @@ def muladd(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _call(builder, "fmuladd", *arguments)
 
-    return Lanes(Lanes, Lanes, Lanes), code
+    return a(a, a, a), code
 
 
 def _exp2(builder: Any, x: Any) -> Any:
-    x = _call(builder, "maxnum", x, _constant(SMALLEST_EXPONENT))
-    shifted = builder.fadd(x, _constant(ROUNDER))
-    rest = builder.fsub(x, builder.fsub(shifted, _constant(ROUNDER)))
+    x = _call(builder, "maxnum", x, _constant(x, SMALLEST_EXPONENT))
+    shifted = builder.fadd(x, _constant(x, ROUNDER))
+    rest = builder.fsub(x, builder.fsub(shifted, _constant(x, ROUNDER)))
     power = _polynomial(builder, EXP2_COEFFICIENTS, rest)
-    exponent = builder.shl(builder.bitcast(shifted, _LANES_INT), ir.Constant(_LANES_INT, [23] * WIDTH))
-    return builder.bitcast(builder.add(builder.bitcast(power, _LANES_INT), exponent), _LANES)
+    bits = ir.VectorType(_INT, x.type.count)
+    exponent = builder.shl(builder.bitcast(shifted, bits), ir.Constant(bits, [23] * x.type.count))
+    return builder.bitcast(builder.add(builder.bitcast(power, bits), exponent), x.type)
 
 
 def _polynomial(builder: Any, coefficients: tuple[float, ...], x: Any) -> Any:
     """Evaluate a polynomial, lowest power first, by Horner's rule."""
-    total = _constant(coefficients[-1])
+    total = _constant(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
-        total = _call(builder, "fmuladd", total, x, _constant(coefficient))
+        total = _call(builder, "fmuladd", total, x, _constant(x, coefficient))
     return total
 
 
 def _exp_of_minus_magnitude(builder: Any, x: Any) -> Any:
     """Compute exp(-|x|), which neither overflows nor loses digits."""
-    return _exp2(builder, builder.fmul(_call(builder, "fabs", x), _constant(-LOG2_E)))
+    return _exp2(builder, builder.fmul(_call(builder, "fabs", x), _constant(x, -LOG2_E)))
 
 
 @intrinsic
@@ -159,7 +283,7 @@ def exp2(typingctx: Any, x: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _exp2(builder, arguments[0])
 
-    return Lanes(Lanes), code
+    return x(x), code
 
 
 @intrinsic
@@ -167,12 +291,13 @@ def sigmoid(typingctx: Any, x: Any) -> Any:
     """Compute 1 / (1 + exp(-x)) lane by lane."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        small = _exp_of_minus_magnitude(builder, arguments[0])
-        positive = builder.fcmp_ordered(">=", arguments[0], _constant(0.0))
-        above = builder.select(positive, _constant(1.0), small)
-        return builder.fdiv(above, builder.fadd(small, _constant(1.0)))
+        x = arguments[0]
+        small = _exp_of_minus_magnitude(builder, x)
+        positive = builder.fcmp_ordered(">=", x, _constant(x, 0.0))
+        above = builder.select(positive, _constant(x, 1.0), small)
+        return builder.fdiv(above, builder.fadd(small, _constant(x, 1.0)))
 
-    return Lanes(Lanes), code
+    return x(x), code
 
 
 @intrinsic
@@ -180,26 +305,12 @@ def softplus(typingctx: Any, x: Any) -> Any:
     """Compute ln(1 + exp(x)) = max(x, 0) + ln(1 + exp(-|x|)) lane by lane."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        small = _exp_of_minus_magnitude(builder, arguments[0])
+        x = arguments[0]
+        small = _exp_of_minus_magnitude(builder, x)
         tail = builder.fmul(small, _polynomial(builder, LOG1P_COEFFICIENTS, small))
-        return builder.fadd(_call(builder, "maxnum", arguments[0], _constant(0.0)), tail)
+        return builder.fadd(_call(builder, "maxnum", x, _constant(x, 0.0)), tail)
 
-    return Lanes(Lanes), code
-
-
-@intrinsic
-def add_across(typingctx: Any, lanes: Any) -> Any:
-    """Sum the 16 lanes, pairwise."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector = arguments[0]
-        for half in (8, 4, 2, 1):
-            order = [(lane + half) % WIDTH for lane in range(WIDTH)]
-            moved = builder.shuffle_vector(vector, vector, ir.Constant(_LANES_INT, order))
-            vector = builder.fadd(vector, moved)
-        return builder.extract_element(vector, ir.Constant(_INT, 0))
-
-    return types.float32(Lanes), code
+    return x(x), code
 
 
 def _binary(instruction: str) -> Any:
@@ -208,7 +319,7 @@ def _binary(instruction: str) -> Any:
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return getattr(builder, instruction)(*arguments)
 
-        return Lanes(Lanes, Lanes), code
+        return a(a, a), code
 
     return compute
 
@@ -216,11 +327,15 @@ def _binary(instruction: str) -> Any:
 _add, _multiply = _binary("fadd"), _binary("fmul")
 
 
+def _both_vectors(a: Any, b: Any) -> bool:
+    return isinstance(a, LanesType) and a is b
+
+
 @overload(operator.add, inline="always")
 def _overload_add(a, b):  # type: ignore[no-untyped-def]  # numba compares the signatures literally
-    return (lambda a, b: _add(a, b)) if a is Lanes and b is Lanes else None
+    return (lambda a, b: _add(a, b)) if _both_vectors(a, b) else None
 
 
 @overload(operator.mul, inline="always")
 def _overload_multiply(a, b):  # type: ignore[no-untyped-def]
-    return (lambda a, b: _multiply(a, b)) if a is Lanes and b is Lanes else None
+    return (lambda a, b: _multiply(a, b)) if _both_vectors(a, b) else None
