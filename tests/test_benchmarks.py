@@ -14,7 +14,7 @@ from small_runs import command_line, small_request, small_weights
 
 from kipoi_seq2exp import Variant
 from kipoi_seq2exp.analysis import distal, peaks
-from kipoi_seq2exp.analysis.conditions import compare_conditions, condition_lines
+from kipoi_seq2exp.analysis.conditions import compare_conditions, condition_lines, over_genes
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.store import read_predictions
@@ -40,7 +40,7 @@ def expression(model, window, **changes):
 
 
 def test_each_condition_is_the_network_by_hand(run, predictions):
-    table = distal.distal_predictions(run, predictions, WINDOWS, CALLS)
+    table = over_genes(run, predictions, distal.distal_rows(run, predictions, WINDOWS, CALLS))
     names = ["window 2,000 bp", "window 1,000 bp", "window 400 bp"]
     assert list(table.columns[:5]) == ["gene_id", distal.FULL, *names]
     window, mask = run.dataset[2], predictions.mask(2)
@@ -79,7 +79,7 @@ def test_a_hard_network_keeps_its_length_and_gets_a_shorter_mask(tiny, tmp_path)
     run = prepare(small_request(tiny, weights, gene_ids=("GENE03",)), tmp_path / "r")
     fill_store(run)
     with read_predictions(run.store.path) as found:
-        row = distal.distal_predictions(run, found, [1_000], CALLS).iloc[0]
+        row = over_genes(run, found, distal.distal_rows(run, found, [1_000], CALLS)).iloc[0]
         mask = found.mask(0).copy()
     mask[:1_500] = mask[2_500:] = 0
     assert row["window 1,000 bp"] == pytest.approx(expression(run.model, run.dataset[0], mask=mask), abs=1e-6)
@@ -96,7 +96,7 @@ def test_windows_that_cannot_be_are_refused(wrong):
 
 
 def test_masks_of_equal_size_are_swapped_in(tiny, run, predictions):
-    table = peaks.peak_comparison(run, predictions, {"given": Regions(tiny.peaks)}, CALLS)
+    table = over_genes(run, predictions, peaks.peak_rows(run, predictions, {"given": Regions(tiny.peaks)}, CALLS))
     row, window = table.iloc[2], run.dataset[2]
     promoter = np.zeros(4_000, bool)
     promoter[1_800:2_200] = True
@@ -121,7 +121,7 @@ def test_masks_of_equal_size_are_swapped_in(tiny, run, predictions):
 
 
 def test_blacklisted_bases_are_in_no_mask(tiny, run, predictions):
-    table = peaks.peak_comparison(run, predictions, {"given": Regions(tiny.peaks)}, CALLS)
+    table = over_genes(run, predictions, peaks.peak_rows(run, predictions, {"given": Regions(tiny.peaks)}, CALLS))
     assert table["distal_bp"][1] == 3_600 - 400 + 0  # chr1:9500-9900 lies outside the promoter of GENE02 at 9000
     assert table["peak_bp"][1] == 0  # its peak, chr1:9600-9900, is blacklisted whole
 
@@ -129,9 +129,9 @@ def test_blacklisted_bases_are_in_no_mask(tiny, run, predictions):
 def test_several_sets_are_compared_in_one_pass(tiny, run, predictions, tmp_path):
     (tmp_path / "half.bed").write_text("".join(f"{c}\t{t + 600}\t{t + 750}\n" for _, c, t, _ in GENES[1:5]))
     sets = {"given": Regions(tiny.peaks), "half": Regions(tmp_path / "half.bed")}
-    both = peaks.peak_comparison(run, predictions, sets, CALLS)
+    both = over_genes(run, predictions, peaks.peak_rows(run, predictions, sets, CALLS))
     for name, regions in sets.items():
-        alone = peaks.peak_comparison(run, predictions, {name: regions}, CALLS)
+        alone = over_genes(run, predictions, peaks.peak_rows(run, predictions, {name: regions}, CALLS))
         pd.testing.assert_frame_equal(both[both["set"] == name].reset_index(drop=True), alone)
     assert both.loc[both["set"] == "half", "peak_bp"].tolist()[2] == 150
 
@@ -183,8 +183,12 @@ def test_peaks_elsewhere_are_one_sentence_before_anything_is_computed(tiny, run,
 
 def test_blacklisted_peaks_are_one_sentence(run, predictions, tmp_path):
     (tmp_path / "p.bed").write_text("chr1\t9500\t9700\n")
-    with pytest.raises(InputError, match="every peak in the window of a gene is blacklisted"):
-        peaks.peak_comparison(run, predictions, {"p": Regions(tmp_path / "p.bed", "peaks")}, CALLS)
+    with pytest.raises(InputError, match="p: every peak in the window of a gene is blacklisted"):
+        peaks.overlap_table(
+            over_genes(
+                run, predictions, peaks.peak_rows(run, predictions, {"p": Regions(tmp_path / "p.bed", "peaks")}, CALLS)
+            )
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- comparison
@@ -266,4 +270,4 @@ def test_networks_that_cannot_be_compared(tiny, run, predictions):
     config = dataclasses.replace(model.config, variant=Variant.PEAKS)
     fake = dataclasses.replace(run, model=type("M", (), {"config": config})())
     with pytest.raises(ConfigError, match="read a mask of peaks"):
-        distal.distal_predictions(fake, predictions, None, CALLS)
+        distal.distal_rows(fake, predictions, None, CALLS)

@@ -20,6 +20,8 @@ from kipoi_seq2exp.metrics import METRICS, score
 
 Floats = NDArray[np.float64]
 Rows = Iterable[dict[str, object]]
+RowsOf = Callable[[int, WindowInputs], Rows]
+"""Gives the rows of one gene from its place in the predictions and its window."""
 
 NEGLIGIBLE = 1e-3
 """Changes of log10 expression below this (0.2 % of the expression) are called none."""
@@ -28,7 +30,7 @@ NEGLIGIBLE = 1e-3
 def over_genes(
     run: Run,
     predictions: Predictions,
-    rows_of: Callable[[int, WindowInputs], Rows],
+    rows_of: RowsOf,
     on_gene: Callable[[], None] | None = None,
 ) -> pd.DataFrame:
     """Build a table gene by gene, each window read once.
@@ -39,7 +41,7 @@ def over_genes(
     predictions : Predictions
         Of the run.
     rows_of : callable
-        Gives the rows of one gene from its place in the predictions and its window; gene_id is put before them.
+        Of `distal.distal_rows` or `peaks.peak_rows`; gene_id is put before each row.
     on_gene : callable, optional
         Called after each gene.
     """

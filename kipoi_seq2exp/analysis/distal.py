@@ -7,14 +7,13 @@ never retrained: each condition is a change of its input or of its mask at test 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.conditions import Rows, over_genes
+from kipoi_seq2exp.analysis.conditions import Rows, RowsOf
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.masking import predict_masked
 from kipoi_seq2exp.analysis.predict import Run, predict_windows
@@ -33,32 +32,21 @@ FULL, PROMOTER_ONLY = "whole window", "mask: promoter alone"
 WITHOUT, ALONE, NO_TRACKS = "mask: elements out", "mask: promoter and elements", "distal tracks 0"
 
 
-def distal_predictions(
-    run: Run,
-    predictions: Predictions,
-    windows_bp: Sequence[int] | None,
-    calls: CallSettings,
-    on_gene: Callable[[], None] | None = None,
-) -> pd.DataFrame:
-    """Predict every gene under each condition.
+def distal_rows(run: Run, predictions: Predictions, windows_bp: Sequence[int] | None, calls: CallSettings) -> RowsOf:
+    """Return what predicts one gene of a run under each condition, for `conditions.over_genes`.
+
+    Its row has a column per condition: the whole window first (the mask and expression of the predictions), then
+    shorter windows (a hard network reads one length alone and gets the mask cut to them instead), then changes of the
+    mask and of the tracks.
 
     Parameters
     ----------
     run : Run
     predictions : Predictions
-        Of the run: its mask and expression are the reference.
     windows_bp : sequence of int, optional
         Lengths of shorter windows; by default those of `WINDOWS_BP` that the model's window holds.
     calls : CallSettings
         Which elements are masked out, or left alone with the promoter.
-    on_gene : callable, optional
-        Called after each gene.
-
-    Returns
-    -------
-    DataFrame
-        gene_id and a column per condition: the whole window first, then shorter windows (a hard network reads one
-        length alone and gets the mask cut to them instead), then changes of the mask and of the tracks.
 
     Raises
     ------
@@ -70,7 +58,7 @@ def distal_predictions(
         raise ConfigError("these weights read a mask of peaks, which is no part of this comparison.")
     lengths = checked_windows(windows_bp, config.window_bp, config.promoter_bp)
 
-    def row_of(index: int, window: WindowInputs) -> Rows:
+    def rows_of(index: int, window: WindowInputs) -> Rows:
         mask = predictions.mask(index)
         row: dict[str, object] = {FULL: float(predictions.genes["expression"].iloc[index])}
         for length in lengths:
@@ -78,9 +66,9 @@ def distal_predictions(
         if mask is not None:
             row |= _masked(run, window, mask, calls)
         row[NO_TRACKS] = predict_windows(run.model, [_without_distal_tracks(run.model, window)])[0].expression
-        return [row]
+        yield row
 
-    return over_genes(run, predictions, row_of, on_gene)
+    return rows_of
 
 
 def checked_windows(windows_bp: Sequence[int] | None, whole_bp: int, promoter_bp: int) -> list[int]:

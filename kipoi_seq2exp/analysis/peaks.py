@@ -7,13 +7,13 @@ to the network as a mask of ones and zeros. Peaks rotated through the window are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.conditions import Rows, over_genes
+from kipoi_seq2exp.analysis.conditions import Rows, RowsOf
 from kipoi_seq2exp.analysis.element_calls import genomic_mask
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements
 from kipoi_seq2exp.analysis.masking import predict_masked
@@ -30,40 +30,27 @@ ROTATED, PROMOTER_ONLY = "peaks rotated", "promoter alone"
 CONDITIONS = (OWN, SAME_SIZE, PEAKS, ROTATED, PROMOTER_ONLY)
 
 
-def peak_comparison(
-    run: Run,
-    predictions: Predictions,
-    peaks: Mapping[str, Regions],
-    calls: CallSettings,
-    on_gene: Callable[[], None] | None = None,
-) -> pd.DataFrame:
-    """Compare mask and peaks gene by gene.
+def peak_rows(run: Run, predictions: Predictions, peaks: Mapping[str, Regions], calls: CallSettings) -> RowsOf:
+    """Return what compares mask and peaks in one gene of a run, for `conditions.over_genes`.
+
+    It gives a row per set of peaks: set; distal_bp (bases outside promoter and blacklist), peak_bp, called_bp, both_bp;
+    best_in_peaks_bp (of the mask's best peak_bp bases); elements, elements_in_peaks (those that share a base with a
+    peak); and the expression under each of `CONDITIONS`.
 
     Parameters
     ----------
     run : Run
     predictions : Predictions
-        Of the run, with the Beta of each base.
+        With the Beta of each base.
     peaks : mapping of str to Regions
         Sets of peaks by what they are called.
     calls : CallSettings
         How elements are called, for the overlap.
-    on_gene : callable, optional
-        Called after each gene.
-
-    Returns
-    -------
-    DataFrame
-        A row per gene and set: gene_id, set; distal_bp (bases outside promoter and blacklist), peak_bp, called_bp,
-        both_bp; best_in_peaks_bp (of the mask's best peak_bp bases); elements, elements_in_peaks (those that share a
-        base with a peak); and the expression under each of `CONDITIONS`.
 
     Raises
     ------
     ConfigError
         If the network makes no mask of its own.
-    InputError
-        If every peak of a set is blacklisted.
     """
     if not (predictions.has_mask and predictions.has_beta):
         raise ConfigError("a comparison with peaks needs a network that makes its own mask.")
@@ -87,11 +74,7 @@ def peak_comparison(
         for name, found in counts.items():
             yield {"set": name, **found, OWN: own, **expression[name], **expression[""]}
 
-    table = over_genes(run, predictions, rows_of, on_gene)
-    for name, rows in table.groupby("set", sort=False):
-        if not rows["peak_bp"].sum():
-            raise InputError(f"{peaks[str(name)].where}: every peak in the window of a gene is blacklisted.")
-    return table
+    return rows_of
 
 
 def check_peaks(run: Run, peaks: Regions) -> None:
@@ -120,7 +103,7 @@ def overlap_table(table: pd.DataFrame, bootstrap: int = 1_000) -> pd.DataFrame:
     Parameters
     ----------
     table : DataFrame
-        Of `peak_comparison`.
+        Rows of `peak_rows`, over the genes.
     bootstrap : int
         Resamples of the genes.
 
@@ -131,9 +114,16 @@ def overlap_table(table: pd.DataFrame, bootstrap: int = 1_000) -> pd.DataFrame:
         distal bases), precision (of the called bases, those in peaks), recall (of the peaks' bases, those called),
         jaccard, enrichment (precision over peaks_kept) and same_size_precision (of as many best bases as there are in
         peaks, those in peaks: precision and recall at once).
+
+    Raises
+    ------
+    InputError
+        If the blacklist holds every peak of a set.
     """
     rows = []
     for name, found in table.groupby("set", sort=False):
+        if not found["peak_bp"].any():
+            raise InputError(f"{name}: every peak in the window of a gene is blacklisted.")
         genes = len(found)
         weights = np.random.default_rng(0).multinomial(genes, np.full(genes, 1 / genes), size=bootstrap)
         columns = ["distal_bp", "peak_bp", "called_bp", "both_bp", "best_in_peaks_bp"]

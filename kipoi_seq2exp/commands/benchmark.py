@@ -140,7 +140,8 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
 
 def run_distal(args: argparse.Namespace, say: Say) -> int:
     """Take distal DNA away and compare the errors."""
-    from kipoi_seq2exp.analysis.distal import checked_windows, distal_predictions
+    from kipoi_seq2exp.analysis.conditions import over_genes
+    from kipoi_seq2exp.analysis.distal import checked_windows, distal_rows
     from kipoi_seq2exp.analysis.store import read_predictions
 
     def check(run: Run) -> None:
@@ -150,7 +151,8 @@ def run_distal(args: argparse.Namespace, say: Say) -> int:
     opened = open_run(args, say, check)
     with read_predictions(opened.store.path) as predictions:
         with options.gene_bar(predictions, "distal") as on_gene:
-            table = distal_predictions(opened, predictions, args.windows, calls, on_gene)
+            rows_of = distal_rows(opened, predictions, args.windows, calls)
+            table = over_genes(opened, predictions, rows_of, on_gene)
         conditions = [name for name in table.columns if name != "gene_id"]
         compared = _compare(args, predictions, table, conditions, say)
         _write(args, predictions, {"": compared, "_genes": table}, [], say)
@@ -161,8 +163,9 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
     """Compare mask and peaks."""
     import pandas as pd
 
+    from kipoi_seq2exp.analysis.conditions import over_genes
     from kipoi_seq2exp.analysis.macs3 import PeakSettings, call_tracks
-    from kipoi_seq2exp.analysis.peaks import CONDITIONS, check_peaks, overlap_lines, overlap_table, peak_comparison
+    from kipoi_seq2exp.analysis.peaks import CONDITIONS, check_peaks, overlap_lines, overlap_table, peak_rows
     from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.data.regions import Regions
 
@@ -187,7 +190,7 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
     opened = open_run(args, say, check)
     with read_predictions(opened.store.path) as predictions:
         with options.gene_bar(predictions, "peaks") as on_gene:
-            table = peak_comparison(opened, predictions, peaks, calls, on_gene)
+            table = over_genes(opened, predictions, peak_rows(opened, predictions, peaks, calls), on_gene)
         overlap = overlap_table(table, args.bootstrap)
         for line in overlap_lines(overlap):
             say(line)
