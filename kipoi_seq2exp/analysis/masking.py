@@ -1,11 +1,14 @@
 """Predicted expression under masks given from outside: elements masked out, masks swapped in.
 
-Under a given mask the generator does not run: a prediction costs the encoder's part alone.
+What masks of one window share is computed once: the generator and its evidence never run here, and equal masks (an
+element that the mask leaves out anyway, as most are under a hard mask) are predicted once. What is left is the encoder,
+once a mask: its layers read the window in both directions, so that from the second one on every base sees the change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -48,15 +51,27 @@ def predict_masked(
     onehot, signals, features = (
         torch.from_numpy(array)[None].to(device) for array in (window.onehot, window.signals, window.features)
     )
-    found: list[float] = []
-    queue = iter(masks)
-    while chunk := list(islice(queue, batch_size)):
-        mask = torch.from_numpy(np.stack([m.astype(np.float32) for m in chunk])).to(device)
+    expression: dict[bytes, float] = {}
+    wanted: list[bytes] = []
+    queue = _new_masks(masks, wanted)
+    while chunk := dict(islice(queue, batch_size)):
+        mask = torch.from_numpy(np.stack(list(chunk.values()))).to(device)
         with torch.inference_mode():
             windows = (array.expand(len(chunk), *array.shape[1:]) for array in (onehot, signals, features))
             output = model(*windows, mask=mask)
-        found += output.expression.float().cpu().tolist()
-    return np.array(found, dtype=np.float64)
+        expression.update(zip(chunk, output.expression.float().cpu().tolist(), strict=True))
+    return np.array([expression[key] for key in wanted], dtype=np.float64)
+
+
+def _new_masks(masks: Iterable[NDArray[np.floating]], wanted: list[bytes]) -> Iterator[tuple[bytes, Floats]]:
+    """Yield each mask that was not there before with its digest; every mask's digest goes to `wanted`, in order."""
+    seen: set[bytes] = set()
+    for given in masks:
+        mask = np.ascontiguousarray(given, dtype=np.float32)
+        wanted.append(hashlib.sha256(mask.tobytes()).digest())
+        if wanted[-1] not in seen:
+            seen.add(wanted[-1])
+            yield wanted[-1], mask
 
 
 def effect_line(changes: NDArray[np.floating], what: str) -> str:
