@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -158,6 +159,20 @@ def test_pairs_are_arcs_from_element_to_tss(tiny, predictions, tmp_path):
     figure = draw_locus(nothing)
     assert arcs(figure)[1] == []
     assert "no pair of this gene was tested" in texts(figure)
+
+
+def test_pairs_and_gene_models_of_another_naming_or_build_are_one_sentence(tiny, predictions, tmp_path):
+    for change, message in (
+        (("1", 7_500, 7_700, 9_000), "pairs.tsv names a chromosome '1' that is 'chr1' in the predictions"),
+        (("chr1", 9_007_500, 9_007_700, 9_009_000), "GENE02 starts at chr1:9,009,000 here but at chr1:9,000 there"),
+    ):
+        pairs = write_pairs(tmp_path / "pairs.tsv", [(*change, "GENE02", "TRUE")])
+        with pytest.raises(InputError, match=re.escape(message)):
+            gather(predictions, "GENE02", CALLS, Surroundings({}, crispri=pairs))
+    other = tmp_path / "other.gtf"
+    other.write_text(tiny.gtf.read_text().replace("chr", ""))
+    with pytest.raises(InputError, match=r"other\.gtf has no chromosome 'chr1' \(it has 1, 2\)"):
+        read_gene_models(other, HERE)
 
 
 def test_other_formats_are_refused(data, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kipoi_seq2exp.analysis.elements import Locus
+from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.regions import merge, text_lines
 from kipoi_seq2exp.errors import InputError
 
@@ -67,9 +68,10 @@ def read_gene_models(path: Path, *loci: Locus) -> tuple[GeneModel, ...]:
     Raises
     ------
     InputError
-        If the file is missing or damaged, or a line is no GTF record.
+        If the file is missing or damaged, a line is no GTF record, or it names none of the windows' chromosomes.
     """
     windows = _Windows(loci)
+    chroms: dict[str, None] = {}
     genes: dict[str, tuple[dict[str, str], str, str, int, int]] = {}
     exons: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for number, line in text_lines(path, str(path)):
@@ -79,6 +81,7 @@ def read_gene_models(path: Path, *loci: Locus) -> tuple[GeneModel, ...]:
         if len(fields) < 9 or not (fields[3].isdigit() and fields[4].isdigit()):
             raise InputError(f"{path}, line {number}: is no GTF record (nine columns, numbers in the 4th and 5th).")
         start, end = int(fields[3]) - 1, int(fields[4])
+        chroms[fields[0]] = None
         if fields[2] not in ("gene", "exon") or not windows.reach(fields[0]):
             continue
         inside = windows.overlap(fields[0], start, end)
@@ -89,6 +92,11 @@ def read_gene_models(path: Path, *loci: Locus) -> tuple[GeneModel, ...]:
             gene_id = _attributes(fields[8]).get("gene_id", "")
             if inside or gene_id in genes:  # a gene that reaches into a window is drawn whole
                 exons[gene_id].add((start, end))
+    if not any(map(windows.reach, chroms)):
+        raise InputError(
+            f"{path} has no chromosome {loci[0].chrom!r} (it has {listing(chroms)}): gene models and predictions must "
+            f"share one naming."
+        )
     models = [
         GeneModel(
             gene_id,

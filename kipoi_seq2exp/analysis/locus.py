@@ -20,6 +20,7 @@ from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec, from_mapping, suggest
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts
+from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.signals import open_signal
 from kipoi_seq2exp.errors import InputError
@@ -135,7 +136,7 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
         elements=pd.DataFrame(columns=["start", "end", "mean_mask"]) if found is None else place_elements(found, locus),
         models=() if around.gtf is None else read_gene_models(around.gtf, locus),
         known=None if around.known is None else read_known_elements(around.known, locus),
-        pairs=None if around.crispri is None else pairs_of(read_pairs(around.crispri), locus),
+        pairs=None if around.crispri is None else _tested_pairs(around.crispri, locus),
         blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
         unit=unit_of(predictions.provenance),
         caption=caption_of(predictions.provenance),
@@ -178,6 +179,15 @@ def _blacklist(provenance: Mapping[str, Any], given: Path | None, locus: Locus) 
     recorded = provenance.get("files", {}).get("blacklist")
     path = given or (Path(recorded["path"]) if recorded else None)
     return None if path is None else Regions(path, "blacklist").mask(locus.chrom, locus.start, locus.end)
+
+
+def _tested_pairs(path: Path, locus: Locus) -> pd.DataFrame:
+    pairs = read_pairs(path)
+    own = pairs[pairs["gene_id"] == locus.gene_id.split(".")[0]]
+    if len(own):  # that a gene was not tested is no mistake, that it lies elsewhere is one
+        place = {locus.gene_id: (str(own["chrom"].iloc[0]), int(own["tss"].iloc[0]))}
+        check_places(place, {locus.gene_id: (locus.chrom, locus.tss)}, str(path), "the predictions")
+    return pairs_of(pairs, locus)
 
 
 def _values(spec: TrackSpec, source: str, locus: Locus) -> Floats:
