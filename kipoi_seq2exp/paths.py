@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kipoi_seq2exp.config import suggest
-from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, WeightsError
+from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.files import write_text
 
 GROUP = "Seq2Exp"
 DEFAULT_MODEL = "K562"  # what the bare name `Seq2Exp` serves
@@ -145,13 +145,7 @@ def write_served(rows: Iterable[ServedModel], group: Path) -> None:
                     f"models.tsv: {name} of '{row.model}' may not be empty or hold tab, newline, quote or #."
                 )
         lines.append("\t".join(dataclasses.astuple(row)))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror}).") from None
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def served_model(name: str, group: Path | None = None) -> ServedModel:

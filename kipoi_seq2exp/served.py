@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from kipoi_seq2exp.config import InputSpec, Transform, read_yaml, suggest
 from kipoi_seq2exp.errors import ConfigError, OutputError, WeightsError
+from kipoi_seq2exp.files import make_folder, whole_file, write_text
 from kipoi_seq2exp.paths import (
     DEFAULT_MODEL,
     PROVISIONAL,
@@ -43,7 +43,7 @@ def refresh(group: Path | None = None) -> tuple[Path, ...]:
     rows = [with_units(row, group) for row in read_served(group).values()]
     write_served(rows, group)
     path = group / "model.yaml"
-    _write_text(path, render_model_yaml(group))
+    write_text(path, render_model_yaml(group))
     return group / "models.tsv", path, *(write_expected(row, group) for row in rows)
 
 
@@ -103,20 +103,11 @@ def write_expected(row: ServedModel, group: Path) -> Path:
     if "element_mask" in predictions:
         predictions["element_mask"] = np.round(predictions["element_mask"], EXPECTED_DECIMALS)
     path = expected_path(row.model, group)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
-            for part, arrays in (("inputs", inputs), ("preds", predictions)):
-                for name, values in arrays.items():
-                    file.create_dataset(
-                        f"{part}/{name}", data=values, compression="gzip", compression_opts=9, shuffle=True
-                    )
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(path.parent)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        for part, arrays in (("inputs", inputs), ("preds", predictions)):
+            for name, values in arrays.items():
+                file.create_dataset(f"{part}/{name}", data=values, compression="gzip", compression_opts=9, shuffle=True)
     return path
 
 
@@ -175,15 +166,6 @@ def copy_example(group: Path, arguments: Any, folder: Path, absolute: bool, dry_
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float | list | dict)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 @functools.cache

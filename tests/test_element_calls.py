@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -233,6 +234,48 @@ def test_every_format_tells_the_same_elements(run, predictions, tmp_path):
     assert (arcs[2] == np.maximum(table["end"], table["tss"] + 1)).all()
     for ending in ("tsv", "bed", "narrowPeak", "bedpe", "interact"):
         assert (tmp_path / f"elements.{ending}").read_text().startswith("# provisional weights")
+
+
+INTERACT = (  # UCSC's fields: https://genome.ucsc.edu/goldenPath/help/interact.html
+    "#chrom chromStart chromEnd name score value exp color sourceChrom sourceStart sourceEnd sourceName sourceStrand "
+    "targetChrom targetStart targetEnd targetName targetStrand"
+)
+
+
+def test_other_programs_read_every_format(run, predictions, tmp_path):
+    found = find_elements(predictions, ElementSettings(CALLS, NullSettings(0.5, 2, 400)), run).elements
+    write_element_files(found, found, tmp_path, ["a comment"], "K562")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bioframe and what it imports
+        bioframe = pytest.importorskip("bioframe")
+        tables = {
+            ending: bioframe.read_table(tmp_path / f"elements.{ending}", schema=schema, comment="#")
+            for ending, schema in (("bed", "bed6"), ("narrowPeak", "narrowPeak"), ("bedpe", "bedpe"))
+        }
+        assert bioframe.is_bedframe(tables["bed"])
+        assert bioframe.is_bedframe(tables["narrowPeak"])
+        near = bioframe.closest(tables["bed"], tables["narrowPeak"])
+    assert (near["distance"] == 0).all()
+    for ending in ("bed", "narrowPeak"):
+        assert tables[ending]["score"].between(0, 1_000).all()
+        assert (tables[ending]["strand"] == ".").all()
+    peaks, pairs = tables["narrowPeak"], tables["bedpe"]
+    assert peaks["relSummit"].between(0, peaks["end"] - peaks["start"] - 1).all()
+    assert (peaks["-log10p"] == -1).all()
+    assert (pairs["chrom1"] == pairs["chrom2"]).all()
+    assert (pairs["end2"] - pairs["start2"] == 1).all()
+    assert set(pairs["strand2"]) <= {"+", "-"}
+    lines = (tmp_path / "elements.interact").read_text().splitlines()
+    assert lines[1].startswith("track type=interact ")
+    assert lines[2].replace("\t", " ") == INTERACT
+    arcs = pd.DataFrame([line.split("\t") for line in lines[3:]], columns=lines[2].split("\t"))
+    ends = ["chromStart", "chromEnd", "sourceStart", "sourceEnd", "targetStart", "targetEnd", "score"]
+    arcs[ends] = arcs[ends].astype(int)
+    assert (arcs["chromStart"] == arcs[["sourceStart", "targetStart"]].min(axis=1)).all()
+    assert (arcs["chromEnd"] == arcs[["sourceEnd", "targetEnd"]].max(axis=1)).all()
+    assert (arcs["targetName"] == found["gene_id"]).all()
+    assert arcs["score"].between(0, 1_000).all()
+    assert arcs["color"].str.fullmatch(r"\d+,\d+,\d+").all()
 
 
 # ------------------------------------------------------------------------------------------------------------ command

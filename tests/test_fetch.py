@@ -97,7 +97,7 @@ def test_mistakes_in_the_manifest_are_named(server, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(server, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="data: cannot be written"):
         fetch("K562", tmp_path / "file" / "data", manifest(server, tmp_path))
 
 

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from kipoi_seq2exp.analysis.files import make_folder, output_error, remove_folder, whole_file
 from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.files import make_folder, output_error, remove_folder, whole_file
 
 
 def test_a_whole_file_replaces_the_old_one(tmp_path):

@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.compare_files import ModelPredictions
-from kipoi_seq2exp.analysis.files import whole_file
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.metrics import METRICS, paired_differences, score
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from kipoi_seq2exp.analysis.files import output_error
 from kipoi_seq2exp.analysis.predict import Run
 from kipoi_seq2exp.config import TrackKind, suggest
 from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.signals import SignalTrack, open_signal
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.files import output_error
 
 PROGRAM = "macs3"
 FOLD = 5.0

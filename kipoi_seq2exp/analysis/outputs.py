@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from kipoi_seq2exp.analysis.elements import CallSettings, call_elements, join_elements, place_elements
-from kipoi_seq2exp.analysis.files import whole_file
 from kipoi_seq2exp.analysis.mask_track import OVERLAP_RULE, write_mask_track
 from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.config import to_mapping
+from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.paths import PROVISIONAL
 
 TABLE, ELEMENTS, TRACK, PROVENANCE = "predictions.tsv", "elements.bed", "element_mask.bw", "provenance.json"

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.credible import beta_quantiles
-from kipoi_seq2exp.analysis.files import whole_file
 from kipoi_seq2exp.analysis.locus import LocusData, TrackLine
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

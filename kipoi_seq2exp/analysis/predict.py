@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.batches import Halving, cuda_bytes, fitting_batch
-from kipoi_seq2exp.analysis.files import make_folder, remove_folder
 from kipoi_seq2exp.analysis.request import (
     PredictRequest,
     fingerprint,
@@ -36,6 +35,7 @@ from kipoi_seq2exp.config import Variant
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.errors import ConfigError, OutputError
+from kipoi_seq2exp.files import make_folder, remove_folder
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput

@@ -29,10 +29,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.elements import Locus
-from kipoi_seq2exp.analysis.files import output_error, whole_file
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.files import output_error, whole_file
 
 STORE_NAME = "predictions.zarr"
 FORMAT = "kipoi_seq2exp predictions 1"

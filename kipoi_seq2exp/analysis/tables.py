@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kipoi_seq2exp.analysis.files import whole_file
+from kipoi_seq2exp.files import write_text
 
 
 def write_tsv(table: pd.DataFrame, path: Path, header: Sequence[str] = (), *, comment_names: bool = False) -> None:
@@ -37,8 +37,7 @@ def write_tsv(table: pd.DataFrame, path: Path, header: Sequence[str] = (), *, co
 
 def write_lines(lines: Sequence[str], path: Path) -> None:
     """Write lines of text, whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def cell(value: Any) -> str:

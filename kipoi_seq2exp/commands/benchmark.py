@@ -110,9 +110,9 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
     """Rank pairs by the mask and by baselines."""
     from kipoi_seq2exp.analysis.crispri import judge_pairs, write_judgement
     from kipoi_seq2exp.analysis.crispri_pairs import read_pairs
-    from kipoi_seq2exp.analysis.files import make_folder
     from kipoi_seq2exp.analysis.outputs import describe_lines
     from kipoi_seq2exp.analysis.ranking import ranking_lines
+    from kipoi_seq2exp.files import make_folder
 
     if args.perturb and args.model is None:
         raise ConfigError("--perturb runs the network: give --model and its inputs.")

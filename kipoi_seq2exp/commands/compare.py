@@ -65,10 +65,10 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """Compare the models."""
     from kipoi_seq2exp.analysis.compare import compare_models, plot_scatter_matrix, score_lines
     from kipoi_seq2exp.analysis.compare_files import read_model_predictions
-    from kipoi_seq2exp.analysis.files import make_folder
     from kipoi_seq2exp.analysis.request import observed_label
     from kipoi_seq2exp.analysis.tables import write_tsv
     from kipoi_seq2exp.data.genes import read_genes
+    from kipoi_seq2exp.files import make_folder
 
     entries = [entry_of(text) for text in args.models]
     arguments = arguments_of(args.args, entries)

@@ -48,11 +48,11 @@ def add_to(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions."""
     from kipoi_seq2exp.analysis.contributions import captum_methods
-    from kipoi_seq2exp.analysis.files import make_folder
     from kipoi_seq2exp.analysis.outputs import status_line
     from kipoi_seq2exp.analysis.predict import batch_size_for
     from kipoi_seq2exp.analysis.request import inputs_of, open_dataset, open_model
     from kipoi_seq2exp.commands.predict import request_of
+    from kipoi_seq2exp.files import make_folder
 
     if (args.region is not None) != (args.method == "mutagenesis"):
         raise ConfigError("--region names what --method mutagenesis mutates: give both or neither.")
@@ -122,7 +122,7 @@ def _write_bigwig(path: Path, lengths: Mapping[str, int], window: WindowInputs, 
     import numpy as np
 
     from kipoi_seq2exp.analysis.bigwig import BigWigWriter
-    from kipoi_seq2exp.analysis.files import whole_file
+    from kipoi_seq2exp.files import whole_file
 
     first, last = max(window.start, 0), min(window.end, lengths[window.chrom])
     with whole_file(path) as temporary, temporary.open("wb") as handle:

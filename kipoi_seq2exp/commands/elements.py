@@ -165,11 +165,11 @@ def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] 
 
 def _write(args: argparse.Namespace, predictions: Predictions, found: Found, started: float, say: Say) -> None:
     from kipoi_seq2exp.analysis.element_files import write_element_files
-    from kipoi_seq2exp.analysis.files import make_folder, whole_file
     from kipoi_seq2exp.analysis.mask_track import write_mask_track
     from kipoi_seq2exp.analysis.outputs import TRACK, describe_lines
     from kipoi_seq2exp.analysis.tables import write_lines
     from kipoi_seq2exp.config import to_mapping
+    from kipoi_seq2exp.files import make_folder, whole_file
 
     make_folder(args.output)
     header = describe_lines(predictions.provenance, found.calls) or [f"calls from {predictions.path}"]

@@ -44,7 +44,6 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """Write the page and the sessions."""
     from tqdm import tqdm
 
-    from kipoi_seq2exp.analysis.files import make_folder, whole_file
     from kipoi_seq2exp.analysis.locus import Surroundings
     from kipoi_seq2exp.analysis.mask_track import write_mask_track
     from kipoi_seq2exp.analysis.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
@@ -52,6 +51,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.analysis.sessions import genome_tracks_ini, igv_session, shown_files
     from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.analysis.tables import write_lines
+    from kipoi_seq2exp.files import make_folder, whole_file
 
     calls = call_settings(args)
     around = Surroundings(track_sources(args), gtf=args.gtf, crispri=args.crispri)

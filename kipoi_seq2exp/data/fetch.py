@@ -7,13 +7,13 @@ accepted the first time, its SHA-256 is written to `SHA256SUMS` beside it, and f
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.config import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
+from kipoi_seq2exp.files import make_folder, write_text
 from kipoi_seq2exp.paths import file_sha256
 
 MANIFEST = Path(__file__).parents[1] / "tracks.yaml"
@@ -105,10 +105,7 @@ def fetch(
     if cell_type not in rows:
         raise ConfigError(f"no public tracks of '{cell_type}' are known{suggest(cell_type, rows)}.")
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}).") from None
+    make_folder(folder)
     return tuple(_fetch_one(name, track, folder, progress=progress) for name, track in rows[cell_type].items())
 
 
@@ -160,10 +157,4 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _write_sums(folder: Path, sums: dict[str, str]) -> None:
-    part = folder / f".{SUMS}.{os.getpid()}.part"
-    try:
-        part.write_text("".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items())), encoding="utf-8")
-        part.replace(folder / SUMS)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{folder / SUMS}: cannot be written ({error.strerror}).") from None
+    write_text(folder / SUMS, "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items())))

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.files import whole_file
 
 COLUMNS = (
     "step",
@@ -60,16 +61,10 @@ class MetricsFile(Callback):
 
     def write(self) -> None:
         """Write all rows."""
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            with part.open("w", newline="", encoding="utf-8") as handle:
-                writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(self.rows)
-            part.replace(self.path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror}).") from None
+        with whole_file(self.path) as part, part.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far, for the checkpoint."""

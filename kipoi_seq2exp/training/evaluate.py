@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kipoi_seq2exp.errors import InputError, OutputError, WeightsError
+from kipoi_seq2exp.errors import InputError, WeightsError
+from kipoi_seq2exp.files import make_folder, write_text
 from kipoi_seq2exp.metrics import Score, score
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import TrainingConfig
@@ -51,16 +52,11 @@ class Evaluation:
         OutputError
             If the folder cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(
-                folder / f"{name}.predictions.tsv", self.table.to_csv(sep="\t", index=False, float_format="%.6g")
-            )
-            values = {"genes": len(self.table), "label": self.label}
-            rows = {metric: dataclasses.asdict(value) for metric, value in self.scores.items()}
-            write_text(folder / f"{name}.scores.json", json.dumps({**values, **rows}, indent=1) + "\n")
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written ({error.strerror}).") from None
+        make_folder(folder)
+        write_text(folder / f"{name}.predictions.tsv", self.table.to_csv(sep="\t", index=False, float_format="%.6g"))
+        values = {"genes": len(self.table), "label": self.label}
+        rows = {metric: dataclasses.asdict(value) for metric, value in self.scores.items()}
+        write_text(folder / f"{name}.scores.json", json.dumps({**values, **rows}, indent=1) + "\n")
         observed, predicted = (self.table[column].to_numpy() for column in ("observed", "predicted"))
         draw_scatter(observed, predicted, self.scores, folder / f"{name}.scatter.png", self.label)
 
@@ -129,17 +125,6 @@ def read_scores(path: Path) -> dict[str, Any]:
     """Read a scores.json."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return values
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 def as_numbers(scores: dict[str, Score]) -> dict[str, float]:

@@ -33,6 +33,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from kipoi_seq2exp.config import Provenance
 from kipoi_seq2exp.data.splits import cross_validation
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
@@ -48,7 +49,7 @@ from kipoi_seq2exp.training.data import (
     warn_constant_tracks,
     with_feature_means,
 )
-from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool, write_text
+from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool
 from kipoi_seq2exp.training.figures import draw_curves
 from kipoi_seq2exp.training.folder import check_resumable, is_first, make_folder, prepare, read_rows, versions
 from kipoi_seq2exp.training.module import TrainingModule, build_network, open_teacher, start_from_regression

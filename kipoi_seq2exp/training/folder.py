@@ -12,11 +12,10 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from kipoi_seq2exp import __version__
+from kipoi_seq2exp import __version__, files
 from kipoi_seq2exp.config import read_yaml, to_mapping
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
 from kipoi_seq2exp.training.config import TrainingConfig
-from kipoi_seq2exp.training.evaluate import write_text
 
 MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume
 DESCRIPTIONS = ("data_root", "about", "limits")  # free to change as well: where the data are, and words for the card
@@ -47,11 +46,8 @@ def make_folder(config: TrainingConfig, folder: Path) -> None:
     """Make the run folder with its settings; only once the data are known to be usable."""
     if not is_first():
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}).") from None
+    files.make_folder(folder)
+    files.write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
 
 
 def check_resumable(config: TrainingConfig, folder: Path) -> None:

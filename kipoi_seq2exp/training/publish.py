@@ -16,11 +16,11 @@ from typing import Any
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, from_mapping, read_yaml, suggest
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.paths import PROVISIONAL, ServedModel, group_dir, read_served, write_served
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
-from kipoi_seq2exp.training.evaluate import write_text
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 
 LIMIT_BYTES = 20_000_000  # weights travel in the repository and in the wheel
