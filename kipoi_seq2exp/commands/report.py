@@ -5,16 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kipoi_seq2exp.commands.options import (
-    Say,
-    Subparsers,
-    add_call_options,
-    add_command,
-    add_crispri_option,
-    add_track_options,
-    call_settings,
-    track_sources,
-)
+from kipoi_seq2exp.commands import options
+from kipoi_seq2exp.commands.options import Say, Subparsers
 
 _DESCRIPTION = """Write one page of a set of predicted genes: a sortable table, a scatter, loci that zoom.
 
@@ -28,22 +20,22 @@ writes into report/
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "report", "one page of a gene set, and sessions for browsers", _DESCRIPTION)
+    parser = options.add_command(
+        subparsers, "report", "one page of a gene set, and sessions for browsers", _DESCRIPTION
+    )
     parser.set_defaults(run=run)
     parser.add_argument("results", type=Path, help="a results folder, or an .h5 or .zarr of `kipoi predict -m`")
     parser.add_argument("--title", default="Seq2Exp", help="heading of the page")
     drawn = parser.add_argument_group("what is shown besides (tracks by default from where the results had them)")
     drawn.add_argument("--gtf", type=Path, help="gene models")
-    add_crispri_option(drawn)
-    add_track_options(drawn)
-    add_call_options(parser)
+    options.add_crispri_option(drawn)
+    options.add_track_options(drawn)
+    options.add_call_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the page")
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Write the page and the sessions."""
-    from tqdm import tqdm
-
     from kipoi_seq2exp.analysis.locus import Surroundings
     from kipoi_seq2exp.analysis.mask_track import write_mask_track
     from kipoi_seq2exp.analysis.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
@@ -53,11 +45,11 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.analysis.tables import write_lines
     from kipoi_seq2exp.files import make_folder, whole_file
 
-    calls = call_settings(args)
-    around = Surroundings(track_sources(args), gtf=args.gtf, crispri=args.crispri)
+    calls = options.call_settings(args)
+    around = Surroundings(options.track_sources(args), gtf=args.gtf, crispri=args.crispri)
     with read_predictions(args.results) as predictions:
-        with tqdm(total=len(predictions), unit="gene", dynamic_ncols=True) as bar:
-            page = build_page(predictions, calls, around, args.title, lambda: bar.update() and None)
+        with options.gene_bar(predictions, "report") as on_gene:
+            page = build_page(predictions, calls, around, args.title, on_gene)
         make_folder(args.output)
         mask = elements = None
         if predictions.has_mask:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kipoi_seq2exp.data.handles import file_ends
 from kipoi_seq2exp.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -71,18 +72,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 def _check_kind(path: Path) -> bool:
     """Return whether the FASTA is compressed by bgzip; refuse what is no FASTA."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as handle:
-            head = handle.read(512)
-            handle.seek(-min(size, len(_BGZF_END)), os.SEEK_END)
-            tail = handle.read()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (a FASTA of the genome is needed).") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as FASTA ({error.strerror}).") from None
-    if not size:
-        raise InputError(f"{path} is empty: a FASTA of the genome is needed.")
+    _, head, tail = file_ends(path, str(path), "a FASTA of the genome", (512, len(_BGZF_END)))
     if head[:2] != b"\x1f\x8b":
         if not head.lstrip().startswith((b">", b";")):
             shown = head[:20].decode("latin-1")

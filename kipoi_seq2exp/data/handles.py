@@ -8,11 +8,45 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from kipoi_seq2exp.errors import InputError
+
 Handle = TypeVar("Handle")
 Self = TypeVar("Self", bound="LazyFile[Any]")
+
+
+def file_ends(path: Path, where: str, needed: str, size: tuple[int, int]) -> tuple[int, bytes, bytes]:
+    """Return how long a file is, and its first and last bytes, to tell what kind it is.
+
+    Parameters
+    ----------
+    path : Path
+    where, needed : str
+        Name of the file and what it should be, for messages.
+    size : (int, int)
+        Bytes wanted of each end; fewer where the file is shorter.
+
+    Raises
+    ------
+    InputError
+        If it is missing, empty or cannot be read.
+    """
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as handle:
+            head = handle.read(size[0])
+            handle.seek(-min(length, size[1]), os.SEEK_END)
+            tail = handle.read()
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such file ({needed} is needed).") from None
+    except OSError as error:
+        raise InputError(f"{where} cannot be read ({error.strerror}): {needed} is needed.") from None
+    if not length:
+        raise InputError(f"{where} is empty: {needed} is needed.")
+    return length, head, tail
 
 
 class LazyFile(ABC, Generic[Handle]):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import TrackSpec
-from kipoi_seq2exp.data.handles import Handle, LazyFile
+from kipoi_seq2exp.data.handles import Handle, LazyFile, file_ends
 from kipoi_seq2exp.data.naming import check_chromosomes
 from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.data.windows import Window, pad
@@ -167,18 +167,7 @@ class BigWigTrack(SignalTrack[Any]):
 
 def _check_bigwig(path: Path, where: str) -> None:
     """Check the signature at both ends of a bigWig and the offsets in its header, or say what the file is instead."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as handle:
-            head = handle.read(64)
-            handle.seek(-min(size, 4), 2)
-            tail = handle.read()
-    except FileNotFoundError:
-        raise InputError(f"{where}: no such file.") from None
-    except OSError as error:
-        raise InputError(f"{where} cannot be read ({error.strerror}).") from None
-    if not size:
-        raise InputError(f"{where} is empty: a bigWig is needed.")
+    size, head, tail = file_ends(path, where, "a bigWig", (64, 4))
     if head[:4] not in _MAGICS:
         raise InputError(f"{where} is no bigWig: {_describe(head)}.")
     order = "<" if head[:4] == _MAGICS[0] else ">"
