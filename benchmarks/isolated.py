@@ -82,13 +82,12 @@ def half_projections(settings: Settings) -> dict[str, Any]:
 
 
 def train(settings: Settings) -> dict[str, Any]:
-    """Take one training step on one window: forward, loss, backward, optimiser; layers recomputed in the backward."""
+    """Take one training step on one window: forward, loss, backward, optimiser."""
     import torch
 
     from kipoi_seq2exp import seq2exp_loss
 
     model = network(settings).train()
-    model.generator.checkpoint_layers = model.encoder.checkpoint_layers = True
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step(inputs: tuple[Any, ...]) -> None:
@@ -102,14 +101,15 @@ def train(settings: Settings) -> dict[str, Any]:
 
 
 def enformer_forward(settings: Settings) -> dict[str, Any]:
-    """Run Enformer (random weights) on one window."""
+    """Run Enformer (random weights) on one window, in float32 or under bfloat16 autocast."""
     import torch
     from comparators import enformer
 
     torch.manual_seed(settings["seed"])
     model = enformer()
     onehot = random_windows(network(settings).config, settings["length_bp"], settings["seed"])[0].float()
-    with torch.inference_mode():
+    half = settings["precision"] == "bf16"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         return measured(lambda: model(onehot), settings["rounds"])
 
 

@@ -158,5 +158,8 @@ class Direction:
         self._share(work, channel_ranges(channels or self.A2.shape[1], self.helpers))
 
     def _share(self, work: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
+        if len(parts) == 1:
+            work(*parts[0])
+            return
         name = "reverse-helper" if self.reverse else "forward-helper"
         run_parallel([functools.partial(_in_inference_mode, work, *part) for part in parts], name)

@@ -205,7 +205,8 @@ class RunConfig:
     cache : bool
         Keep all windows in memory after the first reading.
     checkpoint_activations : bool
-        Recompute each layer in the backward pass: less memory, a third more time.
+        Recompute each layer in the backward pass: less memory, a third more time. In float32 on the CPU layers are
+        streamed, and recomputed in any case.
     tensorboard, progress : bool
         Write TensorBoard logs; show a progress bar.
     """
