@@ -161,6 +161,14 @@ def track_specs(provenance: Mapping[str, Any]) -> dict[str, TrackSpec]:
     return {track.name: track for inputs in read_cells().values() for track in inputs.tracks}
 
 
+def assembly_of(provenance: Mapping[str, Any]) -> str:
+    """Return the assembly of a result; where it does not say, that of the known cell types, if they share one."""
+    if "inputs" in provenance:
+        return str(provenance["inputs"]["assembly"])
+    known = {inputs.assembly for inputs in read_cells().values()}
+    return known.pop() if len(known) == 1 else "genome"
+
+
 def caption_of(provenance: Mapping[str, Any]) -> str:
     """Return the first line that every output of the model has; empty where the result does not say."""
     if "model" not in provenance:

@@ -81,9 +81,9 @@ function geneTrack(data, gene) {
       features.push({ chr: row.chrom, start: row.tss, end: row.tss + 1, name: row.gene_id, strand: row.strand });
     }
   }
-  const name = Object.keys(data.models).length ? "genes" : "TSS";
+  const [name, height] = Object.keys(data.models).length ? ["genes", 110] : ["TSS", 45];
   const color = (feature) => ([gene.name, gene.gene_id].includes(feature.name) ? CALL : GENES);
-  return { name, type: "annotation", displayMode: "EXPANDED", height: 110, color, features };
+  return { name, type: "annotation", displayMode: "EXPANDED", height, color, features };
 }
 
 function pairTrack(gene) {

@@ -21,7 +21,7 @@ from kipoi_seq2exp.analysis.annotation import GeneModel, read_gene_models
 from kipoi_seq2exp.analysis.crispri import check_overlap
 from kipoi_seq2exp.analysis.crispri_pairs import pairs_of, read_pairs
 from kipoi_seq2exp.analysis.elements import CallSettings, Locus, call_elements, place_elements
-from kipoi_seq2exp.analysis.locus import Surroundings, read_tracks, unit_of
+from kipoi_seq2exp.analysis.locus import Surroundings, assembly_of, read_tracks, unit_of
 from kipoi_seq2exp.analysis.outputs import describe_lines, status_line
 from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.errors import InputError
@@ -106,7 +106,7 @@ def _data(
         if on_gene is not None:
             on_gene()
     return {
-        "assembly": predictions.provenance.get("inputs", {}).get("assembly", ""),
+        "assembly": assembly_of(predictions.provenance),
         "chroms": _chrom_lengths(predictions, loci),
         "unit": unit_of(predictions.provenance),
         "models": _models(models, {locus.gene_id for locus in loci}),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from kipoi_seq2exp.analysis.locus import Surroundings, track_specs
+from kipoi_seq2exp.analysis.locus import Surroundings, assembly_of, track_specs
 from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.signals import is_bedgraph
@@ -52,11 +52,12 @@ def shown_files(
 
 def igv_session(predictions: Predictions, files: list[ShownFile]) -> str:
     """Return an IGV session (XML) at the first gene; the genome is the model's assembly."""
-    assembly = predictions.provenance.get("inputs", {}).get("assembly", "hg38")
     first = predictions.locus(0)
     place = f"{first.chrom}:{max(first.start, 0) + 1}-{first.end}"
     lines = ['<?xml version="1.0" encoding="UTF-8" standalone="no"?>']
-    lines.append(f'<Session genome={quoteattr(assembly)} locus={quoteattr(place)} version="8">')
+    lines.append(
+        f'<Session genome={quoteattr(assembly_of(predictions.provenance))} locus={quoteattr(place)} version="8">'
+    )
     lines.append("  <Resources>")
     lines += [f"    <Resource path={quoteattr(str(file.path))}/>" for file in files]
     lines += ["  </Resources>", '  <Panel name="DataPanel">']
