@@ -37,10 +37,11 @@ class Seq2ExpDataset(Dataset):
         cell_type: str = "K562",
     ) -> None:
         gene_ids = gene_ids.split(",") if isinstance(gene_ids, str) else gene_ids
-        sources = {"h3k27ac": h3k27ac_file, "dnase": dnase_file, "hic": hic_file}
-        self.windows = WindowDataset(
-            served.inputs_of(cell_type), genes_file, fasta_file, sources, blacklist_file, missing_features, gene_ids
-        )
+        given: dict[str, Any] = {"genes": genes_file, "fasta": fasta_file, "blacklist": blacklist_file}
+        given["sources"] = {"h3k27ac": h3k27ac_file, "dnase": dnase_file, "hic": hic_file}
+        given["missing_features"] = missing_features
+        self.windows = WindowDataset(served.inputs_of(cell_type), gene_ids=gene_ids, **given)
+        kipoi_fixes.note(inputs=given, cell_type=cell_type, folder=str(Path.cwd()))
 
     def __len__(self) -> int:
         """Return the number of genes."""

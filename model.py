@@ -25,6 +25,7 @@ class Seq2ExpModel(BaseModel, GradientMixin, LayerActivationMixin):
         self.network = load_model(self._group / weights, sha256=weights_sha256)
         self.arrays = ArrayModel(self.network, outputs)
         served.announce(weights, self.network.provenance.status)
+        kipoi_fixes.note(weights=weights, weights_sha256=weights_sha256, outputs=outputs)
 
     def predict_on_batch(self, x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return `expression` (B, 1), log10(CAGE + 1), and `element_mask` (B, 200000), 0 to 1, if asked for."""

@@ -10,6 +10,7 @@
 | NumPy 2 lacks two names that the writers use | `kipoi.writers` sees them; NumPy itself is not touched |
 | `kipoi test` compares only the first of several outputs | it compares all |
 | an error of the user's ends in a traceback | ours: one sentence on the command line |
+| an .h5 or .zarr does not say which model made it | ours: its attribute `made_by` names weights, files and version |
 
 Replacements are made once, when `model.py` or `dataloader.py` of the group is imported. "Ours" applies to our data
 loader alone (recognised by `is_ours`); any other Kipoi model in the process behaves as before.
@@ -18,6 +19,7 @@ loader alone (recognised by `is_ours`); any other Kipoi model in the process beh
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -28,7 +30,7 @@ import kipoi.pipeline
 import kipoi.writers
 import numpy as np
 
-from kipoi_seq2exp import kipoi_writers
+from kipoi_seq2exp import __version__, kipoi_writers
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, OutputError, Seq2ExpError
 
@@ -47,6 +49,7 @@ _ENDINGS: dict[str, Callable[[str], Any]] = {
 }
 _state = {"installed": False, "ours_runs": False}
 _our_schemas: list[Any] = []
+_made_by: dict[str, Any] = {"package": f"kipoi-seq2exp {__version__}"}
 
 
 def install() -> None:
@@ -101,6 +104,11 @@ def claim(schema: Any) -> Any:
     return schema
 
 
+def note(**facts: Any) -> None:
+    """Note what the next outputs are made by: the weights of the model, the arguments of the data loader."""
+    _made_by.update(facts)
+
+
 def get_writer(output_file: str, metadata_schema: Any = None, **kwargs: Any) -> Any:
     """Return the writer for a file ending: ours for our batches, for others only where Kipoi has none that works."""
     ending = str(output_file).rsplit(".", 1)[-1]
@@ -108,7 +116,10 @@ def get_writer(output_file: str, metadata_schema: Any = None, **kwargs: Any) -> 
     if ending == "bed" and metadata_schema is not None:
         return kipoi_writers.BedTextWriter(output_file, metadata_schema)
     if ending == "zarr" or (ours and ending in _ENDINGS):
-        return _ENDINGS[ending](output_file)
+        writer = _ENDINGS[ending](output_file)
+        if ours and isinstance(writer, kipoi_writers.HDF5Writer | kipoi_writers.ZarrWriter):
+            writer.made_by(json.dumps(_made_by, default=str))
+        return writer
     if ours:
         raise OutputError(f"{output_file}: unknown ending '.{ending}'{suggest(ending, [*_ENDINGS, 'bed'])}.")
     return _stock_get_writer(output_file, metadata_schema, **kwargs)

@@ -219,6 +219,12 @@ class ParquetWriter(StagedWriter):
 class ZarrWriter(StagedWriter):
     """Zarr (format 2), one array per name as in the HDF5 file, chunks of some megabytes."""
 
+    _made_by: str | None = None
+
+    def made_by(self, text: str) -> None:
+        """Say in the file what made it."""
+        self._made_by = text
+
     def _open(self, columns: Columns) -> None:
         with _optional("zarr", "zarr"):
             import zarr
@@ -226,6 +232,8 @@ class ZarrWriter(StagedWriter):
             raise OutputError(f"{self.staging.target}: zarr {zarr.__version__} is too new: pip install 'zarr<3'.")
         self._store = kipoi.writers.get_zarr_store(str(self.staging.path))
         self._root = zarr.group(self._store)
+        if self._made_by is not None:
+            self._root.attrs["made_by"] = self._made_by
         for name, values in columns.items():
             kind = str if values.dtype.kind in "UO" else values.dtype
             chunks = (_rows_per_chunk(values), *values.shape[1:])
@@ -245,7 +253,7 @@ def _optional(package: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise OutputError(f"writing {what} needs {package}: pip install 'kipoi-seq2exp[kipoi]'.") from None
+        raise OutputError(f"writing {what} needs {package}: pip install {package}.") from None
 
 
 def _rows_per_chunk(values: np.ndarray) -> int:
@@ -303,6 +311,11 @@ class HDF5Writer(KipoiHDF5Writer):  # type: ignore[misc]
             super().__init__(self._file or file_path, chunk_size, compression)
         if self._file is not None:  # an HDF5 file over a Python one must not outlive the interpreter
             self._abandon = weakref.finalize(self, _close_quietly, self.f)
+
+    def made_by(self, text: str) -> None:
+        """Say in the file what made it."""
+        with one_sentence(self.target, self.staging):
+            self.f.attrs["made_by"] = text
 
     def batch_write(self, batch: Any) -> None:
         """Append a batch of nested arrays with a common first axis."""

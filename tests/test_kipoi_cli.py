@@ -14,12 +14,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from kipoi_door import GENES, REPOSITORY, environment, example_arguments, kipoi, make_group, make_home
 
-from kipoi_seq2exp import served, zoo
+from kipoi_seq2exp import __version__, served, zoo
 from kipoi_seq2exp.array_model import ArrayModel
 from kipoi_seq2exp.nn.checkpoint import load_model
-from kipoi_seq2exp.paths import expected_path
+from kipoi_seq2exp.paths import expected_path, read_served
 
 MEMBERS = ["Seq2Exp", *(f"Seq2Exp/{cell}{kind}" for cell in ("K562", "GM12878") for kind in ("", "-expression"))]
 
@@ -119,6 +120,17 @@ def test_bed(outputs, truth):
     assert list(table["end"]) == list(truth["start"] + 200_000)
     np.testing.assert_allclose(table.iloc[:, 6:-1], truth["element_mask"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(table[["preds/expression/0"]], truth["expression"], rtol=0, atol=1e-6)
+
+
+def test_arrays_say_what_made_them(outputs, group):
+    with h5py.File(outputs / "out.h5") as file:
+        made_by = json.loads(file.attrs["made_by"])
+    assert made_by == json.loads(zarr.open_group(str(outputs / "out.zarr"), mode="r").attrs["made_by"])
+    row = read_served(group)["K562"]
+    assert (made_by["weights"], made_by["weights_sha256"]) == (row.weights, row.weights_sha256)
+    assert made_by["package"] == f"kipoi-seq2exp {__version__}"
+    assert made_by["inputs"]["fasta"] == str(group / "example" / "genome.fa")
+    assert made_by["folder"] == str(group.parent)
 
 
 def test_h5(outputs, truth):
