@@ -354,7 +354,9 @@ def test_some_genes_of_a_result(run, tmp_path, capsys):
 def test_options_of_a_run_are_refused_beside_a_result(run, tiny, tmp_path, capsys):
     words = ["elements", "--from", str(run.store.path), "-o", str(tmp_path / "o")]
     assert main([*words, "--fasta", str(tiny.fasta), "--mask-mode", "hard"]) == 1
-    assert "--fasta, --mask-mode: the model is not run on --from" in capsys.readouterr().err
+    assert (
+        "--fasta, --mask-mode: the model is not run with --from, so that they have no effect" in capsys.readouterr().err
+    )
 
 
 def test_a_result_of_other_genes_than_the_table_is_one_sentence(run, tmp_path, capsys):

@@ -138,7 +138,7 @@ def _refuse_run_options(args: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
     if given:
         raise ConfigError(
-            f"{', '.join(given)}: the model is not run on --from, so that it changes nothing; leave it out."
+            f"{', '.join(given)}: the model is not run with --from, so that they have no effect; leave them out."
         )
 
 
