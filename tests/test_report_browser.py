@@ -195,6 +195,13 @@ def test_a_locus_zooms_and_moves(shown):
     until(shown, lambda d: view(d) == (6_001, 10_000))
 
 
+def test_a_name_that_is_nowhere_is_not_looked_up_elsewhere(shown):
+    before = view(shown)
+    found = shown.execute_async_script("report.browser.search('NOWHERE1').then(arguments[0])")
+    assert not found
+    assert view(shown) == before
+
+
 def test_the_scatter_shows_the_genes_with_labels(shown):
     points = shown.find_elements("css selector", "#scatter circle")
     assert len(points) == 6
