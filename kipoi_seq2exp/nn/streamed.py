@@ -14,7 +14,8 @@ outside them only the state is computed. At 200 kb and d_model 128 the stack kee
 With gradients the walk is the same and leaves a `Trace` of each layer for the walk back, see `streamed_backward`.
 
 ``SEQ2EXP_PROJECTIONS=bfloat16`` multiplies by in_proj and out_proj in bfloat16, all else in float32: faster where the
-processor has instructions for it (AVX-512 BF16, AMX), slower elsewhere. x_proj stays exact: step sizes are sensitive.
+processor has instructions for it (AVX-512 BF16, AMX), slower elsewhere. x_proj stays exact, step sizes are sensitive;
+and the last layer, whose errors no other layer evens out.
 `benchmarks/speed.py` measures the gain and how far the mask moves. Gradients are always float32.
 """
 
@@ -133,13 +134,14 @@ class Stream:
         self.traces: list[Trace] = []
 
     def run(self, rows: slice, product_type: torch.dtype = torch.float32) -> None:
-        """Add all layers to the residual, the last one at `rows` alone."""
+        """Add all layers to the residual, the last one at `rows` alone and its products in float32."""
         whole = slice(0, self.length)
         for i, (weights, eps) in enumerate(zip(self.weights, self.eps, strict=True)):
-            self.shared = Projections.of(weights, eps, product_type)
+            last = i == len(self.weights) - 1
+            self.shared = Projections.of(weights, eps, torch.float32 if last else product_type)
             if self.keep:
                 self.traces.append(Trace(self.residual.clone(), ([], [])))
-            self._run_layer(weights, rows if i == len(self.weights) - 1 else whole)
+            self._run_layer(weights, rows if last else whole)
 
     def _run_layer(self, weights: Mapping[str, Tensor], rows: slice) -> None:
         both = [Direction.of(weights, reverse=reverse, threads=self.threads) for reverse in (False, True)]
