@@ -9,12 +9,10 @@ import pandas as pd
 import pytest
 from compared_models import make_shore, make_xpresso, shore_score, xpresso_score
 from kipoi_door import environment, example_arguments, make_group, make_home
-from small_runs import small_request, small_weights
 
 from kipoi_seq2exp import served, zoo
 from kipoi_seq2exp.analysis.compare import compare_models
 from kipoi_seq2exp.analysis.compare_files import read_model_predictions
-from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.store import read_predictions
 from kipoi_seq2exp.array_model import ArrayModel
 from kipoi_seq2exp.cli import main
@@ -22,13 +20,6 @@ from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.metrics import METRICS, paired_differences, score
 from kipoi_seq2exp.nn.checkpoint import load_model
-
-
-@pytest.fixture(scope="module")
-def results(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compare") / "results"
-    fill_store(prepare(small_request(tiny, small_weights(tiny, folder.parent)), folder))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +106,13 @@ def test_windows_that_are_not_centred_find_their_own_gene(tmp_path):
     assert "x: 4 of 5 genes by range" in found.notes
 
 
+def test_a_bed_of_kipoi_has_one_column_of_predictions(genes, tmp_path):
+    table = "chr start end name score strand preds/x/0\nchr1 8500 9500 0 . - 2.5\nchr2 7500 8500 1 . + 0.5\n"
+    model = read_model_predictions("m", write_table(tmp_path / "k.bed", table))
+    found = compare_models([model], genes, genes["label"].to_numpy(float), bootstrap=0)
+    assert found.genes.set_index("gene_id")["m"].to_dict() == {"GENE02": 2.5, "GENE05": 0.5}
+
+
 @pytest.mark.parametrize("ending", ["h5", "zarr"])
 @pytest.mark.parametrize("key", ["preds", "preds/expression_pred"])
 def test_arrays_of_other_models_are_read(genes, tmp_path, ending, key):
@@ -130,6 +128,12 @@ def test_arrays_of_other_models_are_read(genes, tmp_path, ending, key):
     model = read_model_predictions("m", str(path))
     found = compare_models([model], genes, genes["label"].to_numpy(float), bootstrap=0)
     assert found.genes.set_index("gene_id")["m"].to_dict() == {"GENE02": 2.0, "GENE05": 4.0}
+
+
+def test_a_file_of_another_kind_is_one_sentence(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(InputError, match=r"x\.json: the ending names no kind of predictions: give a results folder"):
+        read_model_predictions("m", str(tmp_path / "x.json"))
 
 
 def test_arrays_without_metadata_need_the_genes(genes, tmp_path):

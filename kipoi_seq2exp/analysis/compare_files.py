@@ -1,8 +1,8 @@
 """Saved predictions of any model, read into one table: what each row is of, and one number.
 
-Contract: a results folder of ours, an .h5 or .zarr of `kipoi predict` by any model, or a table (.tsv, .txt, .csv) in;
-`predicted` with gene ids or ranges, or both, out. Tables may be Kipoi's (`preds/expression_pred`), Xpresso's own
-(`ID`, `SCORE`), or anybody's whose column of predictions is named.
+Contract: a results folder of ours, an .h5 or .zarr of `kipoi predict` by any model, or a table in; `predicted` with gene
+ids or ranges, or both, out. Tables may be Kipoi's (`preds/expression_pred`), Xpresso's own (`ID`, `SCORE`), or anybody's
+whose column of predictions is named.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ PREDICTION_COLUMNS: tuple[str, ...] = (
     "expression",
     "preds/expression",
     "preds/expression/0",
-    "preds/expression_pred",
     "preds/0",
     "preds",
     "prediction",
     "predicted",
     "score",
 )
-"""Columns that are taken for the prediction when none is named, most usual first; case does not matter. A file of
-Kipoi's with a single column of predictions needs no name."""
+"""Columns that are taken for the prediction when none is named, most usual first; case does not matter. In an output of
+Kipoi's with a single column of predictions it is that one."""
 
 ID_COLUMNS = ("metadata/gene_id", *COLUMN_NAMES["gene_id"], "gene_name", "metadata/ranges/id", "name", "id")
 RANGE_COLUMNS = ("metadata/ranges/chr", "metadata/ranges/start", "metadata/ranges/end")
 STRAND_COLUMNS = ("metadata/ranges/strand", "strand")
-TABLES, ARRAYS = (".tsv", ".txt", ".csv"), (".h5", ".hdf5", ".zarr")
+TABLES, ARRAYS = (".tsv", ".txt", ".csv", ".bed"), (".h5", ".hdf5", ".zarr")
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,11 @@ def read_model_predictions(name: str, source: str, genes: pd.DataFrame | None = 
         arrays = _read_arrays(path, genes)
         if arrays is not None:
             return ModelPredictions(name, path, _pick(path, arrays, column or None))
+    if path.is_file() and ending(path) not in ARRAYS:
+        raise InputError(
+            f"{path}: the ending names no kind of predictions: give a results folder, an .h5 or .zarr of `kipoi "
+            f"predict`, or a table ({', '.join(TABLES)})."
+        )
     if column:
         raise ConfigError(f"{source}: only a table or an output of `kipoi predict` has columns to choose from.")
     with read_predictions(path, genes) as found:
@@ -169,8 +173,8 @@ def _prediction_column(path: Path, lower: dict[str, str], column: str | None) ->
         raise InputError(f"{path} has no column '{column}'{suggest(column, lower.values())}.")
     usual = [lower[name] for name in PREDICTION_COLUMNS if name in lower]
     written = [full for name, full in lower.items() if name.startswith("preds/")]
-    if usual or len(written) == 1:
-        return (usual or written)[0]
+    if len(written) == 1 or usual:
+        return written[0] if len(written) == 1 else usual[0]
     names = listing(list(lower.values())[::-1])
     raise InputError(
         f"{path} has no column '{PREDICTION_COLUMNS[0]}' (it has {names}): name the prediction as {path}::COLUMN."
