@@ -1,8 +1,8 @@
 """Saved predictions of any model, read into one table: what each row is of, and one number.
 
-Contract: a results folder of ours, an .h5 or .zarr of `kipoi predict` by any model, or a table in; `predicted` with gene
-ids or ranges, or both, out. Tables may be Kipoi's (`preds/expression_pred`), Xpresso's own (`ID`, `SCORE`), or anybody's
-whose column of predictions is named.
+Contract: a results folder of ours, an .h5 or .zarr of `kipoi predict` by any model, or a table in; `predicted` with
+gene ids or ranges, or both, out. Tables may be Kipoi's (`preds/expression_pred`), Xpresso's own (`ID`, `SCORE`), or
+anybody's whose column of predictions is named.
 """
 
 from __future__ import annotations
