@@ -93,17 +93,20 @@ def xpresso_tsv(rows):
 
 
 def test_windows_that_are_not_centred_find_their_own_gene(tmp_path):
-    # A and B lie so that each TSS is nearer to the middle of the other's window, C on the other strand between them,
-    # D has no window of its own but lies in those of A and B
-    rows = {"A": (100_000, "+"), "B": (103_000, "+"), "C": (101_000, "-"), "D": (101_500, "+"), "E": (140_000, "-")}
+    # A and B lie so that each TSS is nearer to the middle of the other's window, C on the other strand between them
+    rows = {"A": (100_000, "+"), "B": (103_000, "+"), "C": (101_000, "-"), "E": (140_000, "-")}
+    # D, F, G and H have no window of their own: D lies 200 bp from A, F where it would have to in E's but on the other
+    # strand, G in the window of a gene that is not compared, H in those of A and B
+    rows |= {"D": (100_200, "+"), "F": (143_501, "+"), "G": (301_000, "+"), "H": (101_500, "+")}
     genes = pd.DataFrame(
         [(gene, "chr1", *place) for gene, place in rows.items()], columns=["gene_id", "chrom", "tss", "strand"]
     )
     written = [("chr1", *rows[gene], value) for gene, value in zip("ECBA", (5.0, 3.0, 2.0, 1.0), strict=True)]
+    written.append(("chr1", 300_000, "+", 9.0))
     model = read_model_predictions("x", write_table(tmp_path / "x.tsv", xpresso_tsv(written)))
-    found = compare_models([model], genes, np.arange(5.0), bootstrap=0)
+    found = compare_models([model], genes, np.arange(8.0), bootstrap=0)
     assert found.genes.set_index("gene_id")["x"].to_dict() == {"A": 1.0, "B": 2.0, "C": 3.0, "E": 5.0}
-    assert "x: 4 of 5 genes by range" in found.notes
+    assert "x: 4 of 8 genes by range" in found.notes
 
 
 def test_a_bed_of_kipoi_has_one_column_of_predictions(genes, tmp_path):
