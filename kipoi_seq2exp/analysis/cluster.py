@@ -16,12 +16,15 @@ import importlib
 import logging
 import os
 import queue
+import signal
+import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +61,19 @@ class Cluster:
         """
         import distributed
 
-        own = None
-        try:
-            own = self._start()
-            client = distributed.Client(own or self.address, timeout=CONNECT_S, set_as_default=False)
-        except ClusterError:
-            raise
-        except (OSError, RuntimeError, ValueError) as error:
-            if own is not None:
-                own.close()
-            raise ClusterError(self._unreachable(error)) from None
-        try:
+        with ExitStack() as opened:
+            try:
+                with _ctrl_c_held():
+                    own = self._start()
+                    if own is not None:
+                        opened.callback(own.close, timeout=CONNECT_S)
+                client = distributed.Client(own or self.address, timeout=CONNECT_S, set_as_default=False)
+            except ClusterError:
+                raise
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ClusterError(self._unreachable(error)) from None
+            opened.callback(_leave, client)
             yield Workers(client, own, self)
-        finally:
-            with suppress(OSError):  # a scheduler that has gone was told of already
-                client.close(timeout=CONNECT_S)
-            if own is not None:
-                own.close(timeout=CONNECT_S)
 
     def _start(self) -> Any:
         import distributed
@@ -107,6 +106,33 @@ class Cluster:
                 f"one with `dask scheduler`, or check the address."
             )
         return f"the workers cannot be started ({reason})."
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C until the end of the block; threads and processes that start in it never get it: masks are inherited.
+
+    So a worker neither dies of the Ctrl-C that its command is to obey nor litters the terminal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # when it starts, multiprocessing unblocks the signal
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
+def _leave(client: Any) -> None:
+    with suppress(OSError):  # a scheduler that has gone was told of already
+        client.close(timeout=CONNECT_S)
 
 
 def parse_cluster(text: str) -> Cluster:
@@ -157,7 +183,7 @@ class Workers:
         """
         from kipoi_seq2exp.analysis.cluster_worker import Seat, predict_at
 
-        seat = Seat(f"seq2exp-{uuid.uuid4().hex}", run.request, run.store.request, self._cluster.local is not None)
+        seat = Seat(f"seq2exp-{uuid.uuid4().hex}", run.request, run.store.request)
         self.client.register_plugin(seat)
         waiting, done = deque(batches), queue.SimpleQueue[Any]()
         flying: dict[str, tuple[Batch, Any]] = {}

@@ -7,7 +7,6 @@ if it was given two or more. What a user can cause comes back as a value, so tha
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -35,20 +34,16 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
     request : PredictRequest
     expected : Mapping
         The run's fingerprint: what the numbers depend on.
-    same_terminal : bool
-        The worker was started by the run itself, and Ctrl-C reaches it as well; it is the run's to obey.
     """
 
-    def __init__(self, name: str, request: PredictRequest, expected: Mapping[str, Any], same_terminal: bool) -> None:
-        self.name, self.request, self.expected, self.same_terminal = name, request, expected, same_terminal
+    def __init__(self, name: str, request: PredictRequest, expected: Mapping[str, Any]) -> None:
+        self.name, self.request, self.expected = name, request, expected
 
     def setup(self, worker: Any) -> None:
         """Take the seat; nothing is opened yet."""
         self._worker = worker
         self._reading, self._computing = threading.Lock(), threading.Lock()
         self._dataset: WindowDataset | None = None
-        if self.same_terminal and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def teardown(self, worker: Any) -> None:
         """Close the files."""
