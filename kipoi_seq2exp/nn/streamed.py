@@ -140,13 +140,15 @@ class Stream:
             last = i == len(self.weights) - 1
             self.shared = Projections.of(weights, eps, torch.float32 if last else product_type)
             if self.keep:
-                self.traces.append(Trace(self.residual.clone(), ([], [])))
+                self.traces.append(Trace(empty(*self.residual.shape).copy_(self.residual), ([], [])))
             self._run_layer(weights, rows if last else whole)
 
     def _run_layer(self, weights: Mapping[str, Tensor], rows: slice) -> None:
         both = [Direction.of(weights, reverse=reverse, threads=self.threads) for reverse in (False, True)]
         outer, inner = meeting(self.length, rows)
         whole = outer[0][1] == outer[1][0]
+        if self.keep:
+            self.room = [_room(both[i], [outer[i], inner[i]]) for i in (0, 1)]
         run_both(lambda i: self._first_visit(both[i], *outer[i], keep_output=whole), self.threads)
         if whole:
             run_both(lambda i: self._second_visit(both[i], *inner[i]), self.threads)
@@ -197,8 +199,10 @@ class Stream:
 
         inputs = direction.prepare(self.xz.numpy(), a, b)
         y = self.buffers[direction.reverse][1][: b - a]
-        saved = np.empty((-(-(b - a) // CHUNK) if self.keep else 0, *direction.A2.shape), np.float32)
+        saved = np.empty((0, *direction.A2.shape), np.float32)
         if self.keep:
+            chunks, room = -(-(b - a) // CHUNK), self.room[direction.reverse]
+            saved, self.room[direction.reverse] = room[:chunks], room[chunks:]
             self.traces[-1].visits[direction.reverse].append((a, b, saved))
 
         def scan(first: int, last: int) -> None:
@@ -221,6 +225,14 @@ class Stream:
             self.residual[a + first : a + last] += change
 
         direction.share_rows(b - a, work)
+
+
+def _room(direction: Direction, ranges: list[tuple[int, int]]) -> Array:
+    """Make an array for a direction's states before each chunk of each tile: (chunks, N, d_inner)."""
+    from kipoi_seq2exp.nn.scan_kernels import CHUNK
+
+    chunks = sum(-(-(b - a) // CHUNK) for span in ranges for a, b in tiles(*span))
+    return empty(chunks, *direction.A2.shape).numpy()
 
 
 def meeting(length: int, rows: slice) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
