@@ -107,11 +107,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyGenome:
 
 
 @pytest.fixture(scope="module")
-def run(tiny: TinyGenome, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A finished run of a small network on every gene of the tiny genome, with the Beta of each base."""
+def weights(tiny: TinyGenome, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights file of a small network for the tiny genome's windows."""
+    from small_runs import small_weights
+
+    return small_weights(tiny, tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def run(tiny: TinyGenome, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished run of the small network on every gene of the tiny genome, with the Beta of each base."""
     from small_runs import finished_run
 
-    return finished_run(tiny, tmp_path_factory.mktemp("run"))
+    return finished_run(tiny, weights, tmp_path_factory.mktemp("run") / "results")
+
+
+@pytest.fixture(scope="module")
+def results(run: Any) -> Path:
+    """The results folder of `run`."""
+    folder: Path = run.store.path.parent
+    return folder
 
 
 @pytest.fixture(scope="module")

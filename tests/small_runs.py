@@ -44,9 +44,9 @@ def small_request(tiny: Any, weights: Path, **changes: Any) -> PredictRequest:
     return PredictRequest(**{**fields, **changes})
 
 
-def finished_run(tiny: Any, folder: Path, **changes: Any) -> Run:
-    """Predict with the small network, with the Beta of each base; `changes` replace fields of the request."""
-    run = prepare(small_request(tiny, small_weights(tiny, folder), save_beta=True, **changes), folder)
+def finished_run(tiny: Any, weights: Path, folder: Path, **changes: Any) -> Run:
+    """Predict with a small network, with the Beta of each base; `changes` replace fields of the request."""
+    run = prepare(small_request(tiny, weights, save_beta=True, **changes), folder)
     fill_store(run)
     return run
 

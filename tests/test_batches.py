@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_runs import command_line, small_request, small_weights
+from small_runs import command_line, small_request
 
 from kipoi_seq2exp import NetworkConfig
 from kipoi_seq2exp.analysis import batches as module
@@ -16,11 +16,6 @@ from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.errors import ConfigError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-@pytest.fixture(scope="module")
-def weights(tiny, tmp_path_factory):
-    return small_weights(tiny, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize(

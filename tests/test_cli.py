@@ -13,18 +13,13 @@ import time
 import h5py
 import numpy as np
 import pytest
-from small_runs import command_line, small_weights
+from small_runs import command_line
 
 import kipoi_seq2exp
 from kipoi_seq2exp.cli import INTERRUPTED, main
 from kipoi_seq2exp.zoo import Registration
 
 FINAL = ("predictions.tsv", "elements.bed", "element_mask.bw")
-
-
-@pytest.fixture(scope="module")
-def weights(tiny, tmp_path_factory):
-    return small_weights(tiny, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
-from small_runs import command_line, small_request, small_weights
+from small_runs import command_line, small_request
 
 from kipoi_seq2exp.analysis import cluster as module
 from kipoi_seq2exp.analysis.cluster import Cluster, parse_cluster
@@ -21,11 +22,6 @@ from kipoi_seq2exp.cli import INTERRUPTED
 from kipoi_seq2exp.errors import ClusterError, ConfigError, InputError
 
 distributed = pytest.importorskip("distributed")
-
-
-@pytest.fixture(scope="module")
-def weights(tiny, tmp_path_factory):
-    return small_weights(tiny, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +121,9 @@ def moved(tiny, weights, tmp_path):
 def test_a_worker_without_the_files_says_which(moved, workers):
     run, track = moved
     track.unlink()
-    words = r"worker tcp://127\.0\.0\.1:\d+ on \S+: .*dnase\.bw\): no such file: workers need the run"
+    words = (
+        r"worker tcp://127\.0\.0\.1:\d+ on \S+: .*dnase\.bw\): no such file .a bigWig is needed.: workers need the run"
+    )
     with pytest.raises(InputError, match=words):
         fill_store(run, None, workers)
     assert not run.store.done.any()
@@ -358,3 +356,15 @@ def test_slurm_refuses_the_jobs(slurm, tmp_path, capfd):
     ):
         pass
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+def test_ctrl_c_while_workers_start_waits_and_never_reaches_them():
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    steps = []
+    with pytest.raises(KeyboardInterrupt), module._ctrl_c_held():
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        steps.append("after the signal")
+    assert steps == ["after the signal"]
+    assert child.stdout.strip() == b"True"

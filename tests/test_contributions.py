@@ -10,7 +10,7 @@ import pandas as pd
 import pyBigWig
 import pytest
 import torch
-from small_runs import small_network, small_weights
+from small_runs import command_line, small_network, small_weights
 
 from kipoi_seq2exp.analysis.contributions import gradient_times_input, integrated_gradients, mutagenesis
 from kipoi_seq2exp.analysis.predict import predict_windows
@@ -122,9 +122,7 @@ def test_unknown_bases_are_not_mutated(tiny, model):
 
 
 def command(tiny, weights, output, *more):
-    tracks = [word for name, source in tiny.sources.items() for word in ("--track", f"{name}={source}")]
-    files = ["--fasta", str(tiny.fasta), "--genes", str(tiny.genes), "--blacklist", str(tiny.blacklist)]
-    return ["contributions", "GENE01", str(weights), *files, *tracks, "--device", "cpu", "-o", str(output), *more]
+    return command_line(tiny, weights, output, *more, command="contributions GENE01")
 
 
 def test_the_command(tiny, model, tmp_path, capsys):

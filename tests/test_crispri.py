@@ -51,8 +51,8 @@ def write_pairs(path, pairs=PAIRS, columns=COLUMNS, **changes):
 
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    return finished_run(tiny, tmp_path_factory.mktemp("crispri"), gene_ids=("GENE02", "GENE03", "GENE04"))
+def run(tiny, weights, tmp_path_factory):
+    return finished_run(tiny, weights, tmp_path_factory.mktemp("crispri"), gene_ids=("GENE02", "GENE03", "GENE04"))
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, WeightsEr
 
 
 @pytest.fixture(scope="module")
-def weights(tiny, tmp_path_factory):
-    return small_weights(tiny, tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
 def whole_run(tiny, weights, tmp_path_factory):
     """Return the folder of a run that nothing interrupted, with the Beta of each base."""
     folder = tmp_path_factory.mktemp("whole")

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import small_request, small_weights
 
 from kipoi_seq2exp.analysis import report
 from kipoi_seq2exp.analysis.locus import Surroundings
-from kipoi_seq2exp.analysis.predict import fill_store, prepare
 from kipoi_seq2exp.analysis.report import binned
 from kipoi_seq2exp.analysis.sessions import genome_tracks_ini, shown_files
 from kipoi_seq2exp.analysis.store import read_predictions
@@ -38,13 +36,6 @@ def write_pairs(path, pairs=PAIRS):
     rows = [(chrom, start, end, tss, tss + 1, gene, truth) for chrom, start, end, tss, gene, truth in pairs]
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in [names, *rows]))
     return path
-
-
-@pytest.fixture(scope="module")
-def results(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report") / "results"
-    fill_store(prepare(small_request(tiny, small_weights(tiny, folder.parent)), folder))
-    return folder
 
 
 @pytest.fixture(scope="module")

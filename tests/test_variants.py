@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import small_network, small_weights
+from small_runs import command_line, small_network, small_weights
 
 from kipoi_seq2exp.analysis.predict import predict_windows
 from kipoi_seq2exp.analysis.variants import (
@@ -277,9 +277,7 @@ def test_the_batch_size_changes_nothing_and_a_plain_network_has_no_mask(tiny):
 
 
 def command(tiny, weights, vcf, output, *more):
-    tracks = [word for name, source in tiny.sources.items() for word in ("--track", f"{name}={source}")]
-    files = ["--fasta", str(tiny.fasta), "--genes", str(tiny.genes), "--blacklist", str(tiny.blacklist)]
-    return ["variants", str(vcf), str(weights), *files, *tracks, "--device", "cpu", "-o", str(output), *more]
+    return command_line(tiny, weights, output, *more, command=f"variants {vcf}")
 
 
 def test_the_command_writes_a_table_and_an_annotated_vcf(tiny, tmp_path, records, capsys):
