@@ -89,6 +89,21 @@ def test_a_row_that_the_disk_refuses_stays_absent(tmp_path, monkeypatch):
     assert store.done.tolist() == [True, True, False]
 
 
+def test_the_batch_size_is_remembered(tmp_path, monkeypatch):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    assert store.batch_size is None
+    store.remember_batch_size(4)
+    assert PredictionStore.reopen(tmp_path / "p.zarr").batch_size == 4
+
+    def full(self, content, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zarr.DirectoryStore, "_tofile", full)
+    store.remember_batch_size(4)  # known already: nothing is written
+    with pytest.raises(OutputError, match=r"p\.zarr: cannot be written \(the disk is full"):
+        store.remember_batch_size(2)
+
+
 def test_a_store_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(self, content, file):
         raise OSError(errno.ENOSPC, "No space left on device")
