@@ -28,7 +28,7 @@ from typing import Any
 import measure
 import numpy as np
 import torch
-from comparators import PerBaseLoader, fused_floor, huggingface_layer, installed, scan_inputs
+from comparators import PerBaseLoader, fused_floor, huggingface_layer, installed, plain_numba, scan_inputs
 from measure import Row, Timing, in_turn, note, timed_row, times
 
 from kipoi_seq2exp import InputSpec, NetworkConfig, WindowDataset
@@ -95,7 +95,7 @@ def isolated(task: str, settings: dict[str, Any], **environment: str) -> dict[st
 
 
 def scan(sizes: Sizes) -> Iterator[Row]:
-    """Kernels, fused floor, chunked torch and the plain loop on the same numbers, d_inner 256, 16 states."""
+    """Kernels, fused floor, plain numba, chunked torch and the plain loop; same numbers, d_inner 256, 16 states."""
     slowest: Timing | None = None
     for length in sizes.scan:
         inputs = scan_inputs(length, 256, 16, SEED)
@@ -104,6 +104,7 @@ def scan(sizes: Sizes) -> Iterator[Row]:
             "floor": lambda inputs=inputs: fused_floor(*inputs[:3]),
         }
         if length <= sizes.chunked_up_to:
+            variants["numba"] = lambda inputs=inputs: plain_numba(*inputs)
             variants["chunked"] = lambda inputs=inputs: selective_scan(*inputs, backend="chunked")
         loop = {"reference": lambda inputs=inputs: selective_scan(*inputs, backend="reference")}
         with torch.inference_mode():
@@ -114,9 +115,10 @@ def scan(sizes: Sizes) -> Iterator[Row]:
         against = {"against": "kernels / floor", "target": "<= 1.5"}
         yield timed_row("Scan", "kernels", length, kernels, **against, **times(kernels, taken["floor"]))
         yield timed_row("Scan", "fused floor (exponentials and multiply-adds alone)", length, taken["floor"])
-        if "chunked" in taken:
-            ratio = times(taken["chunked"], kernels)
-            yield timed_row("Scan", "chunked torch", length, taken["chunked"], against="this / kernels", **ratio)
+        for name, what in {"numba": "numba without explicit vectors", "chunked": "chunked torch"}.items():
+            if name in taken:
+                ratio = times(taken[name], kernels)
+                yield timed_row("Scan", what, length, taken[name], against="this / kernels", **ratio)
         if "reference" in taken:
             slowest, per_base = taken["reference"], length
             against = {"against": "this / kernels", "target": ">= 100"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ import yaml
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 Settings = TypeVar("Settings")
+PRODUCTS_VARIABLE = "SEQ2EXP_PROJECTIONS"
 SHOWN = 12  # valid names that an error lists
 
 
@@ -185,6 +187,24 @@ class MaskMode(str, enum.Enum):
     HARD = "hard"  # 1 where the mean reaches 0.5
     TOP = "top"  # 1 for the top fraction of the window
     TOP_SOFT = "top-soft"  # the mean for the top fraction of the window
+
+
+class Products(str, enum.Enum):
+    """Number type of the two large matrix products of a layer (in_proj, out_proj) in predictions on a CPU."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+    @classmethod
+    def chosen(cls, name: str | None = None) -> Products:
+        """Read a name; by default what the environment variable `PRODUCTS_VARIABLE` says, else float32."""
+        source = "projections"
+        if name is None:
+            source, name = PRODUCTS_VARIABLE, os.environ.get(PRODUCTS_VARIABLE)
+        try:
+            return cls(name or cls.FLOAT32)
+        except ValueError:
+            raise ConfigError(f"{source}: unknown type '{name}'{suggest(str(name), [p.value for p in cls])}.") from None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, convert_checkpoint, load_model, save_model
+from kipoi_seq2exp.config import Products
 from kipoi_seq2exp.errors import ConfigError, OutputError, WeightsError
 from kipoi_seq2exp.nn import checkpoint
 from kipoi_seq2exp.nn.published import config_from_published, published_names
@@ -41,6 +42,19 @@ def test_round_trip(saved: Path) -> None:
     again = saved.with_name("again.safetensors")
     save_model(model, again)
     assert again.read_bytes() == saved.read_bytes()
+
+
+def test_projections_are_a_choice_of_who_loads(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEQ2EXP_PROJECTIONS", raising=False)
+    assert load_model(saved).products is Products.FLOAT32
+    assert load_model(saved, projections="bfloat16").products is Products.BFLOAT16
+    monkeypatch.setenv("SEQ2EXP_PROJECTIONS", "bfloat16")
+    model = load_model(saved)
+    assert model.products is model.generator.products is model.encoder.products is Products.BFLOAT16
+    assert load_model(saved, projections="float32").products is Products.FLOAT32
+    monkeypatch.setenv("SEQ2EXP_PROJECTIONS", "bfloat61")
+    with pytest.raises(ConfigError, match="SEQ2EXP_PROJECTIONS: unknown type 'bfloat61' .*'bfloat16'"):
+        load_model(saved)
 
 
 def test_damaged_files_are_named(saved: Path, tmp_path: Path) -> None:
@@ -94,7 +108,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match="the disk is full"):
         save_model(Seq2Exp(CONFIG), tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
 

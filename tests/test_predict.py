@@ -148,6 +148,7 @@ def test_a_complete_run_computes_nothing_again(tiny, weights, whole_run, monkeyp
     ("changes", "words"),
     [
         ({"mask_mode": MaskMode.HARD}, "network: mask_mode was soft, now hard"),
+        ({"projections": "bfloat16"}, "projections was float32, now bfloat16"),
         ({"gene_ids": ("GENE01",)}, "genes was 7 genes"),
         ({"blacklist": None}, "files: blacklist was .*, now none"),
         ({"save_beta": False}, "save beta was True, now False"),

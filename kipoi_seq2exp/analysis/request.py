@@ -65,6 +65,8 @@ class PredictRequest:
         Let `predict.prepare` choose the batch size instead (`batches`), and choose the same when the run goes on.
     memory_bytes : int or None
         What a batch chosen so may take; by default most of the free memory.
+    projections : str or None
+        As of `load_model`.
     save_beta : bool
         Store the concentrations of every base too (twice the size of the masks), for credible bands.
     """
@@ -84,6 +86,7 @@ class PredictRequest:
     batch_size: int = 1
     auto_batch: bool = False
     memory_bytes: int | None = None
+    projections: str | None = None
     save_beta: bool = False
 
     def __post_init__(self) -> None:
@@ -105,7 +108,7 @@ def open_model(request: PredictRequest) -> tuple[Seq2Exp, str]:
     file = Path(request.model)
     if not file.exists() and file.suffix != ".safetensors":
         file = weights_path(request.model)
-    model = load_model(file, checked_device(request.device))
+    model = load_model(file, checked_device(request.device), projections=request.projections)
     if request.mask_mode is not None:
         if not model.config.generates_mask or request.peaks is not None:
             raise ConfigError(f"mask mode '{request.mask_mode.value}': no mask is made by the model in this run.")
@@ -218,6 +221,7 @@ def fingerprint(request: PredictRequest, model: Seq2Exp, weights_sha256: str, da
         "missing features": dataset.missing_features.value,
         "files": files,
         "device": _device_kind(request, model),
+        "projections": model.products.value,
         "save beta": request.save_beta,
     }
 
@@ -253,6 +257,7 @@ def provenance_of(
             "provenance": to_mapping(model.provenance),
         },
         "mask": mask,
+        "projections": model.products.value,
         "inputs": to_mapping(dataset.inputs),
         "dataset": dataset.describe(),
         "sources": sources,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kipoi_seq2exp.config import MaskMode
+from kipoi_seq2exp.config import MaskMode, Products
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -93,6 +93,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     network.add_argument(
         "--memory", metavar="SIZE", help="what a batch may take, e.g. 8GB (default: most of what is free)"
+    )
+    network.add_argument(
+        "--projections",
+        choices=[products.value for products in Products],
+        help="type of the large products on a CPU: bfloat16 is quicker where the processor has it, and moves the mask "
+        "by up to 2e-5 (default: SEQ2EXP_PROJECTIONS, else float32)",
     )
     network.add_argument(
         "--mask-mode", choices=[mode.value for mode in MaskMode], help="how the mask is read (default: as trained)"

@@ -108,6 +108,7 @@ def request_of(args: argparse.Namespace) -> PredictRequest:
         batch_size=1 if args.batch_size is None else args.batch_size,
         auto_batch=args.batch_size is None,
         memory_bytes=None if args.memory is None else parse_bytes(args.memory),
+        projections=args.projections,
         save_beta=args.save_beta,
     )
 

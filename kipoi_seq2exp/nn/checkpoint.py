@@ -8,7 +8,6 @@ same weights shall have the same hash.) No pickle anywhere. A file is written to
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, Variant, from_mapping, suggest, to_mapping
-from kipoi_seq2exp.errors import ConfigError, OutputError, WeightsError
+from kipoi_seq2exp.config import (
+    InputSpec,
+    NetworkConfig,
+    Products,
+    Provenance,
+    Variant,
+    from_mapping,
+    suggest,
+    to_mapping,
+)
+from kipoi_seq2exp.errors import ConfigError, WeightsError
+from kipoi_seq2exp.files import make_folder, whole_file
 from kipoi_seq2exp.nn import published
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.paths import file_sha256, verify_sha256, weights_path
@@ -52,18 +61,19 @@ def save_model(model: Seq2Exp, path: str | Path) -> str:
         "provenance": to_mapping(model.provenance),
     }
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    with whole_file(path) as part:
         part.write_bytes(save(state, {HEADER: json.dumps(header)}))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot write the weights ({error.strerror}).") from None
     return file_sha256(path)
 
 
-def load_model(path: str | Path, device: str | torch.device | None = None, *, sha256: str | None = None) -> Seq2Exp:
+def load_model(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    sha256: str | None = None,
+    projections: str | None = None,
+) -> Seq2Exp:
     """Load a network in evaluation mode.
 
     Parameters
@@ -74,12 +84,18 @@ def load_model(path: str | Path, device: str | torch.device | None = None, *, sh
         Where to put it; by default CUDA where there is one, else the CPU.
     sha256 : str, optional
         Expected hash of the file; a served model's is known and always checked.
+    projections : str, optional
+        "float32", or "bfloat16" for quicker and coarser products in predictions on a CPU (see `config.Products`); by
+        default what the environment variable SEQ2EXP_PROJECTIONS says, else float32.
 
     Raises
     ------
+    ConfigError
+        If `projections` is neither.
     WeightsError
         If the file is missing or damaged, its hash differs, or it was not written by this package.
     """
+    products = Products.chosen(projections)
     named = isinstance(path, str) and not path.endswith(".safetensors") and not Path(path).exists()
     file = weights_path(str(path)) if named else Path(path)
     if sha256 is not None:
@@ -89,6 +105,7 @@ def load_model(path: str | Path, device: str | torch.device | None = None, *, sh
     config, inputs, provenance, state = _read(file)
     model = Seq2Exp(config, inputs, provenance)
     _fill(model, state, str(file))
+    model.products = products
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval()

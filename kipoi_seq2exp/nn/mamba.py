@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from kipoi_seq2exp.config import NetworkConfig
+from kipoi_seq2exp.config import NetworkConfig, Products
 from kipoi_seq2exp.nn.scan import Backend, chosen_backend, selective_scan
 from kipoi_seq2exp.nn.streamed import can_stream, stream_stack
 from kipoi_seq2exp.nn.streamed_backward import train_stack
@@ -119,6 +119,7 @@ class MambaStack(nn.Module):
         self.layers = nn.ModuleList(BiMambaLayer(config) for _ in range(n_layers))
         self.final_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.d_inner = config.d_inner
+        self.products = Products.FLOAT32
         self.checkpoint_layers = False  # training off the CPU: recompute layers in the backward, as streamed ones are
         self._initialise(n_layers)
 
@@ -139,7 +140,7 @@ class MambaStack(nn.Module):
         if can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:
             if torch.is_grad_enabled():
                 return self._normalised(train_stack(self.layers, hidden, rows))
-            return torch.stack([self._normalised(stream_stack(self.layers, window, rows)) for window in hidden])
+            return torch.stack([self._normalised(stream_stack(self.layers, w, rows, self.products)) for w in hidden])
         residual = hidden
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():

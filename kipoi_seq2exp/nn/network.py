@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, Variant
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, Products, Provenance, Variant
 from kipoi_seq2exp.errors import ShapeError
 from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
@@ -228,6 +228,17 @@ class Seq2Exp(nn.Module):
             kept = kept * mask[rows, None].to(kept.dtype)
         pooled: Tensor = self.encoder(kept[None], slice(start, start + P))[0].mean(0)
         return pooled
+
+    @property
+    def products(self) -> Products:
+        """Number type of the large products in predictions on a CPU; no property of the weights, and not saved."""
+        return self.encoder.products
+
+    @products.setter
+    def products(self, value: Products) -> None:
+        for stack in (self.generator, self.encoder):
+            if stack is not None:
+                stack.products = value
 
     def promoter(self, window_bp: int) -> slice:
         """Return the central P bases of a window of that length."""

@@ -13,7 +13,7 @@ outside them only the state is computed. At 200 kb and d_model 128 the stack kee
 
 With gradients the walk is the same and leaves a `Trace` of each layer for the walk back, see `streamed_backward`.
 
-``SEQ2EXP_PROJECTIONS=bfloat16`` multiplies by in_proj and out_proj in bfloat16, all else in float32: faster where the
+`config.Products.BFLOAT16` multiplies by in_proj and out_proj in bfloat16, all else in float32: faster where the
 processor has instructions for it (AVX-512 BF16, AMX), slower elsewhere. x_proj stays exact, step sizes are sensitive;
 and the last layer, whose errors no other layer evens out.
 `benchmarks/speed.py` measures the gain and how far the mask moves. Gradients are always float32.
@@ -21,7 +21,6 @@ and the last layer, whose errors no other layer evens out.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,20 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kipoi_seq2exp.config import suggest
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.config import Products
 from kipoi_seq2exp.nn import walk
 from kipoi_seq2exp.nn.scan_cpu import WIDTH, empty
 from kipoi_seq2exp.nn.walk import Array, Direction, Projections, all_threads, run_both, tiles
-
-
-def projection_type() -> torch.dtype:
-    """Return the type of the products with in_proj and out_proj: float32, or what ``SEQ2EXP_PROJECTIONS`` says."""
-    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    name = os.environ.get("SEQ2EXP_PROJECTIONS") or "float32"
-    if name not in types:
-        raise ConfigError(f"SEQ2EXP_PROJECTIONS: unknown type '{name}'{suggest(name, list(types))}.")
-    return types[name]
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -60,7 +49,7 @@ def can_stream(hidden: Tensor, d_inner: int) -> bool:
     return plain and d_inner % WIDTH == 0
 
 
-def stream_stack(layers: Any, hidden: Tensor, rows: slice) -> Tensor:
+def stream_stack(layers: Any, hidden: Tensor, rows: slice, products: Products = Products.FLOAT32) -> Tensor:
     """Run the layers on one window, without gradients.
 
     Parameters
@@ -70,6 +59,8 @@ def stream_stack(layers: Any, hidden: Tensor, rows: slice) -> Tensor:
         float32, on the CPU; not changed.
     rows : slice
         Rows of the result that are wanted.
+    products : Products
+        Type of the products with in_proj and out_proj.
 
     Returns
     -------
@@ -79,7 +70,7 @@ def stream_stack(layers: Any, hidden: Tensor, rows: slice) -> Tensor:
     weights = [dict(layer.named_parameters()) for layer in layers]
     with all_threads() as threads:
         stream = Stream(hidden, weights, [layer.norm.eps for layer in layers], threads)
-        stream.run(rows, projection_type())
+        stream.run(rows, getattr(torch, products.value))
     return stream.residual[rows]
 
 
