@@ -53,7 +53,7 @@ def test_projections_are_a_choice_of_who_loads(saved: Path, monkeypatch: pytest.
     assert model.products is model.generator.products is model.encoder.products is Products.BFLOAT16
     assert load_model(saved, projections="float32").products is Products.FLOAT32
     monkeypatch.setenv("SEQ2EXP_PROJECTIONS", "bfloat61")
-    with pytest.raises(ConfigError, match="SEQ2EXP_PROJECTIONS: unknown type 'bfloat61' .*'bfloat16'"):
+    with pytest.raises(ConfigError, match=r"SEQ2EXP_PROJECTIONS: unknown type 'bfloat61' .*'bfloat16'"):
         load_model(saved)
 
 

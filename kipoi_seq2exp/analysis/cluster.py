@@ -199,7 +199,9 @@ class Workers:
                 self._look()
                 with suppress(queue.Empty):
                     batch, future = flying.pop(done.get(timeout=LOOK_S).key)
-                    yield batch, _rows(future, batch)
+                    while (rows := _rows(future, batch)) is None:
+                        self._look()  # which replaces workers: without one the batch is never computed again
+                    yield batch, rows
             self._look(at_once=True)
         finally:
             with suppress(Exception):  # the scheduler may be what was lost; its workers forget what nobody waits for
@@ -230,13 +232,15 @@ class Workers:
             self._own.scale(jobs=slurm.jobs)  # submits again what was lost, and nothing that still waits in the queue
 
 
-def _rows(future: Any, batch: Batch) -> list[Row]:
-    """Take the rows of a batch, or say why there are none."""
+def _rows(future: Any, batch: Batch) -> list[Row] | None:
+    """Take the rows of a batch, or say why there are none; None where they were lost with their worker, for now."""
     import distributed
 
     genes = f"the genes in rows {batch.start + 1} to {batch.stop} of the table"
     try:
-        found = future.result()
+        found = future.result(timeout=LOOK_S)
+    except (TimeoutError, distributed.TimeoutError):
+        return None
     except distributed.scheduler.KilledWorker as error:
         raise ClusterError(
             f"{genes} ended {error.allowed_failures + 1} workers, one after the other: probably they need more memory."
