@@ -83,12 +83,21 @@ def test_weights_changed_before_the_backward_are_an_error() -> None:
 def test_what_is_kept_does_not_grow_with_the_states() -> None:
     """A layer keeps its input and one state in 32: all states would be L x d_inner x N numbers."""
     network, length = stack(3), 640
-    nodes = [network(torch.randn(1, length, 16, requires_grad=True)).grad_fn]
-    while not hasattr(nodes[0], "traces"):
-        nodes = [*nodes[1:], *(node for node, _ in nodes[0].next_functions if node is not None)]
-    traces = nodes[0].traces[0]
-    kept = [trace.residual.numel() + sum(s.size for side in trace.visits for *_, s in side) for trace in traces]
-    assert kept == [length * 16 + 2 * (length // 32) * 16 * 32] * 3
+    own = {id(parameter) for parameter in network.parameters()}
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: id(t) in own or kept.append(t.numel()) or t, lambda t: t):
+        network(torch.randn(1, length, 16, requires_grad=True))
+    assert sum(kept) <= 3 * (length * 16 + 2 * (length // 32) * 16 * 32) + 4 * length * 16  # the last: the final norm
+
+
+def test_what_is_kept_is_freed_by_the_backward() -> None:
+    network, hidden = stack(), torch.randn(1, 64, 16)
+    result = network(hidden).sum()
+    first = torch.autograd.grad(result, list(network.parameters()), retain_graph=True)
+    second = torch.autograd.grad(result, list(network.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        result.backward()
 
 
 def test_two_python_threads_may_train() -> None:

@@ -81,12 +81,24 @@ class Trace:
     Attributes
     ----------
     residual : Tensor, (L, D)
-    visits : pair of lists of (a, b, states)
-        A tile, and the direction's states (chunks, N, d_inner) before each chunk of it.
+    states : pair of Tensor, (chunks, N, d_inner)
+        A direction's states before each chunk of each tile.
+    visits : pair of lists of (a, b)
+        A direction's tiles.
     """
 
     residual: Tensor
-    visits: tuple[list[tuple[int, int, Array]], list[tuple[int, int, Array]]]
+    states: tuple[Tensor, Tensor]
+    visits: tuple[list[tuple[int, int]], list[tuple[int, int]]]
+
+    def tiles(self, i: int) -> list[tuple[int, int, Array]]:
+        """Return the tiles of a direction with the states of each, (chunks, N, d_inner)."""
+        found, first = [], 0
+        for a, b in self.visits[i]:
+            last = first + _chunks(a, b)
+            found.append((a, b, self.states[i][first:last].numpy()))
+            first = last
+        return found
 
 
 class Stream:
@@ -130,8 +142,6 @@ class Stream:
         for i, (weights, eps) in enumerate(zip(self.weights, self.eps, strict=True)):
             last = i == len(self.weights) - 1
             self.shared = Projections.of(weights, eps, torch.float32 if last else product_type)
-            if self.keep:
-                self.traces.append(Trace(empty(*self.residual.shape).copy_(self.residual), ([], [])))
             self._run_layer(weights, rows if last else whole)
 
     def _run_layer(self, weights: Mapping[str, Tensor], rows: slice) -> None:
@@ -139,7 +149,10 @@ class Stream:
         outer, inner = meeting(self.length, rows)
         whole = outer[0][1] == outer[1][0]
         if self.keep:
-            self.room = [_room(both[i], [outer[i], inner[i]]) for i in (0, 1)]
+            forward, reverse = (_room(both[i], [outer[i], inner[i]]) for i in (0, 1))
+            self.room = [forward.numpy(), reverse.numpy()]
+            before = empty(*self.residual.shape).copy_(self.residual)
+            self.traces.append(Trace(before, (forward, reverse), ([], [])))
         run_both(lambda i: self._first_visit(both[i], *outer[i], keep_output=whole), self.threads)
         if whole:
             run_both(lambda i: self._second_visit(both[i], *inner[i]), self.threads)
@@ -186,15 +199,15 @@ class Stream:
 
     def _scan(self, direction: Direction, a: int, b: int) -> Tensor:
         """Convolution, step sizes and scan of rows a to b, on from the direction's state; (b - a, d_inner)."""
-        from kipoi_seq2exp.nn.scan_kernels import CHUNK, scan_forward
+        from kipoi_seq2exp.nn.scan_kernels import scan_forward
 
         inputs = direction.prepare(self.xz.numpy(), a, b)
         y = self.buffers[direction.reverse][1][: b - a]
         saved = np.empty((0, *direction.A2.shape), np.float32)
         if self.keep:
-            chunks, room = -(-(b - a) // CHUNK), self.room[direction.reverse]
+            room, chunks = self.room[direction.reverse], _chunks(a, b)
             saved, self.room[direction.reverse] = room[:chunks], room[chunks:]
-            self.traces[-1].visits[direction.reverse].append((a, b, saved))
+            self.traces[-1].visits[direction.reverse].append((a, b))
 
         def scan(first: int, last: int) -> None:
             scan_forward(inputs, y.numpy(), direction.state, saved, (first, last), direction.reverse)
@@ -218,12 +231,16 @@ class Stream:
         direction.share_rows(b - a, work)
 
 
-def _room(direction: Direction, ranges: list[tuple[int, int]]) -> Array:
-    """Make an array for a direction's states before each chunk of each tile: (chunks, N, d_inner)."""
+def _chunks(a: int, b: int) -> int:
+    """Count the chunks of a tile."""
     from kipoi_seq2exp.nn.scan_kernels import CHUNK
 
-    chunks = sum(-(-(b - a) // CHUNK) for span in ranges for a, b in tiles(*span))
-    return empty(chunks, *direction.A2.shape).numpy()
+    return -(-(b - a) // CHUNK)
+
+
+def _room(direction: Direction, ranges: list[tuple[int, int]]) -> Tensor:
+    """Make a tensor for a direction's states before each chunk of each tile: (chunks, N, d_inner)."""
+    return empty(sum(_chunks(*tile) for span in ranges for tile in tiles(*span)), *direction.A2.shape)
 
 
 def meeting(length: int, rows: slice) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

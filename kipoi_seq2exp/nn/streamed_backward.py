@@ -59,23 +59,26 @@ class _Stack(torch.autograd.Function):
         ctx: Any, hidden: Tensor, rows: slice, eps: list[float], names: list[tuple[str, ...]], *flat: Tensor
     ) -> Tensor:
         weights, keep = _by_name(names, flat), any(ctx.needs_input_grad)
-        ctx.rows, ctx.eps, ctx.names, ctx.traces = rows, eps, names, []
-        results = []
+        ctx.rows, ctx.eps, ctx.names = rows, eps, names
+        results, traces = [], []
         for window in hidden:
             with all_threads() as threads:
                 stream = Stream(window, weights, eps, threads, keep=keep)
                 stream.run(rows)
             results.append(stream.residual[rows])
-            ctx.traces.append(stream.traces)
-        ctx.save_for_backward(*flat)
+            traces += stream.traces
+        ctx.visits = [trace.visits for trace in traces]
+        ctx.save_for_backward(*flat, *(tensor for trace in traces for tensor in (trace.residual, *trace.states)))
         return torch.stack(results)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         weights = _by_name(ctx.names, ctx.saved_tensors)
+        kept = ctx.saved_tensors[sum(map(len, weights)) :]
+        traces = [Trace(kept[3 * i], (kept[3 * i + 1], kept[3 * i + 2]), v) for i, v in enumerate(ctx.visits)]
         totals = [{name: torch.zeros_like(tensor) for name, tensor in layer.items()} for layer in weights]
         d_hidden = []
-        for traces, gradient in zip(ctx.traces, gradients[0], strict=True):
+        for window, gradient in enumerate(gradients[0]):
             length = traces[0].residual.shape[0]
             residual = torch.zeros(length, gradient.shape[1])
             residual[ctx.rows] = gradient
@@ -83,7 +86,8 @@ class _Stack(torch.autograd.Function):
                 space = _Space.of(residual, weights[0]["out_proj.weight"].shape[1])
                 for i in range(len(weights) - 1, -1, -1):
                     rows = ctx.rows if i == len(weights) - 1 else slice(0, length)
-                    _LayerBack(weights[i], ctx.eps[i], traces[i], space, threads).run(rows, totals[i])
+                    trace = traces[window * len(weights) + i]
+                    _LayerBack(weights[i], ctx.eps[i], trace, space, threads).run(rows, totals[i])
             d_hidden.append(residual)
         return torch.stack(d_hidden), None, None, None, *(total for layer in totals for total in layer.values())
 
@@ -227,7 +231,7 @@ class _LayerBack:
         length = self.space.residual.shape[0]
         halves = meeting(length, slice(0, length))[0]
         run_both(lambda i: self._project(self.both[i], *halves[i], rows), self.threads)
-        visits = [[*visits] for visits in self.trace.visits]
+        visits = [self.trace.tiles(i) for i in (0, 1)]
         outer, _ = meeting(length, rows)
         if rows == slice(0, length):
             counts = [len(tiles(*span)) for span in outer]
