@@ -84,13 +84,14 @@ def plain_numba(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
 
 
 def plain_loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Scan as reference implementations do: every decay and input term first, (B, L, d_inner, N), then a loop over L."""
-    decays = torch.exp(delta[..., None] * A)
-    terms = (delta * u)[..., None] * B[:, :, None]
-    state, outputs = torch.zeros_like(decays[:, 0]), []
+    """Scan as reference implementations do it: all decays and inputs first, (B, d_inner, L, N), then a loop over L."""
+    x, step = (tensor.transpose(1, 2).contiguous() for tensor in (u, delta))
+    decays = torch.exp(step[..., None] * A[:, None])
+    terms = (step * x)[..., None] * B[:, None]
+    state, outputs = torch.zeros_like(decays[:, :, 0]), []
     for t in range(u.shape[1]):
-        state = decays[:, t] * state + terms[:, t]
-        outputs.append((state @ C[:, t, :, None])[..., 0])
+        state = decays[:, :, t] * state + terms[:, :, t]
+        outputs.append(torch.einsum("bdn,bn->bd", state, C[:, t]))
     return torch.stack(outputs, dim=1) + D * u
 
 
