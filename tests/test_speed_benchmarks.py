@@ -20,7 +20,7 @@ def run(script: str, *arguments: str) -> str:
 
 
 def test_speed(tmp_path: Path) -> None:
-    sections = ["scan", "backward", "layer", "predict", "train", "growth"]
+    sections = ["scan", "backward", "layer", "predict", "train"]
     run("speed.py", "--tiny", "--out", str(tmp_path), *(f"--only={name}" for name in sections))
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert {row["section"] for row in rows} >= {"Scan", "Scan, backward", "Layer", "Prediction", "Training step"}

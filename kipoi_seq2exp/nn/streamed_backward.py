@@ -148,17 +148,18 @@ class _Back:
         d, (rows, states) = self.direction, inputs[3].shape
         du, ddelta, dy = (buffer[:rows].numpy() for buffer in (self.du, self.ddelta, self.dy))
         y, low_rank = self.y[: rows if with_output else 0].numpy(), d.low_rank[:rows].numpy()
-        parts: list[Array] = []
+        parts: dict[int, Array] = {}
 
         def work(first: int, last: int) -> None:
             d_maps = np.zeros((2, rows, states), np.float32)
             own = (du, ddelta, self.dA, d_maps[0], d_maps[1], self.dD)
             scan_backward(inputs, saved, dy, own, self.carried, y, (first, last), d.reverse)
             step_sizes_backward(low_rank, d.dt_weight, d.dt_bias, ddelta, self.dt_bias, (first, last))
-            parts.append(d_maps)
+            parts[first] = d_maps
 
         d.share_channels(work)
-        both = torch.from_numpy(sum(parts[1:], parts[0]))
+        # summed in one order, for the same bits
+        both = torch.from_numpy(np.sum([parts[first] for first in sorted(parts)], axis=0))
         rank = d.dt_weight.shape[0]
         self.low_rank[:rows, rank : rank + states], self.low_rank[:rows, rank + states :] = both
 
