@@ -1,4 +1,4 @@
-"""The elementwise steps of a Mamba layer on the CPU, each one pass over a tile (numba; used by `streamed` alone).
+"""The elementwise steps of a Mamba layer on the CPU, each one pass over a tile (numba; used by `streamed` and `walk`).
 
 Layout and lanes as in `scan_kernels`. A tile is a few hundred positions, so what one step writes is still in the
 second-level cache when the next one reads it.
@@ -16,13 +16,13 @@ SIMD_SHA256 = "6c4cbf95a0ee74773335d010a5df2ad60b90f9c4e178a28fdcc92e2a8ceff902"
 
 
 @compiled
-def convolve_silu(xz, weight, bias, u, start, reverse):
-    """Depthwise convolution and SiLU of a tile: u[i] from xz[start + i] and the rows read before it, zero beyond.
+def convolve_silu(x, weight, bias, u, start, reverse):
+    """Depthwise convolution and SiLU of a tile: u[i] from x[start + i] and the rows read before it, zero beyond.
 
-    xz (L, 2 * d_inner), of which the first half of the columns is read; weight (d_conv, d_inner), the last row for the
+    x (L, >= d_inner), of which the first d_inner columns are read; weight (d_conv, d_inner), the last row for the
     current position; bias (1, d_inner); u (T, d_inner), written.
     """
-    L, width = xz.shape[0], weight.shape[0]
+    L, width = x.shape[0], weight.shape[0]
     toward = 1 if reverse else -1  # from a row to the one that was read before it
     for i in range(u.shape[0]):
         t = start + i
@@ -31,7 +31,7 @@ def convolve_silu(xz, weight, bias, u, start, reverse):
         for c in range(0, u.shape[1], WIDTH):
             total = load(bias, 0, c)
             for k in range(first, width):
-                total = muladd(load(xz, t + toward * (width - 1 - k), c), load(weight, k, c), total)
+                total = muladd(load(x, t + toward * (width - 1 - k), c), load(weight, k, c), total)
             store(u, i, c, total * sigmoid(total))
 
 
@@ -51,14 +51,12 @@ def step_sizes(low_rank, weight, bias, delta):
 
 
 @compiled
-def gate(y, other, xz, out, start):
-    """Add both directions and gate: out[i] = (y[i] + other[start + i]) * silu(z[start + i]); z: second half of xz."""
-    channels = y.shape[1]
+def gate(y, other, z, out, start):
+    """Add both directions and gate: out[i] = (y[i] + other[start + i]) * silu(z[i])."""
     for i in range(y.shape[0]):
-        t = start + i
-        for c in range(0, channels, WIDTH):
-            z = load(xz, t, channels + c)
-            store(out, i, c, (load(y, i, c) + load(other, t, c)) * (z * sigmoid(z)))
+        for c in range(0, y.shape[1], WIDTH):
+            open_ = load(z, i, c)
+            store(out, i, c, (load(y, i, c) + load(other, start + i, c)) * (open_ * sigmoid(open_)))
 
 
 @compiled

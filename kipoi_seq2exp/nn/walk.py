@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from kipoi_seq2exp.nn.scan_cpu import LOG2_E, STATES, channel_ranges, empty, run_parallel
 
-TILE = 512
+TILE = 768
 Array = NDArray[np.float32]
 _turn = threading.RLock()  # one window at a time uses all threads, and torch's number of threads is the process's
 os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
@@ -131,7 +131,7 @@ class Direction:
             *(empty(TILE, width) for width in (d_inner, d_inner, x_proj.shape[1])),
         )
 
-    def prepare(self, xz: Array, a: int, b: int) -> tuple[Array, ...]:
+    def prepare(self, x: Array, a: int, b: int) -> tuple[Array, ...]:
         """Convolve rows a to b and project them: the inputs of the scan, u, delta, A2, B, C and D."""
         from kipoi_seq2exp.nn.layer_kernels import convolve_silu, step_sizes
 
@@ -139,7 +139,7 @@ class Direction:
 
         def work(first: int, last: int) -> None:
             rows = slice(first, last)
-            convolve_silu(xz, self.conv_weight, self.conv_bias, u[rows].numpy(), a + first, self.reverse)
+            convolve_silu(x, self.conv_weight, self.conv_bias, u[rows].numpy(), a + first, self.reverse)
             torch.mm(u[rows], self.x_proj, out=low_rank[rows])
             step_sizes(low_rank[rows].numpy(), self.dt_weight, self.dt_bias, delta[rows].numpy())
 
