@@ -79,14 +79,16 @@ def of_the_scan(scan: Scan, length: int) -> dict[str, tuple[float, float]]:
 
 
 def of_the_network(length: int) -> dict[str, tuple[float, float]]:
-    """Measure the published network with the backend that it chooses by itself."""
+    """Measure the published network with the backend that it chooses by itself, and what torch.compile adds."""
     torch.manual_seed(0)
     model = Seq2Exp(NetworkConfig()).cuda()
+    compiled = torch.compile(model)
     inputs = [tensor.cuda() for tensor in random_windows(model.config, length, 0)]
 
-    def predict() -> object:
+    def predict(network: Callable[..., object] = model) -> object:
+        model.eval()
         with torch.inference_mode():
-            return model.eval()(*inputs)
+            return network(*inputs)
 
     def step() -> None:
         assert model.generator is not None
@@ -95,7 +97,11 @@ def of_the_network(length: int) -> dict[str, tuple[float, float]]:
         model.zero_grad()
         seq2exp_loss(model(*inputs), torch.ones(1, device="cuda")).total.backward()
 
-    return {"prediction": timed(predict, 3), "training step": timed(step, 3)}
+    return {
+        "prediction": timed(predict, 3),
+        "prediction, torch.compile": timed(lambda: predict(compiled), 3),
+        "training step": timed(step, 3),
+    }
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ def layer(sizes: Sizes) -> Iterator[Row]:
 
 def predict(sizes: Sizes) -> Iterator[Row]:
     """Prediction of one window by the published network, alone in a process, and Enformer's."""
-    common = {"network": sizes.network, "rounds": 1}
+    common = {"network": sizes.network, "rounds": min(sizes.rounds, 3)}
     ours = isolated("predict", {**common, "length_bp": sizes.predict})
     yield _isolated_row("Prediction", "one window", sizes.predict, ours, target="<= 4.5 s, <= 2 GB")
     half = isolated("half", {**common, "length_bp": sizes.predict})
