@@ -68,7 +68,8 @@ def test_training_and_prediction_see_the_same_numbers() -> None:
     network, hidden = stack(), torch.randn(1, 700, 16)
     trained = network(hidden, slice(300, 400)).detach()
     with torch.no_grad():
-        assert torch.equal(network(hidden, slice(300, 400)), trained)
+        predicted = network(hidden, slice(300, 400))
+    torch.testing.assert_close(predicted, trained, rtol=1e-6, atol=1e-6)  # the final norm is torch's in training
 
 
 def test_weights_changed_before_the_backward_are_an_error() -> None:

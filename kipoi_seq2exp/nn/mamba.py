@@ -140,7 +140,8 @@ class MambaStack(nn.Module):
         if can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:
             if torch.is_grad_enabled():
                 return self._normalised(train_stack(self.layers, hidden, rows))
-            return torch.stack([self._normalised(stream_stack(self.layers, w, rows, self.products)) for w in hidden])
+            windows = [stream_stack(self.layers, self.final_norm, w, rows, self.products) for w in hidden]
+            return torch.stack(windows) if len(windows) > 1 else windows[0][None]
         residual = hidden
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():

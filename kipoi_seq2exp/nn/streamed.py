@@ -43,12 +43,15 @@ def can_stream(hidden: Tensor, d_inner: int) -> bool:
     return plain and d_inner % WIDTH == 0
 
 
-def stream_stack(layers: Any, hidden: Tensor, rows: slice, products: Products = Products.FLOAT32) -> Tensor:
+def stream_stack(
+    layers: Any, final_norm: Any, hidden: Tensor, rows: slice, products: Products = Products.FLOAT32
+) -> Tensor:
     """Run the layers on one window, without gradients.
 
     Parameters
     ----------
     layers : sequence of mamba.BiMambaLayer
+    final_norm : nn.RMSNorm
     hidden : Tensor, (L, D)
         float32, on the CPU; not changed.
     rows : slice
@@ -59,13 +62,12 @@ def stream_stack(layers: Any, hidden: Tensor, rows: slice, products: Products = 
     Returns
     -------
     Tensor, (len(rows), D)
-        The residual stream after the last layer, before the final norm.
     """
     weights = [dict(layer.named_parameters()) for layer in layers]
     with all_threads() as threads:
         stream = Stream(hidden, weights, [layer.norm.eps for layer in layers], threads)
         stream.run(rows, getattr(torch, products.value))
-    return stream.residual[rows]
+        return stream.normalised(rows, final_norm)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,21 @@ class Stream:
             last = i == len(self.weights) - 1
             self.shared = Projections.of(weights, eps, torch.float32 if last else product_type)
             self._run_layer(weights, rows if last else whole)
+
+    def normalised(self, rows: slice, norm: Any) -> Tensor:
+        """Return the norm of the residual's rows."""
+        from kipoi_seq2exp.nn.layer_kernels import rms_normalise
+
+        residual, weight = self.residual[rows], norm.weight.detach().numpy()
+        result = empty(*residual.shape)
+        middle = len(residual) // 2
+        halves = [slice(0, middle), slice(middle, None)]
+
+        def work(i: int) -> None:
+            rms_normalise(residual[halves[i]].numpy(), weight, np.float32(norm.eps), result[halves[i]].numpy())
+
+        run_both(work, self.threads)
+        return result
 
     def _run_layer(self, weights: Mapping[str, Tensor], rows: slice) -> None:
         both = [Direction.of(weights, reverse=reverse, threads=self.threads) for reverse in (False, True)]
