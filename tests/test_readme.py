@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kipoi_seq2exp import zoo
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WITH_THE_PACKAGE, WITH_KIPOI = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
@@ -39,7 +41,7 @@ def python(folder: Path, *arguments: str) -> str:
 def test_python_blocks_and_quickstart_agree(folder):
     gene, expression, kept = python(folder, "-c", WITH_THE_PACKAGE).split()
     assert gene == "GENE01"
-    python(folder, "-c", "import sys; from kipoi_seq2exp.cli import main; sys.exit(main(['register', '--offline']))")
+    zoo.register(folder / "home", offline=True)
     genes = str(folder / "example" / "genes.tsv")
     rows = python(folder, str(ROOT / "example" / "quickstart.py"), "--genes", genes, "--kipoi").splitlines()
     assert rows[-2] == "gene_id\texpression\tkept_fraction"
