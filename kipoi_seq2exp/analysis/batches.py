@@ -81,10 +81,10 @@ def cpu_bytes(config: NetworkConfig) -> int:
     """Return the memory that one window takes on the CPU, beyond the weights (`nn.streamed` says what it keeps).
 
     The embeddings of the window and the result of a stack are (L, d_model) four times over, the residual once more,
-    and each position of a layer keeps x, its gate and one scan, (L, 3 d_inner); all in float32.
+    and each position of a layer keeps x and one scan, (L, 2 d_inner); all in float32.
     """
     d_inner = config.expand * config.d_model
-    per_base = 5 * config.d_model + 3 * d_inner + 8 * (config.n_tracks + 3)
+    per_base = 5 * config.d_model + 2 * d_inner + 8 * (config.n_tracks + 3)
     return 4 * config.window_bp * per_base
 
 

@@ -166,7 +166,10 @@ def _mutated(window: WindowInputs, place: int, letter: int) -> WindowInputs:
 
 @contextmanager
 def recomputed_layers(model: Seq2Exp) -> Iterator[None]:
-    """Keep one layer's intermediates at a time in a gradient: those of a whole stack at 200 kb are tens of GB."""
+    """Keep one layer's intermediates at a time in a gradient: those of a whole stack at 200 kb are tens of GB.
+
+    On the CPU in float32 the layers are streamed, and recomputed in any case.
+    """
     from kipoi_seq2exp.nn.mamba import MambaStack
 
     stacks = {module: module.checkpoint_layers for module in model.modules() if isinstance(module, MambaStack)}

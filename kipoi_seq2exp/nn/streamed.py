@@ -158,7 +158,7 @@ class Stream:
     def _run_layer(self, weights: Mapping[str, Tensor], rows: slice) -> None:
         both = [Direction.of(weights, reverse=reverse, threads=self.threads) for reverse in (False, True)]
         outer, inner = meeting(self.length, rows)
-        whole = outer[0][1] == outer[1][0]
+        whole = rows == slice(0, self.length)
         if self.keep:
             forward, reverse = (_room(both[i], [outer[i], inner[i]]) for i in (0, 1))
             self.room = [forward.numpy(), reverse.numpy()]

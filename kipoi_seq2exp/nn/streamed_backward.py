@@ -233,15 +233,13 @@ class _LayerBack:
         halves = meeting(length, slice(0, length))[0]
         run_both(lambda i: self._project(self.both[i], *halves[i], rows), self.threads)
         visits = [self.trace.tiles(i) for i in (0, 1)]
-        outer, _ = meeting(length, rows)
+        counts = [len(tiles(*span)) for span in meeting(length, rows)[0]]  # visits before the two met
         if rows == slice(0, length):
-            counts = [len(tiles(*span)) for span in outer]
             run_both(lambda i: self._walk(i, visits[i][counts[i] :], second=False), self.threads)
             run_both(lambda i: self._walk(i, visits[i][: counts[i]], second=True), self.threads)
         else:
-            met = len(tiles(rows.start, rows.stop))
-            run_both(lambda i: self._walk(i, visits[i][len(visits[i]) - met :], second=bool(i)), 1)
-            run_both(lambda i: self._walk_alone(i, visits[i][: len(visits[i]) - met]), self.threads)
+            run_both(lambda i: self._walk(i, visits[i][counts[i] :], second=bool(i)), 1)  # one after the other
+            run_both(lambda i: self._walk_alone(i, visits[i][: counts[i]]), self.threads)
         for back in self.both:
             back.add_to(totals)
 
