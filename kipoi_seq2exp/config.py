@@ -225,6 +225,19 @@ class NetworkConfig:
         Initial share of each track (before the softmax) and its evidence against keeping a base.
     straight_through : bool
         Hard variant, training: let the prediction loss reach the generator (the published code does not).
+    token_bp : int
+        Bases that the network reads as one position (see `nn.tokens`); divides `promoter_bp`. Published: 1.
+    stem_bp : int
+        With tokens: width of the convolution that reads their DNA, in base pairs.
+    memory_bp : int or None
+        How far the slowest states of a layer reach when training starts, in base pairs. None: as published, 1,000
+        positions.
+    contact_pool : int
+        Beside the promoter's mean the head reads this many sums over all other positions of activity x contact x mask
+        (as ln(x + 1)), the activity learned and never negative: an element acts by its contact with the TSS, and one
+        that is masked out does not act. Published: 0.
+    contact_track : int or None
+        Which track is the contact, as log10(contact + 1), from 0; needed by `contact_pool` alone.
     """
 
     variant: Variant = Variant.SOFT
@@ -250,13 +263,18 @@ class NetworkConfig:
     threshold: float = 0.5
     top_fraction: float = 0.1
     straight_through: bool = True
+    token_bp: int = 1
+    stem_bp: int = 15
+    memory_bp: int | None = None
+    contact_pool: int = 0
+    contact_track: int | None = None
 
     def __post_init__(self) -> None:
         positive = ("window_bp", "promoter_bp", "d_model", "d_state", "d_conv", "expand", "encoder_layers", "norm_eps")
-        for name in (*positive, "prior_scale", "z_scale", "marginal_scale"):
+        for name in (*positive, "prior_scale", "z_scale", "marginal_scale", "token_bp", "stem_bp"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
-        for name in ("n_tracks", "n_features", "beta_min", "generator_layers"):
+        for name in ("n_tracks", "n_features", "beta_min", "generator_layers", "contact_pool"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}.")
         for name in ("marginal_mean", "threshold", "top_fraction"):
@@ -267,7 +285,25 @@ class NetworkConfig:
                 f"window_bp ({self.window_bp}) and promoter_bp ({self.promoter_bp}) must be even, "
                 "the window the longer."
             )
+        self._check_tokens()
         self._check_variant()
+
+    def _check_tokens(self) -> None:
+        """Check what is ours beyond the published network."""
+        if self.promoter_bp % self.token_bp:
+            raise ConfigError(
+                f"token_bp ({self.token_bp}) must divide promoter_bp ({self.promoter_bp:,}): the promoter is a whole "
+                "number of tokens (e.g. token_bp 64 and promoter_bp 2048)."
+            )
+        if self.memory_bp is not None and self.memory_bp < self.token_bp:
+            raise ConfigError(f"memory_bp ({self.memory_bp}) must be at least token_bp ({self.token_bp}).")
+        if self.contact_pool and (self.contact_track is None or not 0 <= self.contact_track < self.n_tracks):
+            raise ConfigError(
+                f"contact_pool needs contact_track, the number of the contact among the {self.n_tracks} tracks (from "
+                f"0), found {self.contact_track}."
+            )
+        if self.contact_pool and self.variant is Variant.HARD:
+            raise ConfigError("contact_pool does not go with the hard variant: it encodes the kept bases alone.")
 
     def _check_variant(self) -> None:
         """Check what only some of the variants need."""

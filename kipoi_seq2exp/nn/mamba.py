@@ -50,14 +50,18 @@ class DirectedScan(nn.Module):
         self.dt_proj = nn.Linear(config.dt_rank, config.d_inner)
         self.A_log = nn.Parameter(torch.arange(1.0, config.d_state + 1).log().repeat(config.d_inner, 1))
         self.D = nn.Parameter(torch.ones(config.d_inner))
-        self._initialise_steps()
+        self._initialise_steps(DT_MIN if config.memory_bp is None else config.token_bp / config.memory_bp)
 
-    def _initialise_steps(self) -> None:
-        """Draw the initial step sizes log-uniformly, as Mamba does."""
+    def _initialise_steps(self, shortest: float) -> None:
+        """Draw the initial step sizes log-uniformly, as Mamba does.
+
+        A state that decays at A = -1 forgets over 1 / step positions: `shortest` sets how far a layer reaches.
+        """
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
-        steps = torch.exp(torch.empty_like(self.dt_proj.bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)))
-        steps = steps.clamp(min=DT_FLOOR)
+        longest = max(DT_MAX, shortest)
+        steps = torch.exp(torch.empty_like(self.dt_proj.bias).uniform_(math.log(shortest), math.log(longest)))
+        steps = steps.clamp(min=min(DT_FLOOR, shortest))
         with torch.no_grad():
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # inverse of softplus
 

@@ -2,6 +2,7 @@
 
 Glossary (ours = paper's symbol)
     B, L, S, D, F   batch, bases of the window, tracks, d_model, gene features; P is the promoter's length
+    T               positions that the network works on: tokens of token_bp bases (`tokens`); published: T = L
     onehot          X, the DNA in A C G T order (N is all zeros)                                        (B, L, 4)
     signals         S, the tracks in their own units: H3K27ac, DNase, contact with the TSS              (B, L, S)
     features        gene features: UTR and CDS lengths, GC, exon density, promoter activity             (B, F)
@@ -15,17 +16,20 @@ Glossary (ours = paper's symbol)
                                     tracks -> prior --+-> z -> mask -> (embedding * mask) -> encoder -> promoter mean
                                                                                  features -> MLP <-+      -> expression
 
-Source: Su et al., ICLR 2025, arXiv 2502.13991.
+Source: Su et al., ICLR 2025, arXiv 2502.13991. Ours beyond it, all off by default: tokens, the reach of the states
+(`memory_bp`), and a sum over the window of activity x contact x mask beside the promoter's mean (`contact_pool`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, Products, Provenance, Variant
 from kipoi_seq2exp.errors import ShapeError
@@ -33,6 +37,9 @@ from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs
 from kipoi_seq2exp.nn.mamba import MambaStack
+from kipoi_seq2exp.nn.tokens import TokenGrid, TokenStem
+
+ACTIVITY_BIAS = -3.0  # of the activities of `contact_pool` at the start: next to none, as of most of a window
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Seq2ExpOutput:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The generator's part of the output, before the mask is read from it."""
+    """The generator's part of the output, before the mask is read from it: per token."""
 
     z: BetaParams
     posterior: BetaParams
@@ -96,11 +103,11 @@ class Seq2Exp(nn.Module):
         super().__init__()
         self.config, self.inputs, self.provenance = config, inputs, provenance or Provenance()
         D = config.d_model
-        self.sequence_embedding = nn.Linear(4, D)
+        self.sequence_embedding = nn.Linear(4, D) if config.token_bp == 1 else TokenStem(config)
         self.signal_embedding = nn.Linear(config.n_tracks, D) if config.n_tracks else None
         self.position_embedding: nn.Parameter | None = None
         if config.variant is Variant.HARD:
-            self.position_embedding = nn.Parameter(0.02 * torch.randn(config.window_bp, D))
+            self.position_embedding = nn.Parameter(0.02 * torch.randn(self.grid(config.window_bp).length, D))
         self.generator: MambaStack | None = None
         if config.variant is Variant.SOFT:
             self.generator = MambaStack(config, config.generator_layers)
@@ -109,8 +116,13 @@ class Seq2Exp(nn.Module):
             self.register_buffer("prior_weights", torch.tensor(config.prior_weights))
             self.register_buffer("signal_betas", torch.tensor(config.signal_betas))
         self.encoder = MambaStack(config, config.encoder_layers)
+        self.activity_head: nn.Linear | None = None
+        if config.contact_pool:
+            self.activity_head = nn.Linear(D, config.contact_pool)
+            nn.init.constant_(self.activity_head.bias, ACTIVITY_BIAS)
+        width = D + config.n_features + config.contact_pool
         self.expression_head = nn.Sequential(
-            nn.Linear(D + config.n_features, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 1)
+            nn.Linear(width, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 1)
         )
 
     def forward(
@@ -156,77 +168,120 @@ class Seq2Exp(nn.Module):
         return _joined([self._forward(window) for window in inputs.windows()])  # the same bits in any batch
 
     def _forward(self, inputs: Inputs) -> Seq2ExpOutput:
-        sequence, embedded = self.embed(inputs)
-        mask, evidence = inputs.mask, None
+        grid = self.grid(inputs.onehot.shape[1])
+        tracks = grid.to_tokens(inputs.signals)
+        sequence, rows = self.embed_sequence(inputs.onehot, grid)
+        embedded = sequence[rows]
+        if self.signal_embedding is not None:
+            embedded = embedded + self.signal_embedding(tracks)
+        evidence, mask = None, None if inputs.mask is None else grid.to_tokens(inputs.mask)
+        shown = inputs.mask
         if mask is None and self.config.generates_mask:
-            evidence = self.generate(sequence, embedded, inputs)
-            mask = self.read_mask(evidence.z, inputs)
-        pooled = self.encode(embedded, mask)
+            evidence = self.generate(sequence, rows, embedded, tracks)
+            probability = self.read_mask(evidence.z, None if inputs.sample is None else grid.to_tokens(inputs.sample))
+            shown = bottleneck.apply_annotations(
+                grid.to_bases(probability), inputs.blacklist, self.promoter(grid.window_bp)
+            )
+            mask = shown if inputs.blacklist is None and grid.token_bp == 1 else grid.to_tokens(shown)
+        pooled = self.encode(embedded, mask, tracks, grid)
         expression: Tensor = self.expression_head(
             torch.cat([pooled, inputs.features.to(pooled.dtype)], dim=-1)
         ).squeeze(-1)
         if evidence is None:
-            return Seq2ExpOutput(expression, mask=mask)
+            return Seq2ExpOutput(expression, mask=shown)
         return Seq2ExpOutput(
             expression,
-            mask=mask,
-            z=evidence.z,
-            posterior=evidence.posterior,
-            prior=evidence.prior,
-            mask_logits=evidence.mask_logits,
+            mask=shown,
+            z=_at_bases(evidence.z, grid),
+            posterior=_at_bases(evidence.posterior, grid),
+            prior=_at_bases(evidence.prior, grid),
+            mask_logits=grid.to_bases(evidence.mask_logits),
             kl=bottleneck.marginal_kl(evidence.z, self.config),
         )
 
-    def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Embed DNA alone, and DNA with tracks; both (B, L, D)."""
-        sequence = self.sequence_embedding(inputs.onehot)
-        if self.position_embedding is not None:
-            sequence = sequence + self.position_embedding
-        if self.signal_embedding is None:
-            return sequence, sequence
-        return sequence, sequence + self.signal_embedding(inputs.signals)
+    def embed_sequence(self, onehot: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor | slice]:
+        """Embed the DNA of a batch, (B, L, 4).
 
-    def generate(self, sequence: Tensor, embedded: Tensor, inputs: Inputs) -> Evidence:
-        """Gather the evidence of DNA and tracks that each base belongs to an active element."""
+        Returns
+        -------
+        Tensor, (U, T, D)
+            Embeddings of the distinct windows: those without any known base are all one.
+        Tensor, (B,), or slice
+            Which of them each window of the batch is.
+        """
+        known = onehot.flatten(1).any(1)
+        rows: Tensor | slice = slice(None)
+        if int((~known).sum()) > 1:
+            rows = torch.where(known, known.cumsum(0) - 1, int(known.sum()))
+            onehot = torch.cat([onehot[known], onehot[~known][:1]])
+        if isinstance(self.sequence_embedding, TokenStem):
+            sequence: Tensor = self.sequence_embedding(onehot, grid)
+        else:
+            sequence = self.sequence_embedding(onehot)
+        return sequence if self.position_embedding is None else sequence + self.position_embedding, rows
+
+    def generate(self, sequence: Tensor, rows: Tensor | slice, embedded: Tensor, tracks: Tensor) -> Evidence:
+        """Gather the evidence of DNA and tracks that each token belongs to an active element."""
         hidden = self.encoder(embedded) if self.generator is None else self.generator(sequence)
         with torch.autocast(hidden.device.type, enabled=False):  # concentrations stay in full precision
             exact = hidden.float() if hidden.dtype != torch.float64 else hidden
             logits = self.evidence_head(exact)
+            if self.generator is not None:
+                logits = logits[rows]
             posterior = bottleneck.sequence_evidence(logits, self.config)
-            prior = bottleneck.signal_evidence(inputs.signals, self.signal_betas, self.config)
+            prior = bottleneck.signal_evidence(tracks, self.signal_betas, self.config)
             z = bottleneck.couple_evidence(posterior, prior, self.prior_weights, self.config)
         return Evidence(z, posterior, prior, logits)
 
-    def read_mask(self, z: BetaParams, inputs: Inputs) -> Tensor:
-        """Read the mask (B, L) from z: its mean when evaluating, a sample of it when training."""
-        if self.training or inputs.sample is not None:
-            sample = z.distribution.rsample() if inputs.sample is None else inputs.sample
-            hard = self.config.variant is Variant.HARD
-            mask = bottleneck.straight_through(sample, self.config.threshold) if hard else sample
-        else:
-            mask = bottleneck.evaluation_mask(z.mean, self.config.mask_mode, self.config)
-        return bottleneck.apply_annotations(mask, inputs.blacklist, self.promoter(mask.shape[1]))
+    def read_mask(self, z: BetaParams, sample: Tensor | None) -> Tensor:
+        """Read the mask (B, T) from z, without annotations: its mean when evaluating, a sample of it when training."""
+        if not self.training and sample is None:
+            return bottleneck.evaluation_mask(z.mean, self.config.mask_mode, self.config)
+        if sample is None:
+            sample = z.distribution.rsample()
+        hard = self.config.variant is Variant.HARD
+        return bottleneck.straight_through(sample, self.config.threshold) if hard else sample
 
-    def encode(self, embedded: Tensor, mask: Tensor | None) -> Tensor:
-        """Encode what the mask keeps and average it over the promoter: (B, L, D) -> (B, D)."""
+    def encode(self, embedded: Tensor, mask: Tensor | None, tracks: Tensor, grid: TokenGrid) -> Tensor:
+        """Encode what the mask (B, T) keeps of (B, T, D), and average it over the promoter: (B, D).
+
+        With `contact_pool` the sums of activity x contact x mask follow: (B, D + contact_pool).
+        """
         if self.config.variant is Variant.HARD and mask is not None:
-            packed = [self._encode_packed(window, kept) for window, kept in zip(embedded, mask, strict=True)]
+            packed = [self._encode_packed(window, kept, grid) for window, kept in zip(embedded, mask, strict=True)]
             return torch.stack(packed)
         masked = embedded if mask is None else embedded * mask[..., None].to(embedded.dtype)
-        pooled: Tensor = self.encoder(masked, self.promoter(masked.shape[1])).mean(1)
-        return pooled
+        if self.activity_head is None:
+            pooled: Tensor = self.encoder(masked, grid.promoter).mean(1)
+            return pooled
+        hidden = self.encoder(masked)
+        sums = self.sum_activity(hidden, mask, tracks[..., self.config.contact_track], grid)
+        return torch.cat([hidden[:, grid.promoter].mean(1), sums.to(hidden.dtype)], dim=-1)
 
-    def _encode_packed(self, window: Tensor, mask: Tensor) -> Tensor:
-        """Hard variant: encode the kept bases of one window (L, D) alone, moved together."""
-        L, P = mask.shape[0], self.config.promoter_bp
-        rows = mask > 0
-        start = int(rows[: L // 2].sum()) - P // 2
-        if start < 0 or start + P > int(rows.sum()):
-            raise ShapeError(f"mask: a hard network needs the whole promoter (the central {P} bases) kept.")
+    def sum_activity(self, hidden: Tensor, mask: Tensor | None, contact: Tensor, grid: TokenGrid) -> Tensor:
+        """Add up activity x contact x mask over all tokens but the promoter's, as ln(x + 1): (B, contact_pool)."""
+        assert self.activity_head is not None  # for the type checker
+        weights = torch.expm1(contact * math.log(10))
+        if mask is not None:
+            weights = weights * mask
+        outside = torch.ones(grid.length, device=weights.device, dtype=weights.dtype)
+        outside[grid.promoter] = 0
+        activity = functional.softplus(self.activity_head(hidden))
+        return torch.log1p((activity * (weights * outside)[..., None]).sum(1))
+
+    def _encode_packed(self, window: Tensor, mask: Tensor, grid: TokenGrid) -> Tensor:
+        """Hard variant: encode the kept tokens of one window (T, D) alone, moved together."""
+        rows, promoter = mask > 0, grid.promoter
+        if not bool(rows[promoter].all()):
+            raise ShapeError(
+                f"mask: a hard network needs the whole promoter (the central {grid.promoter_bp} bases) kept."
+            )
+        start = int(rows[: promoter.start].sum())
         kept = window[rows]
         if self.config.straight_through:
             kept = kept * mask[rows, None].to(kept.dtype)
-        pooled: Tensor = self.encoder(kept[None], slice(start, start + P))[0].mean(0)
+        stop = start + promoter.stop - promoter.start
+        pooled: Tensor = self.encoder(kept[None], slice(start, stop))[0].mean(0)
         return pooled
 
     @property
@@ -240,10 +295,18 @@ class Seq2Exp(nn.Module):
             if stack is not None:
                 stack.products = value
 
+    def grid(self, window_bp: int) -> TokenGrid:
+        """Return where the tokens of a window of that length lie."""
+        return TokenGrid(window_bp, self.config.promoter_bp, self.config.token_bp)
+
     def promoter(self, window_bp: int) -> slice:
         """Return the central P bases of a window of that length."""
         start = (window_bp - self.config.promoter_bp) // 2
         return slice(start, start + self.config.promoter_bp)
+
+
+def _at_bases(tokens: BetaParams, grid: TokenGrid) -> BetaParams:
+    return BetaParams(grid.to_bases(tokens.alpha), grid.to_bases(tokens.beta))
 
 
 def _joined(outputs: list[Seq2ExpOutput]) -> Seq2ExpOutput:

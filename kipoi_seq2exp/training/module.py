@@ -178,10 +178,9 @@ def start_from_regression(
     weights, bias = ridge_regression(features, labels, ridge)
     first, second, last = (m for m in network.expression_head if isinstance(m, nn.Linear))
     offset = float(10 * (np.abs(labels).max() + 1))
-    d_model = network.config.d_model
     with torch.no_grad():
         first.weight[0] = 0
-        first.weight[0, d_model:] = torch.from_numpy(weights.astype(np.float32))
+        first.weight[0, -network.config.n_features :] = torch.from_numpy(weights.astype(np.float32))
         first.bias[0] = bias + offset
         second.weight[0] = 0
         second.weight[0, 0] = 1

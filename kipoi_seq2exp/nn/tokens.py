@@ -1,0 +1,108 @@
+"""Tokens: stretches of `token_bp` bases that the network reads, masks and encodes as one position.
+
+One token a base is the published network. Longer tokens make a window short, 3,126 tokens of 64
+bases in 200 kb, so that the network is that many times less work and its states reach that many times further.
+
+The rules that tie tokens to bases are all here (`TokenGrid`):
+
+    grid        the promoter is a whole number of tokens; the others follow on both sides, and the outermost token on
+                each side may reach beyond the window (those bases do not exist and count for nothing)
+    to tokens   a track, a blacklist or a mask: the mean over the token's bases
+    to bases    a mask or a Beta distribution: every base has the value of its token
+    DNA         `TokenStem`: a convolution over bases, then the maximum over the token, so that a motif counts wherever
+                in the token it lies
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kipoi_seq2exp.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where the tokens of a window lie.
+
+    Attributes
+    ----------
+    window_bp, promoter_bp, token_bp : int
+        Lengths in base pairs; the promoter is the centre of the window and a whole number of tokens.
+    """
+
+    window_bp: int
+    promoter_bp: int
+    token_bp: int
+
+    @property
+    def side(self) -> int:
+        """Number of tokens on each side of the promoter."""
+        return -(-(self.window_bp - self.promoter_bp) // (2 * self.token_bp))
+
+    @property
+    def promoter(self) -> slice:
+        """The promoter's tokens."""
+        return slice(self.side, self.side + self.promoter_bp // self.token_bp)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of the window (T)."""
+        return 2 * self.side + self.promoter_bp // self.token_bp
+
+    @property
+    def beyond_bp(self) -> int:
+        """Bases by which the outermost token on each side reaches beyond the window."""
+        return self.side * self.token_bp - (self.window_bp - self.promoter_bp) // 2
+
+    def padded(self, bases: Tensor) -> Tensor:
+        """Cut (B, L, ...) into tokens, (B, T, token_bp, ...), with zeros beyond the window."""
+        beyond = self.beyond_bp
+        if beyond:
+            bases = functional.pad(bases, (0, 0) * (bases.ndim - 2) + (beyond, beyond))
+        cut: Tensor = bases.unflatten(1, (self.length, self.token_bp))
+        return cut
+
+    def to_tokens(self, bases: Tensor) -> Tensor:
+        """Average per-base values (B, L) or (B, L, S) over each token's bases: (B, T) or (B, T, S)."""
+        if self.token_bp == 1:
+            return bases
+        means = self.padded(bases).mean(2)
+        if self.beyond_bp:  # the outermost tokens have fewer bases
+            share = 1 - self.beyond_bp / self.token_bp
+            means = torch.cat([means[:, :1] / share, means[:, 1:-1], means[:, -1:] / share], dim=1)
+        return means
+
+    def to_bases(self, tokens: Tensor) -> Tensor:
+        """Give every base its token's value: (B, T, ...) -> (B, L, ...)."""
+        if self.token_bp == 1:
+            return tokens
+        return tokens.repeat_interleave(self.token_bp, dim=1).narrow(1, self.beyond_bp, self.window_bp)
+
+
+class TokenStem(nn.Module):
+    """Read each token's DNA: motifs by a convolution over bases, the strongest match of each in the token.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Gives d_model, and `stem_bp`, the width of the convolution.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.motifs = nn.Conv1d(4, config.d_model, config.stem_bp)
+        self.mix = nn.Linear(config.d_model, config.d_model)
+
+    def forward(self, onehot: Tensor, grid: TokenGrid) -> Tensor:
+        """Map (B, L, 4) to (B, T, D); a base beyond the window reads as N."""
+        left = (self.motifs.kernel_size[0] - 1) // 2
+        right = self.motifs.kernel_size[0] - 1 - left
+        beyond = grid.beyond_bp
+        bases = functional.pad(onehot.transpose(1, 2), (beyond + left, beyond + right))
+        strongest = functional.max_pool1d(self.motifs(bases), grid.token_bp)
+        out: Tensor = self.mix(functional.gelu(strongest).transpose(1, 2))
+        return out
