@@ -15,9 +15,10 @@ export MPLBACKEND := Agg
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 LIMIT := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-EXAMPLE_ARGS := {"genes_file": "example/genes.tsv", "fasta_file": "example/genome.fa", \
-"h3k27ac_file": "example/h3k27ac.bw", "dnase_file": "example/dnase.bw", "hic_file": "example/contacts.cool", \
-"blacklist_file": "example/blacklist.bed"}
+# The real example: a piece of human chr22 (hg19).
+HUMAN := example/human
+HUMAN_ARGS := {"genes_file": "$(HUMAN)/genes.tsv", "fasta_file": "$(HUMAN)/genome.fa.gz", \
+"h3k27ac_file": "$(HUMAN)/K562.h3k27ac.bw", "dnase_file": "$(HUMAN)/K562.dnase.bw", "hic_file": "powerlaw"}
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -55,14 +56,14 @@ $(VENV)/.tools: $(VENV)/.package requirements-ci.txt
 
 # ------------------------------------------------------------------------------------------------------ predict
 
-predict: $(VENV)/.package ## predict the bundled example through Kipoi, then show a table and a picture
+predict: $(VENV)/.package ## predict 15 human genes through Kipoi, then show them beside what was measured
 	@mkdir -p $(OUT)
 	$(BIN)/seq2exp register
-	PATH="$(BIN):$$PATH" kipoi predict Seq2Exp/K562 --dataloader_args='$(EXAMPLE_ARGS)' \
-	  --keep_metadata --batch_size 2 -o $(OUT)/predictions.h5
-	$(BIN)/seq2exp show $(OUT)/predictions.h5 --genes example/genes.tsv --label expression --plot $(OUT)/locus.png \
-	  --track h3k27ac=example/h3k27ac.bw --track dnase=example/dnase.bw --track hic=example/contacts.cool \
-	  --gtf example/genes.gtf --elements example/elements.bed --blacklist example/blacklist.bed
+	PATH="$(BIN):$$PATH" kipoi predict Seq2Exp/K562 --dataloader_args='$(HUMAN_ARGS)' \
+	  --keep_metadata --batch_size 1 -o $(OUT)/predictions.h5
+	$(BIN)/seq2exp show $(OUT)/predictions.h5 --genes $(HUMAN)/genes.tsv --label K562_log10p1 \
+	  --track h3k27ac=$(HUMAN)/K562.h3k27ac.bw --track dnase=$(HUMAN)/K562.dnase.bw --track hic=powerlaw \
+	  --gtf $(HUMAN)/genes.gtf.gz --gene ENSG00000239713 --plot $(OUT)/locus.png
 
 # ------------------------------------------------------------------------------------------------------- checks
 
@@ -74,7 +75,7 @@ lint: $(VENV)/.tools ## ruff and mypy alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-example: $(VENV)/.package ## make the files of example/ again (the same bytes)
+example: $(VENV)/.package ## make the files of the invented example again (the same bytes)
 	$(BIN)/python example/make_example.py
 
 wheel: $(VENV)/.tools ## build the sdist and, from it, the wheel into dist/

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands.options import (
     Say,
@@ -71,6 +71,8 @@ def run_show(args: argparse.Namespace, say: Say) -> int:
         if caption:
             say(caption)
         genes = summarise(predictions, call_settings(args)).genes
+        if "gene_name" in predictions.genes:
+            genes.insert(1, "gene_name", predictions.genes["gene_name"])
         for line in table_lines(genes if args.all else genes.head(_SHOWN), unit_of(predictions.provenance)):
             say(line)
         if len(genes) > _SHOWN and not args.all:
@@ -92,6 +94,7 @@ def table_lines(genes: pd.DataFrame, unit: str) -> list[str]:
     """Lay out the table of genes in columns."""
     columns = {
         "gene": genes["gene_id"].astype(str),
+        **({"name": genes["gene_name"].astype(str)} if "gene_name" in genes else {}),
         "TSS": [f"{c}:{t:,} {s}" for c, t, s in zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)],
         "predicted": [f"{value:.3f}" for value in genes["expression"]],
     }
@@ -101,7 +104,7 @@ def table_lines(genes: pd.DataFrame, unit: str) -> list[str]:
         columns["kept"] = [f"{value:.2%}" for value in genes["kept_fraction"]]
         columns["elements"] = [str(value) for value in genes["n_elements"]]
     widths = {name: max(len(name), *map(len, values)) for name, values in columns.items()}
-    left = ("gene", "TSS")
+    left = ("gene", "name", "TSS")
 
     def line(row: Sequence[str]) -> str:
         cells = zip(row, widths.items(), strict=True)
@@ -123,11 +126,18 @@ def _open(args: argparse.Namespace) -> Predictions:
         return read_predictions(args.results)
     table = read_genes(args.genes)
     predictions = read_predictions(args.results, table)
+    if "gene_name" in table:
+        predictions.genes["gene_name"] = _by_gene(predictions, table, table["gene_name"], "-")
     observed = observed_label(table, args.label)[1]
     if observed is not None:
-        by_gene = dict(zip(table["gene_id"], observed, strict=True))
-        predictions.genes["observed"] = [by_gene.get(gene, float("nan")) for gene in predictions.genes["gene_id"]]
+        predictions.genes["observed"] = _by_gene(predictions, table, observed, float("nan"))
     return predictions
+
+
+def _by_gene(predictions: Predictions, table: pd.DataFrame, values: Iterable[Any], absent: Any) -> list[Any]:
+    """Put the values of a gene table into the order of the predictions."""
+    by_gene = dict(zip(table["gene_id"], values, strict=True))
+    return [by_gene.get(gene, absent) for gene in predictions.genes["gene_id"]]
 
 
 def _draw(args: argparse.Namespace, predictions: Predictions, gene: str, path: Path, say: Say) -> None:
