@@ -114,3 +114,20 @@ def apply_annotations(mask: Tensor, blacklist: Tensor | None, promoter: slice) -
     annotated = kept.clone()
     annotated[:, promoter] = 1.0
     return annotated
+
+
+def annotate_tokens(probability: Tensor, kept: Tensor | None, promoter: slice) -> Tensor:
+    """Give each token the mean of its bases' mask as `apply_annotations` makes it.
+
+    Parameters
+    ----------
+    probability : Tensor, (B, T)
+        The mask before annotations.
+    kept : Tensor or None, (B, T)
+        Share of each token's bases that are not blacklisted; None: all.
+    promoter : slice
+        The promoter's tokens.
+    """
+    annotated = probability.clone() if kept is None else probability * kept.to(probability.dtype)
+    annotated[:, promoter] = 1.0
+    return annotated

@@ -37,7 +37,7 @@ from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs
 from kipoi_seq2exp.nn.mamba import MambaStack
-from kipoi_seq2exp.nn.tokens import TokenGrid, TokenStem
+from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows
 
 ACTIVITY_BIAS = -3.0  # of the activities of `contact_pool` at the start: next to none, as of most of a window
 
@@ -103,6 +103,7 @@ class Seq2Exp(nn.Module):
         super().__init__()
         self.config, self.inputs, self.provenance = config, inputs, provenance or Provenance()
         D = config.d_model
+        self.sequence_embedding: nn.Linear | TokenStem
         self.sequence_embedding = nn.Linear(4, D) if config.token_bp == 1 else TokenStem(config)
         self.signal_embedding = nn.Linear(config.n_tracks, D) if config.n_tracks else None
         self.position_embedding: nn.Parameter | None = None
@@ -169,67 +170,59 @@ class Seq2Exp(nn.Module):
 
     def _forward(self, inputs: Inputs) -> Seq2ExpOutput:
         grid = self.grid(inputs.onehot.shape[1])
-        tracks = grid.to_tokens(inputs.signals)
-        sequence, rows = self.embed_sequence(inputs.onehot, grid)
-        embedded = sequence[rows]
+        output, probability = self._run(_to_tokens(inputs, grid), grid)
+        mask = output.mask if inputs.mask is None else inputs.mask
+        if probability is not None and grid.token_bp > 1:
+            annotations = inputs.blacklist, self.promoter(grid.window_bp)
+            mask = bottleneck.apply_annotations(grid.to_bases(probability), *annotations)
+        return dataclasses.replace(_at_bases(output, grid), mask=mask)
+
+    def forward_tokens(self, tokens: Tokens, window_bp: int) -> Seq2ExpOutput:
+        """Predict windows of that length from their tokens; every (B, L) of the output is (B, T) here."""
+        return self._run(tokens, self.grid(window_bp))[0]
+
+    def _run(self, tokens: Tokens, grid: TokenGrid) -> tuple[Seq2ExpOutput, Tensor | None]:
+        """Return the output per token, and the mask before annotations where the network makes its own."""
+        sequence = self.embed_sequence(tokens, grid)
+        embedded = sequence[tokens.rows]
         if self.signal_embedding is not None:
-            embedded = embedded + self.signal_embedding(tracks)
-        evidence, mask = None, None if inputs.mask is None else grid.to_tokens(inputs.mask)
-        shown = inputs.mask
+            embedded = embedded + self.signal_embedding(tokens.tracks)
+        evidence, probability, mask = None, None, tokens.mask
         if mask is None and self.config.generates_mask:
-            evidence = self.generate(sequence, rows, embedded, tracks)
-            probability = self.read_mask(evidence.z, None if inputs.sample is None else grid.to_tokens(inputs.sample))
-            shown = bottleneck.apply_annotations(
-                grid.to_bases(probability), inputs.blacklist, self.promoter(grid.window_bp)
-            )
-            mask = shown if inputs.blacklist is None and grid.token_bp == 1 else grid.to_tokens(shown)
-        pooled = self.encode(embedded, mask, tracks, grid)
+            evidence = self.generate(sequence, embedded, tokens)
+            probability = self.read_mask(evidence.z, tokens.sample)
+            mask = bottleneck.annotate_tokens(probability, tokens.kept, grid.promoter)
+        pooled = self.encode(embedded, mask, tokens.tracks, grid)
         expression: Tensor = self.expression_head(
-            torch.cat([pooled, inputs.features.to(pooled.dtype)], dim=-1)
+            torch.cat([pooled, tokens.features.to(pooled.dtype)], dim=-1)
         ).squeeze(-1)
-        if evidence is None:
-            return Seq2ExpOutput(expression, mask=shown)
-        return Seq2ExpOutput(
-            expression,
-            mask=shown,
-            z=_at_bases(evidence.z, grid),
-            posterior=_at_bases(evidence.posterior, grid),
-            prior=_at_bases(evidence.prior, grid),
-            mask_logits=grid.to_bases(evidence.mask_logits),
-            kl=bottleneck.marginal_kl(evidence.z, self.config),
-        )
+        output = Seq2ExpOutput(expression, mask=mask)
+        if evidence is not None:
+            kl = bottleneck.marginal_kl(evidence.z, self.config)
+            output = dataclasses.replace(output, **vars(evidence), kl=kl)
+        return output, probability
 
-    def embed_sequence(self, onehot: Tensor, grid: TokenGrid) -> tuple[Tensor, Tensor | slice]:
-        """Embed the DNA of a batch, (B, L, 4).
+    def embed_sequence(self, tokens: Tokens, grid: TokenGrid) -> Tensor:
+        """Embed the DNA of the distinct windows of a batch, (U, T, D)."""
+        stem, parts = self.sequence_embedding, []
+        if len(tokens.onehot):
+            parts.append(stem(tokens.onehot, grid) if isinstance(stem, TokenStem) else stem(tokens.onehot))
+        if tokens.unknown:
+            blank = stem.unknown() if isinstance(stem, TokenStem) else stem.bias
+            parts.append(blank.expand(1, grid.length, -1))
+        sequence = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return sequence if self.position_embedding is None else sequence + self.position_embedding
 
-        Returns
-        -------
-        Tensor, (U, T, D)
-            Embeddings of the distinct windows: those without any known base are all one.
-        Tensor, (B,), or slice
-            Which of them each window of the batch is.
-        """
-        known = onehot.flatten(1).any(1)
-        rows: Tensor | slice = slice(None)
-        if int((~known).sum()) > 1:
-            rows = torch.where(known, known.cumsum(0) - 1, int(known.sum()))
-            onehot = torch.cat([onehot[known], onehot[~known][:1]])
-        if isinstance(self.sequence_embedding, TokenStem):
-            sequence: Tensor = self.sequence_embedding(onehot, grid)
-        else:
-            sequence = self.sequence_embedding(onehot)
-        return sequence if self.position_embedding is None else sequence + self.position_embedding, rows
-
-    def generate(self, sequence: Tensor, rows: Tensor | slice, embedded: Tensor, tracks: Tensor) -> Evidence:
+    def generate(self, sequence: Tensor, embedded: Tensor, tokens: Tokens) -> Evidence:
         """Gather the evidence of DNA and tracks that each token belongs to an active element."""
         hidden = self.encoder(embedded) if self.generator is None else self.generator(sequence)
         with torch.autocast(hidden.device.type, enabled=False):  # concentrations stay in full precision
             exact = hidden.float() if hidden.dtype != torch.float64 else hidden
             logits = self.evidence_head(exact)
             if self.generator is not None:
-                logits = logits[rows]
+                logits = logits[tokens.rows]
             posterior = bottleneck.sequence_evidence(logits, self.config)
-            prior = bottleneck.signal_evidence(tracks, self.signal_betas, self.config)
+            prior = bottleneck.signal_evidence(tokens.tracks, self.signal_betas, self.config)
             z = bottleneck.couple_evidence(posterior, prior, self.prior_weights, self.config)
         return Evidence(z, posterior, prior, logits)
 
@@ -305,8 +298,25 @@ class Seq2Exp(nn.Module):
         return slice(start, start + self.config.promoter_bp)
 
 
-def _at_bases(tokens: BetaParams, grid: TokenGrid) -> BetaParams:
-    return BetaParams(grid.to_bases(tokens.alpha), grid.to_bases(tokens.beta))
+def _to_tokens(inputs: Inputs, grid: TokenGrid) -> Tokens:
+    """Reduce checked inputs to tokens."""
+    kept = None if inputs.blacklist is None else grid.to_tokens((~inputs.blacklist).to(inputs.signals.dtype))
+    mask, sample = (None if x is None else grid.to_tokens(x) for x in (inputs.mask, inputs.sample))
+    return Tokens(*distinct_windows(inputs.onehot), grid.to_tokens(inputs.signals), inputs.features, kept, mask, sample)
+
+
+def _at_bases(output: Seq2ExpOutput, grid: TokenGrid) -> Seq2ExpOutput:
+    """Give every base what its token has."""
+
+    def spread(value: Any) -> Any:
+        if isinstance(value, BetaParams):
+            return BetaParams(grid.to_bases(value.alpha), grid.to_bases(value.beta))
+        return value if value is None else grid.to_bases(value)
+
+    if grid.token_bp == 1:
+        return output
+    names = ("z", "posterior", "prior", "mask_logits")
+    return dataclasses.replace(output, **{name: spread(getattr(output, name)) for name in names})
 
 
 def _joined(outputs: list[Seq2ExpOutput]) -> Seq2ExpOutput:

@@ -80,7 +80,50 @@ class TokenGrid:
         """Give every base its token's value: (B, T, ...) -> (B, L, ...)."""
         if self.token_bp == 1:
             return tokens
-        return tokens.repeat_interleave(self.token_bp, dim=1).narrow(1, self.beyond_bp, self.window_bp)
+        spread = tokens.unsqueeze(2).expand(-1, -1, self.token_bp, *(-1,) * (tokens.ndim - 2))
+        return spread.flatten(1, 2).narrow(1, self.beyond_bp, self.window_bp)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of windows as the network works on it.
+
+    Attributes
+    ----------
+    onehot : Tensor, (U, L, 4)
+        DNA of the distinct windows; where `unknown`, one more without any known base follows them.
+    unknown : bool
+        Whether a window of the batch has no known base: all these share one row.
+    rows : Tensor, (B,), or slice
+        Which of the distinct windows each window of the batch is.
+    tracks : Tensor, (B, T, S)
+    features : Tensor, (B, F)
+    kept : Tensor or None, (B, T)
+        Share of each token's bases that are not blacklisted.
+    mask, sample : Tensor or None, (B, T)
+        Given from outside: the mask, and a draw from z.
+    """
+
+    onehot: Tensor
+    unknown: bool
+    rows: Tensor | slice
+    tracks: Tensor
+    features: Tensor
+    kept: Tensor | None = None
+    mask: Tensor | None = None
+    sample: Tensor | None = None
+
+
+def distinct_windows(onehot: Tensor) -> tuple[Tensor, bool, Tensor | slice]:
+    """Leave out the windows (B, L, 4) without any known base: the first three fields of `Tokens`."""
+    if onehot.requires_grad or bool((known := onehot.flatten(1).any(1)).all()):
+        return onehot, False, slice(None)
+    return onehot[known], True, known_rows(known)
+
+
+def known_rows(known: Tensor) -> Tensor:
+    """Return the row of each window among the distinct ones: known ones (bool, (B,)) in order, all others the last."""
+    return torch.where(known, known.cumsum(0) - 1, known.sum())
 
 
 class TokenStem(nn.Module):
@@ -105,4 +148,10 @@ class TokenStem(nn.Module):
         bases = functional.pad(onehot.transpose(1, 2), (beyond + left, beyond + right))
         strongest = functional.max_pool1d(self.motifs(bases), grid.token_bp)
         out: Tensor = self.mix(functional.gelu(strongest).transpose(1, 2))
+        return out
+
+    def unknown(self) -> Tensor:
+        """Return the embedding of a token without any known base, (D,), which every token of such a window has."""
+        assert self.motifs.bias is not None  # for the type checker
+        out: Tensor = self.mix(functional.gelu(self.motifs.bias))
         return out

@@ -27,6 +27,7 @@ from kipoi_seq2exp.data.labels import Labels, read_labels
 from kipoi_seq2exp.data.published import PeakTrack, open_published
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.splits import Split, check_overlap, check_parts
+from kipoi_seq2exp.nn.tokens import TokenGrid, known_rows
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.parts import make_split
 from kipoi_seq2exp.training.sections import AugmentConfig, DataConfig, Keep, Layout
@@ -131,17 +132,26 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         self.places = [(c, int(row)) for c, cell in enumerate(self.cells) for row in cell.split.rows(part)]
         self.window_bp, self.augment, self.seed = config.window_bp, config.augment, config.seed
         self.cache: dict[int, dict[str, Any]] | None = {} if config.run.cache else None
+        network = config.network
+        as_tokens = (
+            config.run.cache and network.token_bp > 1 and not config.augment.max_shift_bp and not config.mask_from
+        )
+        self.grid = TokenGrid(self.window_bp, network.promoter_bp, network.token_bp) if as_tokens else None
 
     def __len__(self) -> int:
         """Count the windows."""
         return len(self.places)
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
-        """Return one window: onehot (L, 4), signals (L, S), features (F,), blacklist (L,), label (), gene_id."""
+        """Return one window: onehot (L, 4), signals (L, S), features (F,), blacklist (L,), label (), gene_id.
+
+        Cached as tokens: `tracks` (T, S) and `kept` (T,) for signals and blacklist, and an empty onehot where no base
+        is known.
+        """
         draw = draw if isinstance(draw, Draw) else Draw(int(draw), -1)
         window = self.read(draw.row)
         if draw.position < 0:
-            return crop(window, self.augment.max_shift_bp, self.window_bp)
+            return window if self.grid is not None else crop(window, self.augment.max_shift_bp, self.window_bp)
         rng = np.random.default_rng([self.seed, draw.position])
         return augment_window(window, self.augment, self.window_bp, rng)
 
@@ -162,12 +172,26 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         }
         if cell.peaks is not None:
             arrays["peaks"] = cell.peaks.mask(window.chrom, window.start, window.end)
+        if self.grid is not None:
+            arrays = tokenise(arrays, self.grid)
         if self.cache is not None:
             self.cache[row] = arrays
         return arrays
 
 
-PER_BASE = ("onehot", "signals", "blacklist", "peaks")
+PER_BASE = ("onehot", "signals", "blacklist", "peaks", "tracks", "kept")  # or per token
+
+
+def tokenise(window: dict[str, Any], grid: TokenGrid) -> dict[str, Any]:
+    """Reduce a window's tracks, blacklist and peaks to tokens, and its DNA to nothing where no base is known."""
+    turned = dict(window)
+    names = {"signals": "tracks", "blacklist": "kept", "peaks": "peaks"}
+    for name in names.keys() & window.keys():
+        bases = torch.from_numpy(~turned.pop(name) if name == "blacklist" else turned.pop(name)).float()
+        turned[names[name]] = grid.to_tokens(bases[None])[0].numpy()
+    if not window["onehot"].any():
+        turned["onehot"] = window["onehot"][:0]
+    return turned
 
 
 def augment_window(
@@ -175,7 +199,10 @@ def augment_window(
 ) -> dict[str, Any]:
     """Shift a window that has margins, then read it from the other strand with the probability given."""
     shift = int(rng.integers(-augment.max_shift_bp, augment.max_shift_bp + 1)) if augment.max_shift_bp else 0
-    moved = crop(window, augment.max_shift_bp + shift, window_bp)
+    moved = crop(window, augment.max_shift_bp + shift, window_bp) if augment.max_shift_bp else window
+    if augment.drop_dna and rng.random() < augment.drop_dna:
+        onehot = moved["onehot"]
+        moved = {**moved, "onehot": onehot[:0] if "tracks" in moved else np.zeros_like(onehot)}
     return reverse_complement(moved) if rng.random() < augment.reverse_complement else moved
 
 
@@ -192,11 +219,20 @@ def reverse_complement(window: dict[str, Any]) -> dict[str, Any]:
 
 
 def collate(windows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack windows into a batch of tensors; gene ids stay a list."""
+    """Stack windows into a batch of tensors; gene ids stay a list.
+
+    Of windows as tokens, `onehot` holds those with known bases alone; `rows` tells which one each window has (see
+    `nn.tokens.Tokens`).
+    """
     batch: dict[str, Any] = {}
     for name in windows[0]:
         values = [window[name] for window in windows]
-        batch[name] = values if name == "gene_id" else _stack(values)
+        if name == "onehot" and "tracks" in windows[0]:
+            known = [value for value in values if len(value)]
+            batch["onehot"] = _stack(known) if known else torch.zeros(0, 0, 4, dtype=torch.uint8)
+            batch["rows"] = known_rows(torch.tensor([len(value) > 0 for value in values]))
+        else:
+            batch[name] = values if name == "gene_id" else _stack(values)
     return batch
 
 
@@ -272,7 +308,8 @@ def warn_constant_tracks(windows: LabelledWindows, inputs: InputSpec) -> list[st
     rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), CONSTANT_CHECKED)).astype(int))
     low, high = np.full(len(inputs.tracks), np.inf), np.full(len(inputs.tracks), -np.inf)
     for row in rows:
-        signals = windows.read(int(row))["signals"]
+        window = windows.read(int(row))
+        signals = window["signals"] if "signals" in window else window["tracks"]
         low, high = np.minimum(low, signals.min(0)), np.maximum(high, signals.max(0))
         if (low < high).all():
             return []

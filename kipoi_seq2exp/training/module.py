@@ -20,10 +20,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kipoi_seq2exp.config import MaskMode, Provenance, Variant, to_mapping
 from kipoi_seq2exp.errors import ConfigError, InputError
-from kipoi_seq2exp.nn.bottleneck import apply_annotations
+from kipoi_seq2exp.nn.bottleneck import annotate_tokens, apply_annotations
 from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
+from kipoi_seq2exp.nn.tokens import Tokens
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
@@ -52,13 +53,26 @@ class TrainingModule(pl.LightningModule):
         self._judged: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: dict[str, Any], sample: Tensor | None = None) -> Seq2ExpOutput:
-        """Run the network on a batch of `LabelledWindows`."""
+        """Run the network on a batch of `LabelledWindows`, of bases or of tokens."""
+        if "tracks" in batch:
+            return self._forward_tokens(batch)
         mask = self.given_mask(batch)
         blacklist = batch["blacklist"] if mask is None else None
         output: Seq2ExpOutput = self.network(
             batch["onehot"], batch["signals"], batch["features"], blacklist=blacklist, mask=mask, sample=sample
         )
         return output
+
+    def _forward_tokens(self, batch: dict[str, Any]) -> Seq2ExpOutput:
+        peaks, kept, onehot = batch.get("peaks"), batch["kept"], batch["onehot"].float()
+        grid = self.network.grid(self.config.window_bp)
+        if self.config.network.variant is not Variant.PEAKS:
+            peaks = None
+        elif peaks is not None:
+            peaks = annotate_tokens(peaks, kept, grid.promoter)
+        unknown = int(batch["rows"].max()) == len(onehot)
+        tokens = Tokens(onehot, unknown, batch["rows"], batch["tracks"], batch["features"], kept, peaks)
+        return self.network.forward_tokens(tokens, grid.window_bp)
 
     def given_mask(self, batch: dict[str, Any]) -> Tensor | None:
         """Return the mask given from outside, (B, L), with promoter and blacklist applied; None without one."""
