@@ -110,7 +110,7 @@ def test_tokens_given_directly_predict_the_same(backend: Backend, monkeypatch: p
 
 
 def test_windows_without_dna_share_a_row_and_keep_their_gradients() -> None:
-    """In a batch with gradients, windows of N are embedded once; every parameter's gradient is that of single windows."""
+    """With gradients, windows of N are embedded once, and every gradient is that of single windows."""
     model, batch = network().train(), windows()
     batch["sample"] = torch.rand(3, 1_000)
     model(**batch).expression.sum().backward()
