@@ -238,6 +238,10 @@ class NetworkConfig:
         that is masked out does not act. Published: 0.
     contact_track : int or None
         Which track is the contact, as log10(contact + 1), from 0; needed by `contact_pool` alone.
+    strand_feature : int or None
+        Which gene feature is the strand (1 or -1), from 0: the window of a gene on the reverse strand is read from the
+        other strand, so that the network sees every gene 5' to 3'; what comes out lies on the forward strand again. The
+        head does not see this feature. None: as published, the forward strand whatever the gene's.
     """
 
     variant: Variant = Variant.SOFT
@@ -268,6 +272,7 @@ class NetworkConfig:
     memory_bp: int | None = None
     contact_pool: int = 0
     contact_track: int | None = None
+    strand_feature: int | None = None
 
     def __post_init__(self) -> None:
         positive = ("window_bp", "promoter_bp", "d_model", "d_state", "d_conv", "expand", "encoder_layers", "norm_eps")
@@ -301,6 +306,11 @@ class NetworkConfig:
             raise ConfigError(
                 f"contact_pool needs contact_track, the number of the contact among the {self.n_tracks} tracks (from "
                 f"0), found {self.contact_track}."
+            )
+        if self.strand_feature is not None and not 0 <= self.strand_feature < self.n_features:
+            raise ConfigError(
+                f"strand_feature must number one of the {self.n_features} gene features (from 0), found "
+                f"{self.strand_feature}."
             )
         if self.contact_pool and self.variant is Variant.HARD:
             raise ConfigError("contact_pool does not go with the hard variant: it encodes the kept bases alone.")
@@ -383,6 +393,8 @@ class FeatureSpec:
         column holds it; empty: the feature must be given.
     transform : Transform
         Applied to the value, however it was found (`limit` and `mean` are of the value before).
+    from_strand : bool
+        The feature is the gene's strand, 1 or -1; no column is read.
     """
 
     name: str
@@ -393,6 +405,7 @@ class FeatureSpec:
     mean: float | None = None
     from_tracks: tuple[str, ...] = ()
     transform: Transform = Transform.NONE
+    from_strand: bool = False
 
 
 @dataclass(frozen=True)

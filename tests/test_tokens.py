@@ -198,3 +198,23 @@ def test_contact_pool_hears_an_element_by_its_contact_and_not_when_masked() -> N
 def test_bad_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(SMALL, **changes)
+
+
+def test_a_gene_on_the_reverse_strand_is_read_from_there() -> None:
+    """The mirror image of a window, with the other strand, gives the same expression and the mirrored mask."""
+    model = network(n_features=2, strand_feature=1)
+    batch = windows()
+    strand = torch.tensor([[1.0], [-1.0], [1.0]])
+    batch["features"] = torch.cat([batch["features"], strand], dim=1)
+    mirrored = {name: value.flip(1) for name, value in batch.items() if name != "features"}
+    mirrored["onehot"] = mirrored["onehot"].flip(2)
+    mirrored["features"] = batch["features"] * torch.tensor([1.0, -1.0])
+    for grad in (False, True):  # window by window, and as one batch
+        with torch.set_grad_enabled(grad):
+            output, image = model(**batch), model(**mirrored)
+        torch.testing.assert_close(image.expression, output.expression, rtol=0, atol=2e-6)
+        torch.testing.assert_close(image.mask.flip(1), output.mask, rtol=0, atol=2e-6)
+        torch.testing.assert_close(image.z.alpha.flip(1), output.z.alpha)
+    other = {**batch, "features": mirrored["features"]}
+    with torch.inference_mode():
+        assert not torch.allclose(model(**other).expression, output.expression, atol=1e-5)

@@ -87,6 +87,10 @@ def resolve_features(
     sources: dict[str, str] = {}
     computed = []
     for column, feature in enumerate(inputs.features):
+        if feature.from_strand:
+            values[:, column] = np.where(genes["strand"] == "-", -1, 1)
+            sources[feature.name] = "the gene's strand"
+            continue
         name = next((name for name in feature.columns or (feature.name,) if name in genes), None)
         if name is None and feature.from_tracks:
             computed.append(column)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs
 from kipoi_seq2exp.nn.mamba import MambaStack
-from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows
+from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows, read_5_to_3, turned
 
 ACTIVITY_BIAS = -3.0  # of the activities of `contact_pool` at the start: next to none, as of most of a window
 
@@ -183,6 +184,12 @@ class Seq2Exp(nn.Module):
 
     def _run(self, tokens: Tokens, grid: TokenGrid) -> tuple[Seq2ExpOutput, Tensor | None]:
         """Return the output per token, and the mask before annotations where the network makes its own."""
+        reverse, features = None, tokens.features
+        if self.config.strand_feature is not None:
+            reverse = features[:, self.config.strand_feature] < 0
+            features = features.clone()
+            features[:, self.config.strand_feature] = 0  # it has done its work
+            tokens = read_5_to_3(tokens, reverse)
         sequence = self.embed_sequence(tokens, grid)
         embedded = sequence[tokens.rows]
         if self.signal_embedding is not None:
@@ -193,14 +200,14 @@ class Seq2Exp(nn.Module):
             probability = self.read_mask(evidence.z, tokens.sample)
             mask = bottleneck.annotate_tokens(probability, tokens.kept, grid.promoter)
         pooled = self.encode(embedded, mask, tokens.tracks, grid)
-        expression: Tensor = self.expression_head(
-            torch.cat([pooled, tokens.features.to(pooled.dtype)], dim=-1)
-        ).squeeze(-1)
-        output = Seq2ExpOutput(expression, mask=mask)
-        if evidence is not None:
-            kl = bottleneck.marginal_kl(evidence.z, self.config)
-            output = dataclasses.replace(output, **vars(evidence), kl=kl)
-        return output, probability
+        expression: Tensor = self.expression_head(torch.cat([pooled, features.to(pooled.dtype)], dim=-1)).squeeze(-1)
+        output = Seq2ExpOutput(expression, mask=None if mask is None else turned(mask, reverse))
+        if evidence is None:
+            return output, None
+        kl = bottleneck.marginal_kl(evidence.z, self.config)
+        back = _changed(evidence, lambda value: turned(value, reverse))
+        assert probability is not None  # for the type checker
+        return dataclasses.replace(output, **back, kl=kl), turned(probability, reverse)
 
     def embed_sequence(self, tokens: Tokens, grid: TokenGrid) -> Tensor:
         """Embed the DNA of the distinct windows of a batch, (U, T, D)."""
@@ -307,16 +314,18 @@ def _to_tokens(inputs: Inputs, grid: TokenGrid) -> Tokens:
 
 def _at_bases(output: Seq2ExpOutput, grid: TokenGrid) -> Seq2ExpOutput:
     """Give every base what its token has."""
-
-    def spread(value: Any) -> Any:
-        if isinstance(value, BetaParams):
-            return BetaParams(grid.to_bases(value.alpha), grid.to_bases(value.beta))
-        return value if value is None else grid.to_bases(value)
-
-    if grid.token_bp == 1:
+    if grid.token_bp == 1 or output.z is None:
         return output
-    names = ("z", "posterior", "prior", "mask_logits")
-    return dataclasses.replace(output, **{name: spread(getattr(output, name)) for name in names})
+    return dataclasses.replace(output, **_changed(output, grid.to_bases))
+
+
+def _changed(evidence: Evidence | Seq2ExpOutput, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Apply a change to every tensor of the evidence."""
+    changed: dict[str, Any] = {"mask_logits": change(evidence.mask_logits)}  # type: ignore[arg-type]
+    for name in ("z", "posterior", "prior"):
+        value = getattr(evidence, name)
+        changed[name] = BetaParams(change(value.alpha), change(value.beta))
+    return changed
 
 
 def _joined(outputs: list[Seq2ExpOutput]) -> Seq2ExpOutput:

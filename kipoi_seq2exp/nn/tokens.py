@@ -15,7 +15,9 @@ The rules that tie tokens to bases are all here (`TokenGrid`):
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,31 @@ class Tokens:
     kept: Tensor | None = None
     mask: Tensor | None = None
     sample: Tensor | None = None
+
+
+def turned(values: Tensor, reverse: Tensor | None) -> Tensor:
+    """Turn round the windows (B, T, ...) that are read from the other strand (bool, (B,)); None: none."""
+    if reverse is None:
+        return values
+    return torch.where(reverse.view(-1, *(1,) * (values.ndim - 1)), values.flip(1), values)
+
+
+def read_5_to_3(tokens: Tokens, reverse: Tensor | None) -> Tokens:
+    """Read the windows of genes on the reverse strand (bool, (B,)) from that strand."""
+    if reverse is None:
+        return tokens
+    dna = reverse[: len(tokens.onehot)]
+    if isinstance(tokens.rows, Tensor):
+        known = tokens.rows < len(tokens.onehot)
+        dna = torch.zeros(len(tokens.onehot), dtype=torch.bool, device=reverse.device)
+        dna[tokens.rows[known]] = reverse[known]
+    complement = torch.where(dna[:, None, None], tokens.onehot.flip(1, 2), tokens.onehot)
+    changes: dict[str, Any] = {
+        name: turned(value, reverse)
+        for name in ("tracks", "kept", "mask", "sample")
+        if (value := getattr(tokens, name)) is not None
+    }
+    return dataclasses.replace(tokens, onehot=complement, **changes)
 
 
 def distinct_windows(onehot: Tensor) -> tuple[Tensor, bool, Tensor | slice]:

@@ -120,6 +120,11 @@ class TrainingConfig:
                 f"optimiser.batch_size ({self.optimiser.batch_size}) must be a multiple of the {processes} processes."
             )
 
+        if self.network.strand_feature is not None and self.augment.reverse_complement:
+            raise ConfigError(
+                "augment.reverse_complement must be 0 with network.strand_feature: windows are read 5' to 3'."
+            )
+
     def _check_start(self) -> None:
         if self.start is Start.LINEAR and self.network.n_features == 0:
             raise ConfigError("start 'linear' needs gene features: the head begins as their regression.")
