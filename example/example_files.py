@@ -10,15 +10,6 @@ import numpy as np
 import pyBigWig
 
 
-def write_fasta(path: Path, genome: Mapping[str, np.ndarray]) -> None:
-    """Write one byte per base as FASTA, 60 bases a line."""
-    with path.open("w", encoding="ascii", newline="\n") as out:
-        for chrom, bases in genome.items():
-            text = bases.tobytes().decode("ascii")
-            out.write(f">{chrom}\n")
-            out.writelines(text[i : i + 60] + "\n" for i in range(0, len(text), 60))
-
-
 def write_bigwig(path: Path, track: Mapping[str, np.ndarray], lengths: Mapping[str, int], step_bp: int) -> None:
     """Write one value per `step_bp` as runs of equal value; zeros are left out, as measured tracks do."""
     with pyBigWig.open(str(path), "w") as out:

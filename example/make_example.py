@@ -19,7 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from example_files import write_bigwig, write_cooler, write_fasta
+from example_files import write_bigwig, write_cooler
+
+from kipoi_seq2exp.judge.invented import (
+    BIN_BP,
+    ENHANCER_MOTIFS,
+    STEP_BP,
+    background,
+    deplete_cpg,
+    dnase_peak,
+    h3k27ac_peaks,
+    motif_copies,
+    plant_motifs,
+    random_bases,
+    write_fasta,
+)
+from kipoi_seq2exp.judge.invented import contact as contact_of
 
 ASSEMBLY = "seq2exp-example"
 SEED = 22
@@ -29,9 +44,6 @@ TELOMERE_BP = 10_000  # N at both ends of each chromosome
 GAPS = (("chr1", 331_000, 333_500),)  # N inside a chromosome
 BLACKLIST = (("chr1", 150_500, 152_500), ("chr1", 509_000, 512_000), ("chr2", 330_500, 331_700))
 REACH_BP = 100_000  # half the published window
-BIN_BP, STEP_BP = 5_000, 25  # of the contacts, of the bigWigs
-GAMMA = 0.87  # power law of contact
-ACROSS, LOOP = 0.3, 3.0  # contact factor across a domain boundary, in a loop
 GAIN = 8.0
 GENES = (  # name, chromosome, TSS, strand, log10 of the promoter's own CAGE, exons, gene length
     ("GENE01", "chr1", 118_000, "+", 1.7, 6, 21_000),
@@ -50,12 +62,11 @@ GENES = (  # name, chromosome, TSS, strand, log10 of the promoter's own CAGE, ex
 KINDS = {"enhancer": 30, "open_decoy": 10, "marked_decoy": 6, "motif_decoy": 10}  # how many of each are planted
 MOTIFS = {
     "promoter": ("GGGGCGGGGC", "CCGGAAGTGA"),
-    "enhancer": ("AGATAAGGAA", "GATGACTCATC"),
+    "enhancer": ENHANCER_MOTIFS,
     "open_decoy": ("CCACCAGGGGGCGCT",),
-    "motif_decoy": ("AGATAAGGAA", "GATGACTCATC"),
+    "motif_decoy": ENHANCER_MOTIFS,
     "marked_decoy": (),
 }
-COMPLEMENT = str.maketrans("ACGT", "TGCA")
 LENGTH_FEATURES, GC_FEATURES = ("UTR5LEN", "CDSLEN", "INTRONLEN", "UTR3LEN"), ("UTR5GC", "CDSGC", "UTR3GC")
 
 
@@ -186,25 +197,25 @@ def _is_free(element: Element, genes: list[Gene], elements: list[Element]) -> bo
 def make_sequence(genes: list[Gene], elements: list[Element]) -> dict[str, np.ndarray]:
     """Write the DNA: background, repeats (lower case), CpG islands, exons, motifs, N; one byte per base."""
     rng = draws(3)
-    families = [_random_bases(rng, np.full(length, gc)) for length, gc in ((300, 0.56), (900, 0.38), (500, 0.45))]
-    families = [_deplete_cpg(family, rng) for family in families]
+    families = [random_bases(rng, np.full(length, gc)) for length, gc in ((300, 0.56), (900, 0.38), (500, 0.45))]
+    families = [deplete_cpg(family, rng) for family in families]
     genome = {}
     for chrom, length in LENGTHS.items():
         isochores = np.repeat(0.36 + 0.14 * rng.random(length // 20_000 + 1), 20_000)[:length]
-        bases = _deplete_cpg(_random_bases(rng, isochores), rng)
+        bases = deplete_cpg(random_bases(rng, isochores), rng)
         start = TELOMERE_BP
         while (start := start + int(400 + 3_200 * rng.random())) < length - TELOMERE_BP - 1_000:
             copy = families[int(3 * rng.random())].copy()
             mutated = rng.random(copy.size) < 0.12
-            copy[mutated] = _random_bases(rng, np.full(int(mutated.sum()), 0.45))
+            copy[mutated] = random_bases(rng, np.full(int(mutated.sum()), 0.45))
             bases[start : start + copy.size] = copy + 32  # lower case
             start += copy.size
         genome[chrom] = bases
     for gene in genes:
         bases = genome[gene.chrom]
         for start, end in gene.exons:
-            bases[start:end] = _random_bases(rng, np.full(end - start, 0.46 + 0.12 * rng.random()))
-        bases[gene.tss - 500 : gene.tss + 400] = _random_bases(rng, np.full(900, 0.64))
+            bases[start:end] = random_bases(rng, np.full(end - start, 0.46 + 0.12 * rng.random()))
+        bases[gene.tss - 500 : gene.tss + 400] = random_bases(rng, np.full(900, 0.64))
     for element in elements:
         _plant_motifs(genome[element.chrom], element, rng)
     for chrom, bases in genome.items():
@@ -214,33 +225,14 @@ def make_sequence(genes: list[Gene], elements: list[Element]) -> dict[str, np.nd
     return genome
 
 
-def _random_bases(rng: np.random.Generator, gc: np.ndarray) -> np.ndarray:
-    """Draw one base per entry of `gc` (its G+C content), as ASCII bytes."""
-    strong, second = rng.random(gc.size) < gc, rng.random(gc.size) < 0.5
-    letters = np.frombuffer(b"ATGC", dtype=np.uint8)
-    return letters[2 * strong + second]
-
-
-def _deplete_cpg(bases: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn three CpG of four into TpG, as methylated genomes have done."""
-    cpg = np.flatnonzero((bases[:-1] == ord("C")) & (bases[1:] == ord("G")))
-    bases[cpg[rng.random(cpg.size) < 0.75]] = ord("T")
-    return bases
-
-
 def _plant_motifs(bases: np.ndarray, element: Element, rng: np.random.Generator) -> None:
     """Make the element unique sequence (upper case) and put three to six motifs of its kind into its middle."""
     size = element.end - element.start
-    bases[element.start : element.end] = _random_bases(rng, np.full(size, 0.62 if element.kind == "promoter" else 0.5))
+    bases[element.start : element.end] = random_bases(rng, np.full(size, 0.62 if element.kind == "promoter" else 0.5))
     motifs = MOTIFS[element.kind]
     if not motifs:
         return
-    for slot in range(3 + round(2 * element.strength)):
-        motif = motifs[int(len(motifs) * rng.random())]
-        if rng.random() < 0.5:
-            motif = motif.translate(COMPLEMENT)[::-1]
-        start = element.centre - 105 + 32 * slot + int(8 * rng.random())
-        bases[start : start + len(motif)] = np.frombuffer(motif.encode(), dtype=np.uint8)
+    plant_motifs(bases, element.centre, motifs, motif_copies(element.strength), rng)
 
 
 # --------------------------------------------------------------------------------------------- tracks and contacts
@@ -252,17 +244,14 @@ def make_tracks(elements: list[Element]) -> dict[str, dict[str, np.ndarray]]:
     tracks: dict[str, dict[str, np.ndarray]] = {"dnase": {}, "h3k27ac": {}}
     for chrom, length in LENGTHS.items():
         at = np.arange(0, length, STEP_BP) + STEP_BP / 2
-        coarse = rng.random((2, length // 500 + 1))  # the background changes every 500 bp; two thirds of DNase's is 0
-        dnase = np.repeat(np.maximum(0, 0.18 * (coarse[0] - 0.67)), 20)[: at.size]
-        h3k27ac = np.repeat(0.8 * coarse[1] ** 3, 20)[: at.size]
+        dnase, h3k27ac = background(rng, at.size)
         for element in (e for e in elements if e.chrom == chrom):
             wobble = 0.8 + 0.4 * rng.random(3)
             if element.kind in ("promoter", "enhancer", "open_decoy"):
-                dnase += (0.4 + 5 * element.strength) * wobble[0] * _bell(at, element.centre, 130)
+                dnase += dnase_peak(at, element.centre, element.strength, wobble[0])
             if element.kind in ("promoter", "enhancer", "marked_decoy"):
-                height = 1.0 + 28 * element.strength
-                h3k27ac += height * wobble[1] * _bell(at, element.centre - 480, 330)  # nucleosomes on either side
-                h3k27ac += height * wobble[2] * _bell(at, element.centre + 480, 330)
+                for nucleosome in h3k27ac_peaks(at, element.centre, element.strength, wobble[1:]):
+                    h3k27ac += nucleosome
         for _, start, end in (region for region in BLACKLIST if region[0] == chrom):
             for values in (dnase, h3k27ac):  # the artefact that a blacklist is for
                 values[start // STEP_BP : end // STEP_BP] += 20 + 60 * rng.random((end - start) // STEP_BP)
@@ -274,20 +263,9 @@ def make_tracks(elements: list[Element]) -> dict[str, dict[str, np.ndarray]]:
     return tracks
 
 
-def _bell(at: np.ndarray, centre: float, width: float) -> np.ndarray:
-    return np.exp(-0.5 * ((at - centre) / width) ** 2)
-
-
 def contact(chrom: str, a: np.ndarray, b: int, loops: list[tuple[str, int, int]]) -> np.ndarray:
     """Give the expected contact of the places `a` (bp) with the place `b`: 1 at a distance of 5 kb or less."""
-    value = (np.maximum(np.abs(a - b), BIN_BP) / BIN_BP) ** -GAMMA
-    for boundary in BOUNDARIES[chrom]:
-        value = np.where((a < boundary) != (b < boundary), ACROSS * value, value)
-    for _, *ends in (loop for loop in loops if loop[0] == chrom):
-        for left, right in (ends, ends[::-1]):
-            looped = (np.abs(a - left) < BIN_BP) & (abs(b - right) < BIN_BP)
-            value = np.where(looped, LOOP * value, value)
-    return np.asarray(value)
+    return contact_of(a, b, BOUNDARIES[chrom], [(left, right) for name, left, right in loops if name == chrom])
 
 
 def choose_loops(genes: list[Gene], elements: list[Element]) -> list[tuple[str, int, int]]:
