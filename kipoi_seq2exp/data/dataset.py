@@ -207,7 +207,7 @@ class WindowDataset:
     def _signals(self, query: ContactQuery, window: Window) -> NDArray[np.float32]:
         signals = np.empty((len(window), len(self.inputs.tracks)), dtype=np.float32)
         for column, spec in enumerate(self.inputs.tracks):
-            signals[:, column] = _TRANSFORMS[spec.transform](self._values(spec.name, query, window))
+            signals[:, column] = transformed(self._values(spec.name, query, window), spec.transform)
         return signals
 
     def _features(self, index: int, query: ContactQuery) -> NDArray[np.float32]:
@@ -218,8 +218,13 @@ class WindowDataset:
             means = [float(self._values(name, query, promoter).mean(dtype=np.float64)) for name in names]
             features[column] = np.prod(means) ** (1 / len(means))
         for column, spec in enumerate(self.inputs.features):
-            features[column : column + 1] = _TRANSFORMS[spec.transform](features[column : column + 1])
+            features[column : column + 1] = transformed(features[column : column + 1], spec.transform)
         return features
+
+
+def transformed(values: NDArray[np.float32], transform: Transform) -> NDArray[np.float32]:
+    """Apply the transform of a track or a feature to its values: float32, the same shape."""
+    return _TRANSFORMS[transform](values)
 
 
 def _log10p1(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,118 @@
+"""An invented genome as files that every command reads, and back: the windows are those of the genome in memory.
+
+genome.fa, h3k27ac.bw, dnase.bw, contacts.tsv (a profile for each gene), genes.tsv      what a model reads
+elements.tsv, pairs.tsv                                                                 the truth
+genome.yaml                                                                             the settings
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from kipoi_seq2exp.analysis.bigwig import BigWigWriter
+from kipoi_seq2exp.analysis.tables import write_tsv
+from kipoi_seq2exp.config import from_mapping, read_yaml, to_mapping
+from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
+from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.files import make_folder, whole_file, write_text
+from kipoi_seq2exp.judge.invented import BIN_BP, STEP_BP, write_fasta
+from kipoi_seq2exp.judge.recovery_genome import PARTS, GenomeSettings, KnownTruth, RecoveryGenome
+
+FASTA, CONTACTS, SETTINGS = "genome.fa", "contacts.tsv", "genome.yaml"
+TABLES = ("genes", "elements", "pairs")
+SIGNALS = ("h3k27ac", "dnase")
+_PIECE = 40_000  # steps of a track at once
+
+
+@dataclass(frozen=True)
+class GenomeFiles(KnownTruth):
+    """An invented genome in files.
+
+    Attributes
+    ----------
+    windows : WindowDataset
+        Of `genes`, in their order.
+    """
+
+    windows: WindowDataset
+
+    def __getitem__(self, index: int) -> WindowInputs:
+        """Return the window of a gene."""
+        return self.windows[index]
+
+
+def write_genome(genome: RecoveryGenome, folder: Path) -> tuple[Path, ...]:
+    """Write a genome; return the files.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written to.
+    """
+    make_folder(folder)
+    write_fasta(folder / FASTA, genome.bases)
+    for name in SIGNALS:
+        write_track(genome, name, folder / f"{name}.bw")
+    rows = [
+        (gene_id, (first + offset) * BIN_BP, min((first + offset + 1) * BIN_BP, genome.lengths[chrom]), value)
+        for gene_id, chrom in zip(genome.genes["gene_id"], genome.genes["chrom"], strict=True)
+        for first, profile in [genome.contacts[gene_id]]
+        for offset, value in enumerate(profile)
+    ]
+    write_tsv(pd.DataFrame(rows, columns=["gene_id", "start", "end", "contact"]), folder / CONTACTS)
+    for name in TABLES:
+        write_tsv(getattr(genome, name), folder / f"{name}.tsv")
+    write_text(folder / SETTINGS, yaml.safe_dump(to_mapping(genome.settings), sort_keys=False))
+    names = [FASTA, *(f"{name}.bw" for name in SIGNALS), CONTACTS, *(f"{name}.tsv" for name in TABLES), SETTINGS]
+    return tuple(folder / name for name in names)
+
+
+def write_track(genome: RecoveryGenome, name: str, path: Path) -> None:
+    """Write a track as bigWig.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    with whole_file(path) as temporary, temporary.open("wb") as handle:
+        writer = BigWigWriter(handle, genome.lengths)
+        for chrom, steps in genome.tracks[name].items():
+            for first in range(0, len(steps), _PIECE):
+                start = first * STEP_BP
+                values = np.repeat(steps[first : first + _PIECE], STEP_BP)[: genome.lengths[chrom] - start]
+                writer.add(chrom, start, values)
+        writer.close()
+
+
+def read_genome(folder: Path) -> GenomeFiles:
+    """Open the files that `write_genome` made.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or cannot be used, or no gene is held out.
+    """
+    settings = from_mapping(GenomeSettings, read_yaml(folder / SETTINGS), str(folder / SETTINGS))
+    tables = {name: _read_table(folder / f"{name}.tsv") for name in TABLES}
+    sources = {name: folder / f"{name}.bw" for name in SIGNALS} | {"hic": folder / CONTACTS}
+    windows = WindowDataset(settings.inputs, folder / "genes.tsv", folder / FASTA, sources)
+    if len(windows) != len(tables["genes"]):
+        raise InputError(f"{folder / 'genes.tsv'}: a gene is listed twice.")
+    for part in PARTS:
+        if not (tables["genes"]["part"] == part).any():
+            raise InputError(f"{folder / 'genes.tsv'}: the column 'part' names no gene of the part '{part}'.")
+    return GenomeFiles(settings, **tables, windows=windows)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, sep="\t")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a table ({reason}).") from None

@@ -1,0 +1,211 @@
+"""Training a network on an invented genome, straight from memory, with the package's own network, loss and schedule.
+
+Contract: a genome, settings and a seed in; a network in evaluation mode out, the same one every time on the same
+machine. Where a budget in seconds is given, it says how many steps fit into it before the first one counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, Variant
+from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.nn.bottleneck import apply_annotations
+from kipoi_seq2exp.nn.losses import seq2exp_loss
+from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
+from kipoi_seq2exp.training.data import collate, reverse_complement
+from kipoi_seq2exp.training.module import learning_rate
+from kipoi_seq2exp.training.sections import OptimiserConfig
+
+Masks = Mapping[str, NDArray[np.bool_]]
+TIMED_STEPS = 2
+
+
+class Windows(Protocol):
+    """Windows by row: a genome in memory, or a data set over its files."""
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What a network reads."""
+
+    def __getitem__(self, index: int, /) -> WindowInputs:
+        """Return a window."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    optimiser : OptimiserConfig
+        Steps, rates, batch size, weight of the bottleneck.
+    reverse_complement : float
+        Probability that a window is read from the other strand.
+    seconds : float or None
+        Do as many steps as fit into this time, at most `optimiser.max_steps`; the schedule follows.
+    """
+
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    reverse_complement: float = 0.5
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what its training was.
+
+    Attributes
+    ----------
+    network : Seq2Exp
+        In evaluation mode.
+    steps : int
+    seconds : float
+        Wall time of the steps.
+    losses : ndarray, (steps,)
+        The prediction's part of the loss at each step.
+    """
+
+    network: Seq2Exp
+    steps: int
+    seconds: float
+    losses: NDArray[np.float64]
+
+
+def train_network(
+    config: NetworkConfig,
+    windows: Windows,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.float64],
+    lesson: Lesson,
+    *,
+    seed: int = 0,
+    masks: Masks | None = None,
+) -> Trained:
+    """Train a network with random weights.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    windows : Windows
+    rows : ndarray, (n,)
+        Rows of the training genes.
+    labels : ndarray, (n,)
+        Their expression.
+    lesson : Lesson
+    seed : int
+        Of weights, order, strands and masks.
+    masks : mapping of str to ndarray of bool, (L,), optional
+        Variant "peaks": the mask of each gene, without the promoter.
+
+    Raises
+    ------
+    InputError
+        If the loss is no number.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Seq2Exp(config, windows.inputs, Provenance(status="trained", seed=seed))
+        with torch.no_grad():  # the head starts at the mean of the labels
+            network.expression_head[-1].bias.fill_(float(labels.mean()))  # type: ignore[operator]
+        if lesson.seconds is not None:
+            lesson = _within(lesson, network, [windows[int(row)] for row in rows[:TIMED_STEPS]], masks)
+        started = time.monotonic()
+        losses = _teach(network.train(), windows, rows, labels, lesson, np.random.default_rng(seed), masks)
+    return Trained(network.eval(), len(losses), time.monotonic() - started, np.array(losses))
+
+
+def _teach(
+    network: Seq2Exp,
+    windows: Windows,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.float64],
+    lesson: Lesson,
+    rng: np.random.Generator,
+    masks: Masks | None,
+) -> list[float]:
+    """Take the steps of a lesson; return the prediction's loss at each."""
+    settings = lesson.optimiser
+    optimiser = AdamW(
+        network.parameters(), lr=settings.peak_lr, betas=settings.betas, weight_decay=settings.weight_decay
+    )
+    schedule = LambdaLR(optimiser, lambda step: learning_rate(step, settings) / settings.peak_lr)
+    order = np.empty(0, dtype=np.int64)
+    losses: list[float] = []
+    for step in range(settings.max_steps):
+        while order.size < settings.batch_size:
+            order = np.concatenate([order, rng.permutation(len(rows))])
+        chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+        turned = rng.random(len(chosen)) < lesson.reverse_complement
+        batch = _batch(windows, rows[chosen], turned, masks)
+        output = run_batch(network, batch)
+        loss = seq2exp_loss(output, torch.from_numpy(labels[chosen]), settings.kl_weight)
+        if not bool(torch.isfinite(loss.total)):
+            raise InputError(f"the loss is {float(loss.total):g} at step {step}: lower the peak of the learning rate.")
+        optimiser.zero_grad()
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        optimiser.step()
+        schedule.step()
+        losses.append(float(loss.prediction.detach()))
+    return losses
+
+
+def _within(lesson: Lesson, network: Seq2Exp, examples: list[WindowInputs], masks: Masks | None) -> Lesson:
+    """Return the lesson cut to the steps that fit into its time, going by the first of two windows (the second)."""
+    assert lesson.seconds is not None  # for the type checker
+    took = []
+    for example in examples:
+        started = time.monotonic()
+        output = run_batch(network.train(), collate([_arrays(example, masks)]))
+        output.expression.sum().backward()
+        took.append(time.monotonic() - started)
+    network.zero_grad()
+    settings = lesson.optimiser
+    steps = int(lesson.seconds / (min(took) * settings.batch_size))
+    steps = min(settings.max_steps, max(1, steps))
+    warmup = settings.warmup_steps * steps // settings.max_steps
+    return replace(lesson, optimiser=replace(settings, max_steps=steps, warmup_steps=warmup))
+
+
+def _arrays(window: WindowInputs, masks: Masks | None) -> dict[str, Any]:
+    arrays = {"onehot": window.onehot, "signals": window.signals, "features": window.features}
+    arrays |= {"blacklist": window.blacklist, "gene_id": window.gene_id}
+    return arrays if masks is None else {**arrays, "peaks": masks[window.gene_id]}
+
+
+def _batch(windows: Windows, rows: NDArray[np.int64], turned: NDArray[np.bool_], masks: Masks | None) -> dict[str, Any]:
+    arrays = [_arrays(windows[int(row)], masks) for row in rows]
+    return collate([reverse_complement(a) if flip else a for a, flip in zip(arrays, turned, strict=True)])
+
+
+def run_batch(network: Seq2Exp, batch: dict[str, Any]) -> Seq2ExpOutput:
+    """Run a network on a batch of windows; one of the variant "peaks" gets the batch's."""
+    mask = None
+    if network.config.variant is Variant.PEAKS:
+        mask = apply_annotations(batch["peaks"].float(), None, network.promoter(batch["peaks"].shape[1]))
+    output: Seq2ExpOutput = network(batch["onehot"], batch["signals"], batch["features"], mask=mask)
+    return output
+
+
+def predict_windows(
+    network: Seq2Exp, windows: Windows, rows: NDArray[np.int64], masks: Masks | None = None
+) -> list[tuple[float, NDArray[np.float32] | None]]:
+    """Predict windows one by one: expression and mask (None for a network without one) of each."""
+    found = []
+    with torch.inference_mode():
+        for row in rows:
+            output = run_batch(network, collate([_arrays(windows[int(row)], masks)]))
+            mask = None if output.mask is None else output.mask[0].numpy()
+            found.append((float(output.expression), mask))
+    return found
