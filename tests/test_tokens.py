@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from kipoi_seq2exp.analysis.evidence import split_evidence
+from kipoi_seq2exp.analysis.null import mask_under
 from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant
+from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.scan import Backend
@@ -218,3 +221,25 @@ def test_a_gene_on_the_reverse_strand_is_read_from_there() -> None:
     other = {**batch, "features": mirrored["features"]}
     with torch.inference_mode():
         assert not torch.allclose(model(**other).expression, output.expression, atol=1e-5)
+
+
+def test_evidence_taken_apart_is_that_of_the_tokens() -> None:
+    model, batch = network(), windows(1)
+    with torch.inference_mode():
+        output = model(**batch)
+    stored = (output.z.alpha[0].numpy(), output.z.beta[0].numpy())
+    sources = split_evidence(model, stored, batch["signals"][0].numpy())
+    np.testing.assert_allclose(sources.dna, output.posterior.mean[0], atol=2e-6)
+    np.testing.assert_allclose(sources.tracks, output.prior.mean[0], atol=2e-6)
+
+
+def test_a_mask_under_other_tracks_is_what_the_network_reads_from_them() -> None:
+    model, batch = network(), windows(1)
+    arrays = {name: value[0].numpy() for name, value in batch.items()}
+    window = WindowInputs("g", "chr1", 500, "+", 0, 1_000, **arrays)
+    other = np.roll(arrays["signals"], 137, axis=0)
+    with torch.inference_mode():
+        output = model(**batch)
+        wanted = model(**{**batch, "signals": torch.from_numpy(other)[None]}).mask[0]
+    stored = (output.z.alpha[0].numpy(), output.z.beta[0].numpy())
+    np.testing.assert_allclose(mask_under(model, window, stored, other), wanted, atol=2e-6)

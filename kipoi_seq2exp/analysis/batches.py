@@ -80,12 +80,13 @@ def _cgroup_room(mounted: Path, membership: Path) -> list[int]:
 def cpu_bytes(config: NetworkConfig) -> int:
     """Return the memory that one window takes on the CPU, beyond the weights (`nn.streamed` says what it keeps).
 
-    The embeddings of the window and the result of a stack are (L, d_model) four times over, the residual once more,
-    and each position of a layer keeps x and one scan, (L, 2 d_inner); all in float32.
+    The embeddings of the window and the result of a stack are (T, d_model) four times over, the residual once more,
+    and each position of a layer keeps x and one scan, (T, 2 d_inner); all in float32. The convolution of a stem of
+    tokens gives (L, d_model).
     """
-    d_inner = config.expand * config.d_model
-    per_base = 5 * config.d_model + 2 * d_inner + 8 * (config.n_tracks + 3)
-    return 4 * config.window_bp * per_base
+    per_position = 5 * config.d_model + 2 * config.d_inner
+    per_base = per_position / config.token_bp + 8 * (config.n_tracks + 3) + config.d_model * (config.token_bp > 1)
+    return int(4 * config.window_bp * per_base)
 
 
 def fitting_batch(config: NetworkConfig, device: torch.device, measure: Callable[[], int], most: int | None) -> int:

@@ -67,9 +67,8 @@ def split_evidence(
     alpha, beta = (np.asarray(values, dtype=np.float64) for values in concentrations)
     if signals.shape != (alpha.size, model.config.n_tracks):
         raise ShapeError(f"signals {signals.shape} do not belong to the {alpha.size} bases of the stored Beta.")
-    prior = bottleneck.signal_evidence(
-        torch.from_numpy(signals.astype(np.float64)), model.signal_betas.double().cpu(), model.config
-    )
+    read = model.tracks_as_read(torch.from_numpy(signals.astype(np.float64))[None])[0]
+    prior = bottleneck.signal_evidence(read, model.signal_betas.double().cpu(), model.config)
     shares = track_shares(model)
     for_tracks, against_tracks = prior.alpha.numpy(), prior.beta.numpy()
     least = model.config.beta_min + bottleneck.EPSILON  # rounding may leave a little less than the generator gives

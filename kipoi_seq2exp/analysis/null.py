@@ -155,7 +155,8 @@ def mask_under(model: Seq2Exp, window: WindowInputs, concentrations: Concentrati
         mask: Floats = output.mask[0].float().cpu().numpy()
         return mask
     alpha, beta = (values.astype(np.float64) for values in concentrations)
-    change = (signals - window.signals).astype(np.float64) @ track_shares(model)
+    difference = torch.from_numpy((signals - window.signals).astype(np.float64))
+    change = model.tracks_as_read(difference[None])[0].numpy() @ track_shares(model)
     alpha = alpha + model.config.z_scale * model.config.prior_scale * change
     mean = torch.from_numpy((alpha / (alpha + beta)).astype(np.float32))[None]
     read = bottleneck.evaluation_mask(mean, model.config.mask_mode, model.config)

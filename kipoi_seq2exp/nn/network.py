@@ -299,6 +299,11 @@ class Seq2Exp(nn.Module):
         """Return where the tokens of a window of that length lie."""
         return TokenGrid(window_bp, self.config.promoter_bp, self.config.token_bp)
 
+    def tracks_as_read(self, signals: Tensor) -> Tensor:
+        """Give every base the tracks that the network reads there, the means over its token: (B, L, S)."""
+        grid = self.grid(signals.shape[1])
+        return grid.to_bases(grid.to_tokens(signals))
+
     def promoter(self, window_bp: int) -> slice:
         """Return the central P bases of a window of that length."""
         start = (window_bp - self.config.promoter_bp) // 2
