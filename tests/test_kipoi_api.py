@@ -126,8 +126,14 @@ def test_batches_name_their_genes(run):
         found["ranges"] = {name: values.tolist() for name, values in batch["metadata"]["ranges"].items()}
         found["schema"] = model.default_dataloader.get_output_schema().compatible_with_batch(batch)
         found["types"] = {name: str(values.dtype) for name, values in batch["inputs"].items()}
+        start = batch["metadata"]["ranges"]["start"][0]
+        (folder / "x.narrowPeak").write_text(f"chr1\\t{start + 7}\\t{start + 9}\\t.\\t0\\t.\\t2.5\\n")
+        peaks = {**arguments, "h3k27ac_file": f"{folder}/x.narrowPeak", "dnase_file": f"{folder}/x.narrowPeak::presence"}
+        signals = model.default_dataloader(**peaks)[0]["inputs"]["signals"]
+        found["peaks"] = [np.flatnonzero(signals[:, 0]).tolist(), signals[7, :2].tolist()]
         """
     )
+    assert found["peaks"] == [[7, 8], [2.5, 1]]
     assert found["ids"] == ["GENE03"]
     assert found["split"] == ["GENE09", "GENE03"]
     start = found["tss"][0] - 100_000

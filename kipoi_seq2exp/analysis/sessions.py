@@ -14,10 +14,11 @@ from xml.sax.saxutils import quoteattr
 from kipoi_seq2exp.analysis.locus import Surroundings, assembly_of, track_specs
 from kipoi_seq2exp.analysis.store import Predictions
 from kipoi_seq2exp.config import TrackKind
-from kipoi_seq2exp.data.signals import is_bedgraph
+from kipoi_seq2exp.data.signals import SignalFormat, signal_file, signal_format
 
 _GENES, _MASK, _ELEMENTS = "#22303c", "#7a3e9d", "#d1495b"
 _SIGNALS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
+_KINDS = {SignalFormat.BIGWIG: "bigwig", SignalFormat.BEDGRAPH: "bedgraph", SignalFormat.PEAKS: "bed"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def shown_files(
     files = [] if around.gtf is None else [ShownFile("genes", around.gtf.resolve(), "gtf", _GENES)]
     for number, (spec, path) in enumerate(signals):
         colour = _SIGNALS[number % len(_SIGNALS)]
-        kind = "bedgraph" if is_bedgraph(path) else "bigwig"
-        files.append(ShownFile(spec.name, Path(path).resolve(), kind, colour, spec.unit))
+        kind = _KINDS[signal_format(path)]
+        files.append(ShownFile(spec.name, signal_file(path)[0].resolve(), kind, colour, spec.unit))
     if mask is not None:
         files.append(ShownFile("element mask", mask.resolve(), "bigwig", _MASK))
     if elements is not None:

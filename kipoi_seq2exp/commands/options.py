@@ -39,8 +39,9 @@ def add_track_options(parser: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="file of a track, once for each: bigWig or bedGraph; contacts as .cool, .mcool, .hic, or the word "
-        "powerlaw where there is no Hi-C (e.g. --track dnase=dnase.bw --track hic=powerlaw)",
+        help="file of a track, once for each: bigWig, bedGraph or called peaks (.narrowPeak, .broadPeak, .bed; their "
+        "signalValue, or FILE::COLUMN, or FILE::presence for 1 in every peak); contacts as .cool, .mcool, .hic, or the "
+        "word powerlaw where there is no Hi-C (e.g. --track dnase=dnase.bw --track hic=powerlaw)",
     )
     parser.add_argument(
         "--tracks",

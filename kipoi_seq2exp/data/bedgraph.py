@@ -1,7 +1,7 @@
-"""bedGraph as a signal track: intervals of a text file (also .gz), 0 elsewhere; where they overlap, the largest value.
+"""bedGraph and called peaks as signal tracks: intervals of a text file (also .gz), 0 elsewhere.
 
-The format forbids overlaps, but tracks made from peak lists have them; the largest value is what a peak list means. The
-file is read whole at first use, so keep to bigWig for tracks with a value at most bases.
+Where intervals overlap, the largest value holds: bedGraph forbids overlaps, but peak lists and tracks made from them
+have them. The file is read whole at first use, so keep to bigWig for tracks with a value at most bases.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.data.regions import read_intervals
+from kipoi_seq2exp.config import TrackSpec
+from kipoi_seq2exp.data.regions import ValueColumn, read_intervals
 from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.data.signals import SignalTrack, Values
 from kipoi_seq2exp.errors import InputError
@@ -43,6 +45,8 @@ class Steps:
 class BedGraphTrack(SignalTrack[dict[str, Steps]]):
     """Values of a bedGraph file; without chromosome lengths in it, its last interval is compared with the FASTA."""
 
+    value: ValueColumn | None = ValueColumn(3)
+
     @cached_property
     def lengths(self) -> Mapping[str, int | None]:
         """Chromosomes of the file; the lengths are unknown (None)."""
@@ -61,7 +65,9 @@ class BedGraphTrack(SignalTrack[dict[str, Steps]]):
                 )
 
     def _open(self) -> dict[str, Steps]:
-        table = read_intervals(self.path, self.where, value_column=3)
+        table = read_intervals(self.path, self.where, self.value)
+        if self.value is None:
+            table = table.assign(value=1.0)
         groups = table.groupby("chrom", sort=False)
         return {
             str(chrom): flatten(rows["start"].to_numpy(), rows["end"].to_numpy(), rows["value"].to_numpy(np.float32))
@@ -73,6 +79,62 @@ class BedGraphTrack(SignalTrack[dict[str, Steps]]):
 
     def _read(self, chrom: str, start: int, end: int) -> Values:
         return self.handle[chrom].expand(start, end)
+
+
+PEAK_COLUMNS = {"score": 5, "signalValue": 7, "pValue": 8, "qValue": 9}
+"""Columns, from 1, that narrowPeak and broadPeak share."""
+
+PRESENCE = "presence"
+"""The column that asks for 1 in every peak."""
+
+
+class PeakFileTrack(BedGraphTrack):
+    """Called peaks: a column of the file as their value, 7 (signalValue) unless another is named, or 1 in each.
+
+    Parameters
+    ----------
+    path : str or Path
+        .narrowPeak, .broadPeak or .bed.
+    spec : TrackSpec
+    column : str
+        A number from 1, a name of `PEAK_COLUMNS`, or `PRESENCE`; empty: signalValue.
+
+    Raises
+    ------
+    InputError
+        If the column is none of these; when the file is read, if it lacks the column.
+    """
+
+    def __init__(self, path: str | Path, spec: TrackSpec, column: str = "") -> None:
+        super().__init__(path, spec)
+        self.column = column or "signalValue"
+        self.value = self._value_column()
+
+    @property
+    def description(self) -> str:
+        """What is read of the file, for the record of a run."""
+        what = "1 in every peak" if self.value is None else f"value of each peak: {self._column_text()}"
+        return f"{self.path} ({what})"
+
+    def _value_column(self) -> ValueColumn | None:
+        if self.column == PRESENCE:
+            return None
+        number = PEAK_COLUMNS.get(self.column, int(self.column) if self.column.isdecimal() else 0)
+        if number < 4:
+            raise InputError(
+                f"{self.where}: '{self.column}' is no column of values: give a number from 4 on, "
+                f"{', '.join(PEAK_COLUMNS)}, or '{PRESENCE}' (as in {self.path.name}::{PRESENCE})."
+            )
+        return ValueColumn(
+            number - 1,
+            f"no number in column {number}{'' if self.column.isdecimal() else f' ({self.column})'}: name the column of "
+            f"the values, as in {self.path.name}::5, or read 1 in every peak by {self.path.name}::{PRESENCE}.",
+        )
+
+    def _column_text(self) -> str:
+        if self.column.isdecimal():
+            return f"column {self.column}"
+        return f"{self.column}, column {PEAK_COLUMNS[self.column]}"
 
 
 def flatten(starts: NDArray[np.int64], ends: NDArray[np.int64], values: Values) -> Steps:

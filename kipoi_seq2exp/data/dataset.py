@@ -154,8 +154,7 @@ class WindowDataset:
         tracks = {}
         for spec in self.inputs.tracks:
             track = self.tracks[spec.name]
-            source = track.description if isinstance(track, ContactSource) else str(track.path)
-            tracks[spec.name] = {"source": source, "transform": spec.transform.value, "unit": spec.unit}
+            tracks[spec.name] = {"source": track.description, "transform": spec.transform.value, "unit": spec.unit}
         return {
             "cell_type": self.inputs.cell_type,
             "assembly": self.inputs.assembly,

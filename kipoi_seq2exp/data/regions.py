@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,23 @@ def merge(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[n
     return starts[first], reach[last]
 
 
-def read_intervals(path: Path, where: str, value_column: int | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class ValueColumn:
+    """The column of an interval file that holds its values.
+
+    Attributes
+    ----------
+    index : int
+        Number of the column, from 0.
+    absent : str
+        What to say of a line without a number there; by default that four columns are expected.
+    """
+
+    index: int
+    absent: str = ""
+
+
+def read_intervals(path: Path, where: str, value: ValueColumn | None = None) -> pd.DataFrame:
     """Read the intervals of a BED-like text file, checking each line.
 
     Parameters
@@ -108,8 +125,8 @@ def read_intervals(path: Path, where: str, value_column: int | None = None) -> p
     path : Path
     where : str
         What the file is, for messages.
-    value_column : int, optional
-        Column (from 0) of a number to read as `value`.
+    value : ValueColumn, optional
+        Column of a number to read as `value`.
 
     Returns
     -------
@@ -124,7 +141,7 @@ def read_intervals(path: Path, where: str, value_column: int | None = None) -> p
     import pandas as pd
 
     columns: dict[str, list[Any]] = {"chrom": [], "start": [], "end": []}
-    if value_column is not None:
+    if value is not None:
         columns["value"] = []
     for number, line in text_lines(path, where):
         if not line.strip() or line.startswith(_COMMENTS):
@@ -132,11 +149,13 @@ def read_intervals(path: Path, where: str, value_column: int | None = None) -> p
         fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
         try:
             start, end = int(fields[1]), int(fields[2])
-            if value_column is not None:
-                columns["value"].append(float(fields[value_column]))
         except (IndexError, ValueError):
-            need = "chrom, start, end" if value_column is None else "chrom, start, end, value"
-            raise InputError(f"{where}, line {number}: expected {need}, found {line.strip()[:60]!r}.") from None
+            raise InputError(f"{where}, line {number}: {_expected(line, value)}") from None
+        if value is not None:
+            try:
+                columns["value"].append(float(fields[value.index]))
+            except (IndexError, ValueError):
+                raise InputError(f"{where}, line {number}: {value.absent or _expected(line, value)}") from None
         if not 0 <= start < end:
             raise InputError(f"{where}, line {number}: the interval {start}-{end} is empty, reversed or negative.")
         columns["chrom"].append(fields[0])
@@ -145,6 +164,11 @@ def read_intervals(path: Path, where: str, value_column: int | None = None) -> p
     if not columns["chrom"]:
         raise InputError(f"{where} holds no intervals.")
     return pd.DataFrame(columns)
+
+
+def _expected(line: str, value: ValueColumn | None) -> str:
+    need = "chrom, start, end" if value is None else "chrom, start, end, value"
+    return f"expected {need}, found {line.strip()[:60]!r}."
 
 
 def text_lines(path: Path, where: str) -> Iterator[tuple[int, str]]:

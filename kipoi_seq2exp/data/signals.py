@@ -1,4 +1,4 @@
-"""Signal tracks: one value per base from a bigWig or a bedGraph, absent values 0, an absent chromosome an error.
+"""Signal tracks: one value per base from a bigWig, a bedGraph or called peaks; a base without a value is 0.
 
 A base that the file does not mention has the value 0 (NaN reads as 0); a chromosome that it lacks is an error, for
 there 0 would mean "not measured". Negative values are refused: the network reads a value as an amount of evidence.
@@ -6,6 +6,7 @@ there 0 would mean "not measured". Negative values are refused: the network read
 
 from __future__ import annotations
 
+import enum
 import struct
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -26,19 +27,57 @@ Values = NDArray[np.float32]
 
 _MAGICS = (struct.pack("<I", 0x888FFC26), struct.pack(">I", 0x888FFC26))
 _BIGBED_MAGICS = (struct.pack("<I", 0x8789F2EB), struct.pack(">I", 0x8789F2EB))
-_BEDGRAPH_ENDINGS = (".bedgraph", ".bdg", ".bg")
 
 
-def is_bedgraph(path: str | Path) -> bool:
-    """Whether a file is taken for bedGraph by its name: .bedgraph, .bdg or .bg (also .gz); all else is bigWig."""
-    return Path(path).name.lower().removesuffix(".gz").endswith(_BEDGRAPH_ENDINGS)
+class SignalFormat(enum.Enum):
+    """What a file is taken for by its name, also with .gz behind it; any other name is that of a bigWig."""
+
+    BEDGRAPH = (".bedgraph", ".bdg", ".bg")
+    PEAKS = (".narrowpeak", ".broadpeak", ".bed")
+    BIGWIG = ()
 
 
-def open_signal(path: str | Path, spec: TrackSpec) -> SignalTrack[Any]:
-    """Return the reader of a file: bedGraph or bigWig, by its name (`is_bedgraph`)."""
-    from kipoi_seq2exp.data.bedgraph import BedGraphTrack
+def signal_file(source: str | Path) -> tuple[Path, str]:
+    """Split "FILE::COLUMN" into the file and the name of the column, which is empty without "::"."""
+    file, _, column = str(source).partition("::")
+    return Path(file), column
 
-    return BedGraphTrack(path, spec) if is_bedgraph(path) else BigWigTrack(path, spec)
+
+def signal_format(source: str | Path) -> SignalFormat:
+    """Return what a source is by the name of its file."""
+    name = signal_file(source)[0].name.lower().removesuffix(".gz")
+    return next((kind for kind in SignalFormat if name.endswith(kind.value)), SignalFormat.BIGWIG)
+
+
+def open_signal(source: str | Path, spec: TrackSpec) -> SignalTrack[Any]:
+    """Return the reader of a source of values.
+
+    Parameters
+    ----------
+    source : str or Path
+        A bigWig, a bedGraph, or called peaks as "FILE[::COLUMN]" (.narrowPeak, .broadPeak, .bed), by its name
+        (`SignalFormat`). COLUMN is the number of a column, from 1; score, signalValue (the default), pValue or qValue;
+        or "presence", which reads 1 in every peak.
+    spec : TrackSpec
+        The track it is read for; its name is in every message.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or none of these, or a column is asked for that there cannot be.
+    """
+    from kipoi_seq2exp.data.bedgraph import BedGraphTrack, PeakFileTrack
+
+    path, column = signal_file(source)
+    kind = signal_format(source)
+    if kind is SignalFormat.PEAKS:
+        return PeakFileTrack(path, spec, column)
+    if column:
+        raise InputError(
+            f"track '{spec.name}' ({path}): '::{column}' names a column, which peak files alone have (.narrowPeak, "
+            ".broadPeak, .bed): leave it out."
+        )
+    return BedGraphTrack(path, spec) if kind is SignalFormat.BEDGRAPH else BigWigTrack(path, spec)
 
 
 class SignalTrack(LazyFile[Handle]):
@@ -60,6 +99,11 @@ class SignalTrack(LazyFile[Handle]):
     def where(self) -> str:
         """The track and its file, for messages."""
         return f"track '{self.spec.name}' ({self.path})"
+
+    @property
+    def description(self) -> str:
+        """What is read, for the record of a run."""
+        return str(self.path)
 
     @property
     @abstractmethod
@@ -181,7 +225,8 @@ def _describe(head: bytes) -> str:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "it holds a web page (an error page saved under this name?); fetch the file itself"
     if head[:4] in _BIGBED_MAGICS:
-        return "it is a bigBed; convert it to bigWig"
+        return "it is a bigBed; convert it to BED (bigBedToBed)"
     if head[:2] == b"\x1f\x8b":
         return "it is compressed by gzip; decompress it"
-    return f"it starts with {head[:16].decode('latin-1')!r}"
+    start = head[:16].decode("latin-1")
+    return f"it starts with {start!r} (bedGraph and peaks are known by their names: .bedGraph, .narrowPeak, .bed)"
