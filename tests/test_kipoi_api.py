@@ -128,7 +128,8 @@ def test_batches_name_their_genes(run):
         found["types"] = {name: str(values.dtype) for name, values in batch["inputs"].items()}
         start = batch["metadata"]["ranges"]["start"][0]
         (folder / "x.narrowPeak").write_text(f"chr1\\t{start + 7}\\t{start + 9}\\t.\\t0\\t.\\t2.5\\n")
-        peaks = {**arguments, "h3k27ac_file": f"{folder}/x.narrowPeak", "dnase_file": f"{folder}/x.narrowPeak::presence"}
+        file = f"{folder}/x.narrowPeak"
+        peaks = {**arguments, "h3k27ac_file": file, "dnase_file": f"{file}::presence"}
         signals = model.default_dataloader(**peaks)[0]["inputs"]["signals"]
         found["peaks"] = [np.flatnonzero(signals[:, 0]).tolist(), signals[7, :2].tolist()]
         """
