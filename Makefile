@@ -22,7 +22,7 @@ HUMAN_ARGS := {"genes_file": "$(HUMAN)/genes.tsv", "fasta_file": "$(HUMAN)/genom
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help predict test lint wheel wheel-test example bench accuracy clean
+.PHONY: help predict test lint docs docs-test pictures wheel wheel-test example bench accuracy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,13 +67,22 @@ predict: $(VENV)/.package ## predict 15 human genes through Kipoi, then show the
 
 # ------------------------------------------------------------------------------------------------------- checks
 
-test: lint ## ruff, mypy and every test (what .ci/run runs)
+test: lint docs ## ruff, mypy, the documentation and every test (what .ci/run runs)
 	$(LIMIT) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --durations=10
 
 lint: $(VENV)/.tools ## ruff and mypy alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.tools ## build the documentation into site/ (dead links, undocumented public names and failing tutorials are errors)
+	$(LIMIT) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-test: $(VENV)/.tools ## run every command of the documentation that names the bundled example (minutes)
+	$(LIMIT) PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -q -m pages tests/test_docs.py
+
+pictures: $(VENV)/.package ## draw the pictures of the README and the pages again (after new weights)
+	$(BIN)/python docs/pictures.py
 
 example: $(VENV)/.package ## make the files of the invented example again (the same bytes)
 	$(BIN)/python example/make_example.py
@@ -91,5 +100,5 @@ accuracy: $(VENV)/.tools ## measure held-out accuracy on chr22 (SEQ2EXP_DATA=fol
 	$(BIN)/python benchmarks/accuracy.py
 
 clean: ## remove the environment and everything that was made
-	rm -rf $(VENV) $(OUT) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OUT) dist build site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -213,16 +213,29 @@ class NetworkConfig:
 
     Attributes
     ----------
+    variant : Variant
+        Soft: the mask scales what the encoder reads. Hard: only the kept bases are encoded. Peaks: the mask is given.
+        Plain: no mask.
+    mask_mode : MaskMode
+        How predictions read the mask: its mean, 1 where the mean reaches `threshold`, or the top `top_fraction` alone.
     window_bp, promoter_bp : int
         Length of the window (L) and of the central promoter (P) that is always kept, in base pairs.
     n_tracks, n_features : int
         Number of signal tracks (S) and of scalar gene features (F).
+    d_model, d_state, d_conv, expand : int
+        Width of the network (D), and of a Mamba layer: states of a channel, bases of its convolution, widening inside.
+    generator_layers, encoder_layers : int
+        Layers that make the mask, and that read what it keeps.
+    norm_eps : float
+        Added inside the root of RMSNorm.
     beta_min, prior_scale, z_scale : float
         Offset and scale of the concentrations (paper: evidence of tracks and DNA); see `nn.bottleneck`.
     marginal_mean, marginal_scale : float
         The prior of the information bottleneck, Beta(scale, scale * (1 - mean) / mean).
     prior_weights, signal_betas : tuple of float, (S,)
         Initial share of each track (before the softmax) and its evidence against keeping a base.
+    threshold, top_fraction : float
+        Of the mask modes "hard" and "top".
     straight_through : bool
         Hard variant, training: let the prediction loss reach the generator (the published code does not).
     token_bp : int
@@ -367,7 +380,19 @@ class Transform(str, enum.Enum):
 
 @dataclass(frozen=True)
 class TrackSpec:
-    """One signal track that a model reads: a row of the table of tracks, in the model's order."""
+    """One signal track that a model reads: a row of the table of tracks, in the model's order.
+
+    Attributes
+    ----------
+    name : str
+        The name that `sources` and ``--track NAME=FILE`` use.
+    kind : TrackKind
+        A value per base, or contact with the TSS.
+    transform : Transform
+        Applied to each value before the network.
+    unit, description : str
+        Shown on the card, in pictures and in messages.
+    """
 
     name: str
     kind: TrackKind = TrackKind.BIGWIG
@@ -382,6 +407,10 @@ class FeatureSpec:
 
     Attributes
     ----------
+    name : str
+        Name of the feature.
+    unit, description : str
+        Shown on the card and in messages.
     columns : tuple of str
         Columns of the gene table that may hold it, the first present one is read; empty: only `name`.
     limit : float or None
@@ -414,6 +443,8 @@ class InputSpec:
 
     Attributes
     ----------
+    tracks, features : tuple of TrackSpec, tuple of FeatureSpec
+        In the model's order.
     cell_type, assembly : str
         E.g. "K562" and "hg38"; the assembly is recorded, chromosome lengths are what is checked.
     window_bp, promoter_bp : int

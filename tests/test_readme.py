@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands: its Python blocks and the quickstart, on the example's first gene."""
+"""What the README and the page of Kipoi show runs as it stands, as does the quickstart: on the example's first gene."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from kipoi_seq2exp import zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-WITH_THE_PACKAGE, WITH_KIPOI = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+KIPOI_PAGE = (ROOT / "docs" / "kipoi.md").read_text(encoding="utf-8")
+WITH_THE_PACKAGE, WITH_KIPOI = re.findall(r"^```python\n(.+?)^```", README + KIPOI_PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ print(batch["metadata"]["gene_id"][0], float(predictions["expression"][0, 0]), p
 
 
 def test_first_screen_is_the_commands_python_and_two_tables():
-    head = README.split("## Install")[0]
+    head = README.split("## What the weights know")[0]
     assert "make predict" in head
     assert "kipoi predict Seq2Exp/K562" in head
     assert len(WITH_THE_PACKAGE.strip().splitlines()) <= 10

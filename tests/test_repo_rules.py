@@ -285,7 +285,7 @@ def test_paths_named_in_the_documents_exist(name):
     text = document.read_text(encoding="utf-8")
     quoted = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|md|yaml|tsv|toml|bed|fa|bw|cool|gtf))`", text)
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text)
-    made = re.compile(r"^(runs|results|dist|Seq2Exp|~)\b")  # what a command of the text makes, names of models
+    made = re.compile(r"^(runs|results|dist|site|Seq2Exp|~)\b")  # what a command of the text makes, names of models
     missing = [
         path
         for path in {*quoted, *linked}

@@ -52,6 +52,14 @@ class TrainingConfig:
         Cell types to learn from; the first one is the one that validates, is tested and is served.
     network : NetworkConfig
         In the file without `window_bp`, `promoter_bp`, `n_tracks` and `n_features`: they follow from `inputs`.
+    split : SplitConfig
+        Section of its own: which genes are held out.
+    augment : AugmentConfig
+        Section of its own: changes of the training windows.
+    optimiser : OptimiserConfig
+        Section of its own: steps, learning rate, batch.
+    run : RunConfig
+        Section of its own: how the run is carried out.
     train_window_bp : int or None
         Length of the training windows where it is shorter than the served `window_bp` (not for the hard variant).
     seed : int

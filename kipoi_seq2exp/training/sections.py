@@ -82,6 +82,8 @@ class SplitConfig:
     Attributes
     ----------
     scheme : Scheme
+        How genes are held out: one of the paper's folds, whole chromosomes, regions (chrom:start-end), values of a
+        column, nothing at all, or one run for each value of a column and then one on all genes.
     fold : str
         Name of the paper's fold, "1" to "12".
     column : str
@@ -141,6 +143,10 @@ class OptimiserConfig:
     max_steps, warmup_steps : int
         Optimiser steps in all, and those in which the rate rises linearly from `start_lr` to `peak_lr`; then it falls
         along a cosine to `end_lr`.
+    start_lr, peak_lr, end_lr : float
+        Learning rate at the first step, after the warm-up, and at the last step.
+    betas : tuple of float
+        AdamW's averages of the gradient and of its square.
     weight_decay : float
         Applied to every parameter, as published.
     clip : float
@@ -201,6 +207,7 @@ class RunConfig:
     keep : Keep
         Best by validation error, or the last.
     precision : Precision
+        Number format of the linear layers and mixers; prior, mask and loss are always float32.
     accelerator : str
         "auto", "cpu" or "gpu".
     devices, nodes : int
