@@ -12,10 +12,10 @@ from kipoi.specs import DataLoaderDescription
 from kipoi_utils.data_utils import numpy_collate
 from torch.utils.data import DataLoader
 
-from kipoi_seq2exp import kipoi_fixes, served
 from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.zoo import fixes, served
 
-kipoi_fixes.install()
+fixes.install()
 GROUP = Path(__file__).parent
 
 
@@ -41,7 +41,7 @@ class Seq2ExpDataset(Dataset):
         given["sources"] = {"h3k27ac": h3k27ac_file, "dnase": dnase_file, "hic": hic_file}
         given["missing_features"] = missing_features
         self.windows = WindowDataset(served.inputs_of(cell_type), gene_ids=gene_ids, **given)
-        kipoi_fixes.note(inputs=given, cell_type=cell_type, folder=str(Path.cwd()))
+        fixes.note(inputs=given, cell_type=cell_type, folder=str(Path.cwd()))
 
     def __len__(self) -> int:
         """Return the number of genes."""
@@ -68,7 +68,7 @@ class Seq2ExpDataset(Dataset):
     @classmethod
     def get_output_schema(cls) -> Any:
         """Return the schema of `dataloader.yaml`, known from now on as ours."""
-        return kipoi_fixes.claim(super().get_output_schema())
+        return fixes.claim(super().get_output_schema())
 
     @classmethod
     def download_example(cls, output_dir: str, absolute_path: bool = False, dry_run: bool = False) -> dict[str, Any]:

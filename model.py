@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from kipoi.model import BaseModel, GradientMixin, LayerActivationMixin
 
-from kipoi_seq2exp import kipoi_fixes, load_model, served
-from kipoi_seq2exp.array_model import ArrayModel
+from kipoi_seq2exp import load_model
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.zoo import fixes, served
+from kipoi_seq2exp.zoo.array_model import ArrayModel
 
-kipoi_fixes.install()
+fixes.install()
 
 
 class Seq2ExpModel(BaseModel, GradientMixin, LayerActivationMixin):
@@ -25,7 +26,7 @@ class Seq2ExpModel(BaseModel, GradientMixin, LayerActivationMixin):
         self.network = load_model(self._group / weights, sha256=weights_sha256)
         self.arrays = ArrayModel(self.network, outputs)
         served.announce(weights, self.network.provenance.status)
-        kipoi_fixes.note(weights=weights, weights_sha256=weights_sha256, outputs=outputs)
+        fixes.note(weights=weights, weights_sha256=weights_sha256, outputs=outputs)
 
     def predict_on_batch(self, x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return `expression` (B, 1), log10(CAGE + 1), and `element_mask` (B, 200000), 0 to 1, if asked for."""

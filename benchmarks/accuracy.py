@@ -23,13 +23,13 @@ from sklearn.linear_model import LinearRegression
 
 from kipoi_seq2exp import load_model
 from kipoi_seq2exp.data.regions import Regions, read_intervals
-from kipoi_seq2exp.data.splits import cross_validation
 from kipoi_seq2exp.metrics import score
 from kipoi_seq2exp.training.config import TrainingConfig, read_training_config
 from kipoi_seq2exp.training.data import LabelledWindows, open_cells
 from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool, write_text
 from kipoi_seq2exp.training.fit import cross_validate, fold_config
 from kipoi_seq2exp.training.sections import AugmentConfig, Scheme
+from kipoi_seq2exp.training.splits import cross_validation
 
 HERE = Path(__file__).parent
 CONFIGS = {"K562": "k562", "GM12878": "gm12878"}

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kipoi_seq2exp.nn.scan_cpu import LOG2_E, channel_ranges, run_parallel
-from kipoi_seq2exp.nn.scan_kernels import compiled
-from kipoi_seq2exp.nn.simd import WIDTH, exp2, fill, load, muladd, store
+from kipoi_seq2exp.nn.cpu.scan import LOG2_E, channel_ranges, run_parallel
+from kipoi_seq2exp.nn.cpu.scan_kernels import compiled
+from kipoi_seq2exp.nn.cpu.simd import WIDTH, exp2, fill, load, muladd, store
 
 ONE_HOT = {"A": [1, 0, 0, 0], "C": [0, 1, 0, 0], "G": [0, 0, 1, 0], "T": [0, 0, 0, 1]}
 UNKNOWN = [0, 0, 0, 0]

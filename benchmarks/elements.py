@@ -17,9 +17,9 @@ import shlex
 import time
 from pathlib import Path
 
-from kipoi_seq2exp.analysis.crispri_pairs import read_pairs
 from kipoi_seq2exp.cli import main as seq2exp
 from kipoi_seq2exp.config import read_yaml
+from kipoi_seq2exp.data.pairs import read_pairs
 
 HERE = Path(__file__).parent
 CONFIGS = {"K562": "k562.yaml", "GM12878": "gm12878.yaml"}

@@ -25,7 +25,7 @@ import torch
 from isolated import network, random_windows
 
 from kipoi_seq2exp import seq2exp_loss
-from kipoi_seq2exp.nn import backward_kernels, layer_kernels, scan_kernels
+from kipoi_seq2exp.nn.cpu import backward_kernels, layer_kernels, scan_kernels
 
 HERE = Path(__file__).resolve().parent
 STEPS = {

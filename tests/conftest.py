@@ -132,7 +132,7 @@ def results(run: Any) -> Path:
 @pytest.fixture(scope="module")
 def predictions(run: Any) -> Iterator[Any]:
     """The predictions of `run`, open."""
-    from kipoi_seq2exp.analysis.store import read_predictions
+    from kipoi_seq2exp.prediction.store import read_predictions
 
     with read_predictions(run.store.path) as found:
         yield found

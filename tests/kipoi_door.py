@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from kipoi_seq2exp import served
 from kipoi_seq2exp.config import NetworkConfig, Provenance
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
-from kipoi_seq2exp.paths import ServedModel, write_served
+from kipoi_seq2exp.zoo import served
+from kipoi_seq2exp.zoo.registry import ServedModel, write_served
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = ("model.py", "dataloader.py", "dataloader.yaml", "model-template.yaml")

@@ -1,4 +1,4 @@
-"""A small network in a weights file, and prediction requests on the tiny genome, for the tests of the analysis wing."""
+"""A small network in a weights file, and prediction requests on the tiny genome, for the tests that predict."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, save_model
-from kipoi_seq2exp.analysis.predict import Run, fill_store, prepare
-from kipoi_seq2exp.analysis.request import PredictRequest
+from kipoi_seq2exp.prediction.request import PredictRequest
+from kipoi_seq2exp.prediction.run import Run, fill_store, prepare
 
 PROMOTER_BP = 400
 

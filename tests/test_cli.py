@@ -17,7 +17,7 @@ from small_runs import command_line
 
 import kipoi_seq2exp
 from kipoi_seq2exp.cli import INTERRUPTED, main
-from kipoi_seq2exp.zoo import Registration
+from kipoi_seq2exp.zoo.register import Registration
 
 FINAL = ("predictions.tsv", "elements.bed", "element_mask.bw")
 
@@ -63,7 +63,7 @@ def test_tracks_from_yaml_and_from_options(tiny, weights, tmp_path, results, cap
 def test_another_threshold_needs_no_new_prediction(tiny, weights, results, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "r"
     shutil.copytree(results, folder)
-    monkeypatch.setattr("kipoi_seq2exp.analysis.predict.predict_windows", None)
+    monkeypatch.setattr("kipoi_seq2exp.prediction.run.predict_windows", None)
     assert main(command_line(tiny, weights, folder, "--save-beta", "--top-fraction", "0.01")) == 0
     assert "resuming: 7 of 7 genes are already in" in capsys.readouterr().out
     assert "the top 1.00% of the window" in (folder / "elements.bed").read_text()
@@ -72,7 +72,7 @@ def test_another_threshold_needs_no_new_prediction(tiny, weights, results, tmp_p
 
 INTERRUPTIBLE = """
 import sys, time
-from kipoi_seq2exp.analysis.store import PredictionStore
+from kipoi_seq2exp.prediction.store import PredictionStore
 from kipoi_seq2exp.cli import main
 write = PredictionStore.write
 def slow_write(self, index, row):
@@ -224,7 +224,7 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch, results):
     def fault(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("kipoi_seq2exp.analysis.outputs.summarise", fault)
+    monkeypatch.setattr("kipoi_seq2exp.elements.outputs.summarise", fault)
     with pytest.raises(ZeroDivisionError):
         main(["show", str(results)])
 
@@ -257,7 +257,7 @@ def test_show_prints_a_row_per_gene_and_draws_the_highest(results, tmp_path, cap
 
 
 def test_show_reads_a_kipoi_output_and_takes_labels_from_the_gene_table(tiny, results, tmp_path, capsys):
-    from kipoi_seq2exp.analysis.store import read_predictions
+    from kipoi_seq2exp.prediction.store import read_predictions
 
     with read_predictions(results) as found, h5py.File(tmp_path / "out.h5", "w") as out:
         masks = np.stack([found.mask(index) for index in range(len(found))])
@@ -300,8 +300,8 @@ def test_register_and_unregister_say_each_step(monkeypatch, tmp_path, capsys):
 
         return run
 
-    monkeypatch.setattr("kipoi_seq2exp.zoo.register", fake("register"))
-    monkeypatch.setattr("kipoi_seq2exp.zoo.unregister", fake("unregister"))
+    monkeypatch.setattr("kipoi_seq2exp.zoo.register.register", fake("register"))
+    monkeypatch.setattr("kipoi_seq2exp.zoo.register.unregister", fake("unregister"))
     assert main(["register", "--offline"]) == main(["unregister"]) == 0
     assert capsys.readouterr().out.splitlines() == ["register one", "register two", "unregister one", "unregister two"]
     assert calls == [("register", {"offline": True}), ("unregister", {})]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kipoi_seq2exp import zoo
+from kipoi_seq2exp.zoo import register
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def python(folder: Path, *arguments: str) -> str:
 def test_python_blocks_and_quickstart_agree(folder):
     gene, expression, kept = python(folder, "-c", WITH_THE_PACKAGE).split()
     assert gene == "GENE01"
-    zoo.register(folder / "home", offline=True)
+    register.register(folder / "home", offline=True)
     genes = str(folder / "example" / "genes.tsv")
     rows = python(folder, str(ROOT / "example" / "quickstart.py"), "--genes", genes, "--kipoi").splitlines()
     assert rows[-2] == "gene_id\texpression\tkept_fraction"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import kipoi_seq2exp
-from kipoi_seq2exp.paths import GROUP_ENTRIES
+from kipoi_seq2exp.zoo.registry import GROUP_ENTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUP = "kipoi_seq2exp/group/"
@@ -93,7 +93,7 @@ def test_the_wheel_serves_its_models_outside_a_checkout(wheel, tmp_path):
         archive.extractall(tmp_path / "site")
     code = """
 from kipoi_seq2exp import WindowDataset, load_model
-from kipoi_seq2exp.paths import example_dir, group_dir, read_served
+from kipoi_seq2exp.zoo.registry import example_dir, group_dir, read_served
 print(group_dir())
 example = example_dir()
 sources = {"h3k27ac": example / "h3k27ac.bw", "dnase": example / "dnase.bw", "hic": example / "contacts.cool"}
@@ -130,7 +130,9 @@ def test_a_fresh_environment_predicts_through_kipoi(wheel, tmp_path):
     run(*pip, "-c", str(ROOT / "requirements.txt"), str(wheel))
     seq2exp, kipoi = str(venv / "bin" / "seq2exp"), str(venv / "bin" / "kipoi")
     run(seq2exp, "register")
-    folder = run(str(venv / "bin" / "python"), "-c", "from kipoi_seq2exp.paths import *; print(example_dir())").strip()
+    folder = run(
+        str(venv / "bin" / "python"), "-c", "from kipoi_seq2exp.zoo.registry import *; print(example_dir())"
+    ).strip()
     assert folder.startswith(str(venv))
     names = {
         "genes_file": "genes.tsv",

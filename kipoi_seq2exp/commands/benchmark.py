@@ -14,8 +14,8 @@ from kipoi_seq2exp.errors import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kipoi_seq2exp.analysis.predict import Run
-    from kipoi_seq2exp.analysis.store import Predictions
+    from kipoi_seq2exp.prediction.run import Run
+    from kipoi_seq2exp.prediction.store import Predictions
 
 _CRISPRI = """Judge the mask by the ENCODE CRISPRi benchmark.
 
@@ -108,11 +108,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def run_crispri(args: argparse.Namespace, say: Say) -> int:
     """Rank pairs by the mask and by baselines."""
-    from kipoi_seq2exp.analysis.crispri import judge_pairs, write_judgement
-    from kipoi_seq2exp.analysis.crispri_pairs import read_pairs
-    from kipoi_seq2exp.analysis.outputs import describe_lines
-    from kipoi_seq2exp.analysis.ranking import ranking_lines
+    from kipoi_seq2exp.data.pairs import read_pairs
+    from kipoi_seq2exp.elements.outputs import describe_lines
     from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.judge.crispri import judge_pairs, write_judgement
+    from kipoi_seq2exp.judge.ranking import ranking_lines
 
     if args.perturb and args.model is None:
         raise ConfigError("--perturb runs the network: give --model and its inputs.")
@@ -140,9 +140,9 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
 
 def run_distal(args: argparse.Namespace, say: Say) -> int:
     """Take distal DNA away and compare the errors."""
-    from kipoi_seq2exp.analysis.conditions import over_genes
-    from kipoi_seq2exp.analysis.distal import checked_windows, distal_rows
-    from kipoi_seq2exp.analysis.store import read_predictions
+    from kipoi_seq2exp.judge.conditions import over_genes
+    from kipoi_seq2exp.judge.distal import checked_windows, distal_rows
+    from kipoi_seq2exp.prediction.store import read_predictions
 
     def check(run: Run) -> None:
         checked_windows(args.windows, run.model.config.window_bp, run.model.config.promoter_bp)
@@ -163,11 +163,11 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
     """Compare mask and peaks."""
     import pandas as pd
 
-    from kipoi_seq2exp.analysis.conditions import over_genes
-    from kipoi_seq2exp.analysis.macs3 import PeakSettings, call_tracks
-    from kipoi_seq2exp.analysis.peaks import CONDITIONS, check_peaks, overlap_lines, overlap_table, peak_rows
-    from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.data.regions import Regions
+    from kipoi_seq2exp.judge.conditions import over_genes
+    from kipoi_seq2exp.judge.macs3 import PeakSettings, call_tracks
+    from kipoi_seq2exp.judge.peaks import CONDITIONS, check_peaks, overlap_lines, overlap_table, peak_rows
+    from kipoi_seq2exp.prediction.store import read_predictions
 
     if not (args.peaks or args.macs3):
         raise ConfigError("give peaks to compare with: a file (--peaks), or a track to call them on (--macs3).")
@@ -211,7 +211,7 @@ def _compare(
     """Compare conditions over the genes, and say it."""
     import numpy as np
 
-    from kipoi_seq2exp.analysis.conditions import compare_conditions, condition_lines
+    from kipoi_seq2exp.judge.conditions import compare_conditions, condition_lines
 
     genes = predictions.genes
     observed = genes["observed"].to_numpy(np.float64) if "observed" in genes else None
@@ -227,8 +227,8 @@ def _write(
     args: argparse.Namespace, predictions: Predictions, tables: dict[str, pd.DataFrame], notes: list[str], say: Say
 ) -> None:
     """Write the tables of a benchmark, each under what follows its name; rows of genes get their label."""
-    from kipoi_seq2exp.analysis.outputs import describe_lines
-    from kipoi_seq2exp.analysis.tables import write_tsv
+    from kipoi_seq2exp.data.tables import write_tsv
+    from kipoi_seq2exp.elements.outputs import describe_lines
 
     genes, files = predictions.genes, []
     header = [*describe_lines(predictions.provenance, options.call_settings(args)), *notes]

@@ -63,12 +63,12 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compare the models."""
-    from kipoi_seq2exp.analysis.compare import compare_models, plot_scatter_matrix, score_lines
-    from kipoi_seq2exp.analysis.compare_files import read_model_predictions
-    from kipoi_seq2exp.analysis.request import observed_label
-    from kipoi_seq2exp.analysis.tables import write_tsv
     from kipoi_seq2exp.data.genes import read_genes
+    from kipoi_seq2exp.data.tables import write_tsv
     from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.judge.compare import compare_models, plot_scatter_matrix, score_lines
+    from kipoi_seq2exp.judge.compare_files import read_model_predictions
+    from kipoi_seq2exp.prediction.request import observed_label
 
     entries = [entry_of(text) for text in args.models]
     arguments = arguments_of(args.args, entries)
@@ -106,7 +106,7 @@ def entry_of(text: str) -> Entry:
     ConfigError
         If nothing is named.
     """
-    from kipoi_seq2exp.analysis.compare_files import ARRAYS, TABLES, ending
+    from kipoi_seq2exp.judge.compare_files import ARRAYS, TABLES, ending
 
     name, separator, source = ("", "", text) if Path(text).exists() else text.partition("=")
     if not separator:

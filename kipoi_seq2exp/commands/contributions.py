@@ -47,12 +47,12 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions."""
-    from kipoi_seq2exp.analysis.contributions import captum_methods
-    from kipoi_seq2exp.analysis.outputs import status_line
-    from kipoi_seq2exp.analysis.predict import batch_size_for
-    from kipoi_seq2exp.analysis.request import inputs_of, open_dataset, open_model
     from kipoi_seq2exp.commands.predict import request_of
+    from kipoi_seq2exp.effects.contributions import captum_methods
+    from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.prediction.request import inputs_of, open_dataset, open_model
+    from kipoi_seq2exp.prediction.run import batch_size_for
 
     if (args.region is not None) != (args.method == "mutagenesis"):
         raise ConfigError("--region names what --method mutagenesis mutates: give both or neither.")
@@ -95,7 +95,7 @@ def _write_tracks(
     import numpy as np
     from tqdm import tqdm
 
-    from kipoi_seq2exp.analysis.contributions import gradient_times_input, integrated_gradients
+    from kipoi_seq2exp.effects.contributions import gradient_times_input, integrated_gradients
 
     if args.method == "gradient":
         found = gradient_times_input(model, window)
@@ -121,7 +121,7 @@ def _write_bigwig(path: Path, lengths: Mapping[str, int], window: WindowInputs, 
     """Write the bases of a window that lie on the chromosome."""
     import numpy as np
 
-    from kipoi_seq2exp.analysis.bigwig import BigWigWriter
+    from kipoi_seq2exp.elements.bigwig import BigWigWriter
     from kipoi_seq2exp.files import whole_file
 
     first, last = max(window.start, 0), min(window.end, lengths[window.chrom])
@@ -138,10 +138,10 @@ def _write_mutations(
     import pandas as pd
     from tqdm import tqdm
 
-    from kipoi_seq2exp.analysis.contributions import mutagenesis
-    from kipoi_seq2exp.analysis.masking import effect_line
-    from kipoi_seq2exp.analysis.outputs import status_line
-    from kipoi_seq2exp.analysis.tables import write_tsv
+    from kipoi_seq2exp.data.tables import write_tsv
+    from kipoi_seq2exp.effects.contributions import mutagenesis
+    from kipoi_seq2exp.elements.masking import effect_line
+    from kipoi_seq2exp.elements.outputs import status_line
 
     known = int(window.onehot[bases].any(axis=1).sum())
     with tqdm(total=3 * known, unit="mutation", dynamic_ncols=True) as bar:

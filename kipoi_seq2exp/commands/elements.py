@@ -14,9 +14,9 @@ from kipoi_seq2exp.commands.options import Say, Subparsers
 from kipoi_seq2exp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kipoi_seq2exp.analysis.element_calls import ElementSettings, Found
-    from kipoi_seq2exp.analysis.predict import Run
-    from kipoi_seq2exp.analysis.store import Predictions
+    from kipoi_seq2exp.elements.find import ElementSettings, Found
+    from kipoi_seq2exp.prediction.run import Run
+    from kipoi_seq2exp.prediction.store import Predictions
 
 _DESCRIPTION = """Call the elements that drive genes, and say what speaks for each.
 
@@ -69,7 +69,7 @@ def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Call the elements."""
-    from kipoi_seq2exp.analysis.element_calls import find_elements
+    from kipoi_seq2exp.elements.find import find_elements
 
     settings, started = settings_of(args), time.time()
     predictions, opened = open_predictions(args, say, needs_mask)
@@ -88,8 +88,8 @@ def settings_of(args: argparse.Namespace) -> ElementSettings:
     ConfigError
         If the threshold is asked for in two ways.
     """
-    from kipoi_seq2exp.analysis.element_calls import ElementSettings
-    from kipoi_seq2exp.analysis.null import NullSettings
+    from kipoi_seq2exp.elements.fdr import NullSettings
+    from kipoi_seq2exp.elements.find import ElementSettings
 
     if args.fdr is not None and (args.threshold is not None or args.top_fraction is not None):
         raise ConfigError("--fdr chooses the threshold itself: leave out --threshold and --top-fraction.")
@@ -115,9 +115,9 @@ def open_predictions(
     ConfigError
         If neither predictions nor a model with its genome and genes are given.
     """
-    from kipoi_seq2exp.analysis.outputs import status_line
-    from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.data.genes import read_genes
+    from kipoi_seq2exp.elements.outputs import status_line
+    from kipoi_seq2exp.prediction.store import read_predictions
 
     if (args.results is None) == (args.model is None):
         raise ConfigError("give a model with its inputs, or predictions that are there already (--from), not both.")
@@ -147,9 +147,9 @@ def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] 
 
     `check` is called once everything is open, before anything is computed.
     """
-    from kipoi_seq2exp.analysis.outputs import status_line
-    from kipoi_seq2exp.analysis.predict import prepare
     from kipoi_seq2exp.commands.predict import fill, request_of
+    from kipoi_seq2exp.elements.outputs import status_line
+    from kipoi_seq2exp.prediction.run import prepare
 
     for option in ("fasta", "genes"):
         if getattr(args, option) is None:
@@ -164,11 +164,11 @@ def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] 
 
 
 def _write(args: argparse.Namespace, predictions: Predictions, found: Found, started: float, say: Say) -> None:
-    from kipoi_seq2exp.analysis.element_files import write_element_files
-    from kipoi_seq2exp.analysis.mask_track import write_mask_track
-    from kipoi_seq2exp.analysis.outputs import TRACK, describe_lines
-    from kipoi_seq2exp.analysis.tables import write_lines
     from kipoi_seq2exp.config import to_mapping
+    from kipoi_seq2exp.data.tables import write_lines
+    from kipoi_seq2exp.elements.formats import write_element_files
+    from kipoi_seq2exp.elements.mask_track import write_mask_track
+    from kipoi_seq2exp.elements.outputs import TRACK, describe_lines
     from kipoi_seq2exp.files import make_folder, whole_file
 
     make_folder(args.output)
@@ -203,7 +203,7 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
     )
     say(f"{len(elements)} elements of {elements['gene_id'].nunique()} genes ({cut})")
     if args.perturb and len(elements):
-        from kipoi_seq2exp.analysis.masking import effect_line
+        from kipoi_seq2exp.elements.masking import effect_line
 
         say(effect_line(elements["delta_expression"].to_numpy(float), "elements masked out one by one"))
     say(f"promoters ({len(found.promoters)}) are reported apart and never counted")

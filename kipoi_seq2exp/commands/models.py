@@ -56,7 +56,7 @@ def run_convert(args: argparse.Namespace, say: Say) -> int:
 
 def run_register(args: argparse.Namespace, say: Say) -> int:
     """Register with Kipoi."""
-    from kipoi_seq2exp.zoo import register
+    from kipoi_seq2exp.zoo.register import register
 
     for step in register(offline=args.offline).steps:
         say(step)
@@ -65,7 +65,7 @@ def run_register(args: argparse.Namespace, say: Say) -> int:
 
 def run_unregister(args: argparse.Namespace, say: Say) -> int:
     """Take the registration back."""
-    from kipoi_seq2exp.zoo import unregister
+    from kipoi_seq2exp.zoo.register import unregister
 
     for step in unregister().steps:
         say(step)

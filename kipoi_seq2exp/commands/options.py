@@ -13,7 +13,7 @@ from kipoi_seq2exp.config import MaskMode, Products
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from kipoi_seq2exp.analysis.elements import CallSettings
+    from kipoi_seq2exp.elements.calls import CallSettings
 
 LINE_S = 10.0  # between two lines of a progress bar that nobody watches
 Say = Callable[[str], None]
@@ -126,7 +126,7 @@ def add_call_options(parser: argparse.ArgumentParser) -> None:
 
 def call_settings(args: argparse.Namespace) -> CallSettings:
     """Turn the options of `add_call_options` into settings."""
-    from kipoi_seq2exp.analysis.elements import CallSettings
+    from kipoi_seq2exp.elements.calls import CallSettings
 
     given = {
         "threshold": args.threshold,

@@ -24,10 +24,10 @@ from kipoi_seq2exp.commands.options import (
 from kipoi_seq2exp.config import MaskMode
 
 if TYPE_CHECKING:
-    from kipoi_seq2exp.analysis.cluster import Cluster
-    from kipoi_seq2exp.analysis.outputs import Summary
-    from kipoi_seq2exp.analysis.predict import Progress, Run
-    from kipoi_seq2exp.analysis.request import PredictRequest
+    from kipoi_seq2exp.elements.outputs import Summary
+    from kipoi_seq2exp.prediction.cluster import Cluster
+    from kipoi_seq2exp.prediction.request import PredictRequest
+    from kipoi_seq2exp.prediction.run import Progress, Run
 
 _DESCRIPTION = """Predict the expression of genes and the DNA that drives it.
 
@@ -66,10 +66,10 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Predict, or go on with an interrupted prediction, and write the results."""
-    from kipoi_seq2exp.analysis.cluster import parse_cluster
-    from kipoi_seq2exp.analysis.outputs import status_line, write_results
-    from kipoi_seq2exp.analysis.predict import prepare
-    from kipoi_seq2exp.analysis.store import read_predictions
+    from kipoi_seq2exp.elements.outputs import status_line, write_results
+    from kipoi_seq2exp.prediction.cluster import parse_cluster
+    from kipoi_seq2exp.prediction.run import prepare
+    from kipoi_seq2exp.prediction.store import read_predictions
 
     calls, started = call_settings(args), time.time()
     cluster = None if args.cluster is None else parse_cluster(args.cluster)
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
 def request_of(args: argparse.Namespace) -> PredictRequest:
     """Turn the options into a request."""
-    from kipoi_seq2exp.analysis.batches import parse_bytes
-    from kipoi_seq2exp.analysis.request import PredictRequest
+    from kipoi_seq2exp.prediction.batches import parse_bytes
+    from kipoi_seq2exp.prediction.request import PredictRequest
 
     return PredictRequest(
         model=args.model,
@@ -141,7 +141,7 @@ def fill(run: Run, say: Say, cluster: Cluster | None = None) -> Progress:
     """Predict under a progress bar, here or on a cluster; an interruption says what is kept and how to go on."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from kipoi_seq2exp.analysis.predict import fill_store, predict_here
+    from kipoi_seq2exp.prediction.run import fill_store, predict_here
 
     resumed, total = int(run.store.done.sum()), len(run.dataset)
     if resumed:

@@ -36,14 +36,14 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Write the page and the sessions."""
-    from kipoi_seq2exp.analysis.locus import Surroundings
-    from kipoi_seq2exp.analysis.mask_track import write_mask_track
-    from kipoi_seq2exp.analysis.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
-    from kipoi_seq2exp.analysis.report import build_page
-    from kipoi_seq2exp.analysis.sessions import genome_tracks_ini, igv_session, shown_files
-    from kipoi_seq2exp.analysis.store import read_predictions
-    from kipoi_seq2exp.analysis.tables import write_lines
+    from kipoi_seq2exp.data.tables import write_lines
+    from kipoi_seq2exp.elements.mask_track import write_mask_track
+    from kipoi_seq2exp.elements.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
     from kipoi_seq2exp.files import make_folder, whole_file
+    from kipoi_seq2exp.prediction.store import read_predictions
+    from kipoi_seq2exp.view.locus import Surroundings
+    from kipoi_seq2exp.view.report import build_page
+    from kipoi_seq2exp.view.sessions import genome_tracks_ini, igv_session, shown_files
 
     calls = options.call_settings(args)
     around = Surroundings(options.track_sources(args), gtf=args.gtf, crispri=args.crispri)

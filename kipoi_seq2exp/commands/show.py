@@ -22,7 +22,7 @@ from kipoi_seq2exp.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kipoi_seq2exp.analysis.store import Predictions
+    from kipoi_seq2exp.prediction.store import Predictions
 
 _RESULTS = "a results folder, or an .h5 or .zarr of `kipoi predict --keep_metadata`"
 _SHOWN = 40
@@ -61,8 +61,8 @@ def _add_surroundings(parser: argparse.ArgumentParser) -> None:
 
 def run_show(args: argparse.Namespace, say: Say) -> int:
     """Print a row per gene; draw one gene if asked to."""
-    from kipoi_seq2exp.analysis.locus import caption_of, unit_of
-    from kipoi_seq2exp.analysis.outputs import summarise
+    from kipoi_seq2exp.elements.outputs import summarise
+    from kipoi_seq2exp.view.locus import caption_of, unit_of
 
     with _open(args) as predictions:
         if not len(predictions):
@@ -116,9 +116,9 @@ def table_lines(genes: pd.DataFrame, unit: str) -> list[str]:
 
 def _open(args: argparse.Namespace) -> Predictions:
     """Open the predictions, with the labels of the gene table if one is given."""
-    from kipoi_seq2exp.analysis.request import observed_label
-    from kipoi_seq2exp.analysis.store import read_predictions
     from kipoi_seq2exp.data.genes import read_genes
+    from kipoi_seq2exp.prediction.request import observed_label
+    from kipoi_seq2exp.prediction.store import read_predictions
 
     if args.genes is None:
         if args.label is not None:
@@ -141,8 +141,8 @@ def _by_gene(predictions: Predictions, table: pd.DataFrame, values: Iterable[Any
 
 
 def _draw(args: argparse.Namespace, predictions: Predictions, gene: str, path: Path, say: Say) -> None:
-    from kipoi_seq2exp.analysis.locus import Surroundings, gather
-    from kipoi_seq2exp.analysis.plots import plot_locus
+    from kipoi_seq2exp.view.locus import Surroundings, gather
+    from kipoi_seq2exp.view.plots import plot_locus
 
     around = Surroundings(track_sources(args), args.gtf, args.elements, args.blacklist, args.crispri)
     plot_locus(gather(predictions, gene, call_settings(args), around), path)

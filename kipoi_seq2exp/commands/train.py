@@ -53,7 +53,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run_fetch(args: argparse.Namespace, say: Say) -> int:
     """Download tracks."""
-    from kipoi_seq2exp.data.fetch import fetch
+    from kipoi_seq2exp.training.fetch import fetch
 
     for file in fetch(args.cell_type, args.output, args.manifest, progress=True):
         known = "as expected" if file.verified else "its hash was not known: recorded for next time"
@@ -93,8 +93,8 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
     published = _training("publish").publish(args.run_folder, args.name, status=args.status, cell_type=args.cell_type)
     say(f"written: {published.weights}, {published.card}")
     say("served as: " + ", ".join(row.model for row in published.rows))
-    from kipoi_seq2exp.paths import DEFAULT_MODEL, read_served
-    from kipoi_seq2exp.served import refresh
+    from kipoi_seq2exp.zoo.registry import DEFAULT_MODEL, read_served
+    from kipoi_seq2exp.zoo.served import refresh
 
     if DEFAULT_MODEL in read_served():
         say("rewritten: " + ", ".join(str(path) for path in refresh()))

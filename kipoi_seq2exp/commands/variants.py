@@ -39,15 +39,15 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """Predict the effects and write them."""
     from tqdm import tqdm
 
-    from kipoi_seq2exp.analysis.masking import effect_line
-    from kipoi_seq2exp.analysis.outputs import status_line
-    from kipoi_seq2exp.analysis.predict import batch_size_for
-    from kipoi_seq2exp.analysis.request import inputs_of, open_dataset, open_model, provenance_of
-    from kipoi_seq2exp.analysis.tables import write_lines, write_tsv
-    from kipoi_seq2exp.analysis.variants import annotated_lines, effects_table, genes_in_reach, variant_effects
     from kipoi_seq2exp.commands.predict import request_of
+    from kipoi_seq2exp.data.tables import write_lines, write_tsv
     from kipoi_seq2exp.data.variants import matching, read_vcf
+    from kipoi_seq2exp.effects.variants import annotated_lines, effects_table, genes_in_reach, variant_effects
+    from kipoi_seq2exp.elements.masking import effect_line
+    from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.prediction.request import inputs_of, open_dataset, open_model, provenance_of
+    from kipoi_seq2exp.prediction.run import batch_size_for
 
     args.peaks, args.save_beta = None, False
     vcf, request = read_vcf(args.vcf), request_of(args)

@@ -7,7 +7,7 @@ from pathlib import Path
 from kipoi_seq2exp.config import InputSpec, from_mapping, read_yaml, suggest
 from kipoi_seq2exp.errors import ConfigError
 
-_TABLE = Path(__file__).parents[1] / "cells.yaml"
+_TABLE = Path(__file__).with_name("cells.yaml")
 _SECTIONS = ("tracks", "features", "cells")
 
 

@@ -196,7 +196,7 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
     if name.removesuffix(".gz").endswith((".tsv", ".txt")):
         return GeneTableContacts(text, spec)
     if text and Path(text).is_dir():
-        from kipoi_seq2exp.data.published import PublishedContacts
+        from kipoi_seq2exp.training.paper_data import PublishedContacts
 
         return PublishedContacts(text, spec)
     raise InputError(

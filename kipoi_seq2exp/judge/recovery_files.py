@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from kipoi_seq2exp.analysis.bigwig import BigWigWriter
-from kipoi_seq2exp.analysis.tables import write_tsv
 from kipoi_seq2exp.config import from_mapping, read_yaml, to_mapping
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
+from kipoi_seq2exp.data.tables import write_tsv
+from kipoi_seq2exp.elements.bigwig import BigWigWriter
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import make_folder, whole_file, write_text
 from kipoi_seq2exp.judge.invented import BIN_BP, STEP_BP, write_fasta

@@ -30,9 +30,9 @@ from kipoi_seq2exp.config import (
 )
 from kipoi_seq2exp.errors import ConfigError, WeightsError
 from kipoi_seq2exp.files import make_folder, whole_file
-from kipoi_seq2exp.nn import published
+from kipoi_seq2exp.nn import authors
 from kipoi_seq2exp.nn.network import Seq2Exp
-from kipoi_seq2exp.paths import file_sha256, verify_sha256, weights_path
+from kipoi_seq2exp.zoo.registry import file_sha256, verify_sha256, weights_path
 
 FORMAT = "kipoi-seq2exp 1"
 HEADER = "seq2exp"
@@ -188,13 +188,13 @@ def convert_checkpoint(
         If neither settings nor variant are given, or they contradict each other or the inputs.
     """
     file = fetch_checkpoint(str(src))
-    state = published.read_state(file)
+    state = authors.read_state(file)
     wanted = None if variant is None else _published_variant(variant)
     if wanted is not None:
-        settings = {**published.infer_settings(state, wanted), **(settings or {})}
+        settings = {**authors.infer_settings(state, wanted), **(settings or {})}
     elif settings is None:
         raise ConfigError("variant: say whether the checkpoint is 'soft' or 'hard', or give its settings.")
-    config = published.config_from_published(settings)
+    config = authors.config_from_published(settings)
     if wanted is not None and config.variant is not wanted:
         raise ConfigError(
             f"variant: '{wanted.value}' asked for, but the settings are of the '{config.variant.value}' one."
@@ -210,7 +210,7 @@ def convert_checkpoint(
         versions={"kipoi_seq2exp": __version__, "torch": torch.__version__},
     )
     model = Seq2Exp(config, inputs, provenance)
-    _fill(model, published.translate(state, config, str(src)), str(src))
+    _fill(model, authors.translate(state, config, str(src)), str(src))
     return save_model(model, dst)
 
 

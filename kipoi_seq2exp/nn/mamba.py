@@ -21,9 +21,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from kipoi_seq2exp.config import NetworkConfig, Products
+from kipoi_seq2exp.nn.cpu.backward import train_stack
+from kipoi_seq2exp.nn.cpu.forward import can_stream, stream_stack
 from kipoi_seq2exp.nn.scan import Backend, chosen_backend, selective_scan
-from kipoi_seq2exp.nn.streamed import can_stream, stream_stack
-from kipoi_seq2exp.nn.streamed_backward import train_stack
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes (Mamba, appendix)
 
@@ -138,7 +138,7 @@ class MambaStack(nn.Module):
     def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Map (B, L, D) to (B, L, D), or to those `rows` of it alone.
 
-        In float32 on the CPU, windows are streamed one by one (see `streamed`, and `streamed_backward` for gradients).
+        In float32 on the CPU, windows are streamed one by one (see `cpu.forward`, and `cpu.backward` for gradients).
         """
         rows = rows or slice(0, hidden.shape[1])
         if can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:

@@ -8,7 +8,7 @@ All arrays are channel-last. `reverse=True` runs from the last position to the f
 
     reference   a loop over positions; slow, any dtype and device
     chunked     plain torch, exact, differentiable, any dtype and device, memory bounded by `segment`
-    cpu         numba kernels, float32 on the CPU (see `scan_cpu`)
+    cpu         numba kernels, float32 on the CPU (see `cpu.scan`)
     cuda        mamba_ssm's kernels where that package is installed, else a Triton kernel (see `scan_cuda`)
 
 Source: Gu and Dao 2023, arXiv 2312.00752, section 3.
@@ -25,7 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, ShapeError
-from kipoi_seq2exp.nn import scan_cpu, scan_cuda
+from kipoi_seq2exp.nn import scan_cuda
+from kipoi_seq2exp.nn.cpu import scan as scan_cpu
 
 CHUNK = 64  # positions that one step of the chunked scan handles one after the other
 SEGMENT = 8_192  # positions whose states may exist at the same time in the chunked scan

@@ -31,7 +31,6 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from kipoi_seq2exp.config import Provenance
-from kipoi_seq2exp.data.splits import cross_validation
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
@@ -54,6 +53,7 @@ from kipoi_seq2exp.training.figures import draw_curves
 from kipoi_seq2exp.training.folder import check_resumable, is_first, make_folder, prepare, read_rows, versions
 from kipoi_seq2exp.training.module import TrainingModule, build_network, open_teacher, start_from_regression
 from kipoi_seq2exp.training.sections import Keep, Precision, Scheme
+from kipoi_seq2exp.training.splits import cross_validation
 
 log = logging.getLogger(__name__)
 EXPECTED_WARNINGS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kipoi_seq2exp.data import splits
+from kipoi_seq2exp.training import splits
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 
 

@@ -1,7 +1,7 @@
 """From a run folder to a served model: weights/<name>.safetensors, its card, and its rows of models.tsv.
 
 What follows from those (model.yaml, the expected predictions of the example) is rewritten by
-`kipoi_seq2exp.served.refresh`, which the command line calls next.
+`kipoi_seq2exp.zoo.served.refresh`, which the command line calls next.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
-from kipoi_seq2exp.paths import PROVISIONAL, ServedModel, group_dir, read_served, write_served
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
+from kipoi_seq2exp.zoo.registry import PROVISIONAL, ServedModel, group_dir, read_served, write_served
 
 LIMIT_BYTES = 20_000_000  # weights travel in the repository and in the wheel
 STATUSES = (PROVISIONAL, "trained")

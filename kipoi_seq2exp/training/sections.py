@@ -9,8 +9,8 @@ import enum
 from dataclasses import dataclass, field
 
 from kipoi_seq2exp.config import suggest
-from kipoi_seq2exp.data.labels import LabelConfig
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.training.labels import LabelConfig
 
 
 class Layout(str, enum.Enum):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kipoi_seq2exp import Seq2Exp, Seq2ExpOutput, convert_checkpoint, load_model
+from kipoi_seq2exp.nn.authors import published_names
 from kipoi_seq2exp.nn.losses import seq2exp_loss
-from kipoi_seq2exp.nn.published import published_names
 from parity.goldens import Golden, golden_paths, read_golden
 
 TOLERANCES = {"mask_logits": 1e-5, "z_mean": 1e-6, "expression": 2e-6, "post_alpha": 1e-5, "post_beta": 1e-5}

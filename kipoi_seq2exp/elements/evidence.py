@@ -1,0 +1,119 @@
+"""What each source said of the called elements: the DNA, every track, and all together with a credible interval.
+
+The Beta of a base adds up from its sources (`nn.bottleneck`), and the tracks' part follows from their values alone, so
+the DNA's part is what remains of the stored sum: nothing is computed by the network again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.elements.credible import beta_quantiles
+from kipoi_seq2exp.errors import ShapeError
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.nn.network import Seq2Exp
+
+Floats = NDArray[np.float64]
+Intervals = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+CREDIBLE = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Probability of each base according to each source alone.
+
+    Attributes
+    ----------
+    dna : ndarray, (L,)
+        Mean of the posterior, which the generator reads from DNA (in a hard network: from DNA and tracks).
+    tracks : ndarray, (L, S)
+        Mean of each track's prior, in the model's order.
+    """
+
+    dna: Floats
+    tracks: Floats
+
+
+def split_evidence(
+    model: Seq2Exp, concentrations: tuple[NDArray[np.floating], NDArray[np.floating]], signals: NDArray[np.floating]
+) -> Sources:
+    """Take the Beta of each base apart into what the DNA and each track said.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+        The network that made the concentrations.
+    concentrations : (ndarray, ndarray), (L,) each
+        Alpha and beta of z.
+    signals : ndarray, (L, S)
+        The tracks as the network read them.
+
+    Raises
+    ------
+    ShapeError
+        If these do not belong together.
+    """
+    import torch
+
+    from kipoi_seq2exp.nn import bottleneck
+
+    alpha, beta = (np.asarray(values, dtype=np.float64) for values in concentrations)
+    if signals.shape != (alpha.size, model.config.n_tracks):
+        raise ShapeError(f"signals {signals.shape} do not belong to the {alpha.size} bases of the stored Beta.")
+    read = model.tracks_as_read(torch.from_numpy(signals.astype(np.float64))[None])[0]
+    prior = bottleneck.signal_evidence(read, model.signal_betas.double().cpu(), model.config)
+    shares = track_shares(model)
+    for_tracks, against_tracks = prior.alpha.numpy(), prior.beta.numpy()
+    least = model.config.beta_min + bottleneck.EPSILON  # rounding may leave a little less than the generator gives
+    dna_for = np.maximum(alpha / model.config.z_scale - for_tracks @ shares, least)
+    dna_against = np.maximum(beta / model.config.z_scale - against_tracks @ shares, least)
+    return Sources(dna_for / (dna_for + dna_against), for_tracks / (for_tracks + against_tracks))
+
+
+def track_shares(model: Seq2Exp) -> Floats:
+    """Return the share that each track has in the evidence: (S,), sums to 1."""
+    shares: Floats = model.prior_weights.double().cpu().softmax(0).numpy()
+    return shares
+
+
+def interval_means(values: NDArray[np.floating], intervals: Intervals) -> Floats:
+    """Return the mean over each interval: (L,) or (L, S) to (E,) or (E, S)."""
+    start, end = intervals
+    total = np.cumsum(values, axis=0, dtype=np.float64)
+    total = np.concatenate([np.zeros_like(total[:1]), total])
+    length = (end - start).reshape(-1, *[1] * (values.ndim - 1))
+    means: Floats = (total[end] - total[start]) / length
+    return means
+
+
+def credible_columns(
+    concentrations: tuple[NDArray[np.floating], NDArray[np.floating]], intervals: Intervals
+) -> dict[str, Floats]:
+    """Return the probability of each interval with its credible interval.
+
+    The Beta of an interval has the mean concentrations of its bases: it is that of a typical base of it, since the
+    evidence of neighbouring bases is not independent and must not be added up.
+
+    Returns
+    -------
+    dict
+        probability, probability_low, probability_high; (E,) each, the latter at `CREDIBLE`.
+    """
+    alpha, beta = (interval_means(values, intervals) for values in concentrations)
+    low, high = beta_quantiles(alpha, beta, CREDIBLE)
+    return {"probability": alpha / (alpha + beta), "probability_low": low, "probability_high": high}
+
+
+def source_columns(model: Seq2Exp, sources: Sources, intervals: Intervals) -> pd.DataFrame:
+    """Return what each source said of each interval: columns dna and the names of the tracks, (E,) each."""
+    names = model.inputs.track_names if model.inputs else tuple(f"track{i}" for i in range(model.config.n_tracks))
+    tracks = interval_means(sources.tracks, intervals)
+    columns = {"dna": interval_means(sources.dna, intervals)}
+    return pd.DataFrame({**columns, **{name: tracks[:, i] for i, name in enumerate(names)}})

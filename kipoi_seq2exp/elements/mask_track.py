@@ -1,0 +1,79 @@
+"""The mask of many genes as one bigWig; where windows overlap, each base gets the maximum over the genes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.elements.bigwig import BigWigWriter
+from kipoi_seq2exp.prediction.store import Predictions
+
+OVERLAP_RULE = "maximum over the genes whose windows cover the base"
+
+
+class Piece(NamedTuple):
+    """Finished values of consecutive bases."""
+
+    chrom: str
+    start: int
+    values: NDArray[np.float32]
+
+
+def merged_masks(predictions: Predictions, lengths: Mapping[str, int]) -> Iterator[Piece]:
+    """Sweep over the genome and yield the merged mask, piece by piece, in the order of `lengths` and of position.
+
+    Only the windows that overlap the sweep's position are in memory. Bases beyond the chromosome's ends are left out.
+
+    Parameters
+    ----------
+    predictions : Predictions
+    lengths : Mapping
+        Chromosomes and their lengths in bp.
+    """
+    genes = predictions.genes
+    for chrom, length in lengths.items():
+        rows = np.flatnonzero((genes["chrom"] == chrom).to_numpy())
+        rows = rows[np.argsort(genes["start"].to_numpy()[rows], kind="stable")]
+        position, open_bases = 0, np.empty(0, dtype=np.float32)  # bases from `position` on that may still rise
+        for row in rows:
+            mask = predictions.mask(int(row))
+            if mask is None:
+                return
+            start = int(genes["start"].iloc[row])
+            mask = mask[max(-start, 0) : max(length - start, 0)]
+            start = max(start, 0)
+            finished = min(start - position, len(open_bases))
+            if finished > 0:
+                yield Piece(chrom, position, open_bases[:finished])
+            open_bases = _maximum(open_bases[max(finished, 0) :], mask)
+            position = start
+        if len(open_bases):
+            yield Piece(chrom, position, open_bases)
+
+
+def _maximum(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Maximum of two stretches that begin at the same base; where only one is, its value."""
+    longer, shorter = (first, second) if len(first) > len(second) else (second, first)
+    merged = longer.copy()
+    np.maximum(merged[: len(shorter)], shorter, out=merged[: len(shorter)])
+    return merged
+
+
+def write_mask_track(predictions: Predictions, path: Path) -> None:
+    """Write the merged mask of a store of predictions as a bigWig.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    lengths: dict[str, int] = predictions.provenance["chrom_lengths"]
+    with path.open("wb") as handle:
+        writer = BigWigWriter(handle, lengths)
+        for piece in merged_masks(predictions, lengths):
+            writer.add(*piece)
+        writer.close()

@@ -1,0 +1,162 @@
+"""The files a biologist opens, made from a store of predictions: gene table, elements, mask track, provenance.
+
+Contract: everything is written to temporary names first and renamed together at the end, so that a results folder
+never mixes two runs. The gene table and the elements hold no time stamps: the same store gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kipoi_seq2exp.config import to_mapping
+from kipoi_seq2exp.elements.calls import CallSettings, call_elements, join_elements, place_elements
+from kipoi_seq2exp.elements.mask_track import OVERLAP_RULE, write_mask_track
+from kipoi_seq2exp.files import whole_file
+from kipoi_seq2exp.prediction.store import Predictions
+from kipoi_seq2exp.zoo.registry import PROVISIONAL
+
+TABLE, ELEMENTS, TRACK, PROVENANCE = "predictions.tsv", "elements.bed", "element_mask.bw", "provenance.json"
+
+_DECIMALS = {
+    "expression": 6,
+    "observed": 6,
+    "kept_fraction": 6,
+    "mean_mask": 6,
+    "known_fraction": 6,
+    "max_mask": 6,
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was found in a store, and the files it was written to.
+
+    Attributes
+    ----------
+    genes : DataFrame
+        The rows of the gene table.
+    elements : DataFrame
+        Called elements, columns as in `calls.COLUMNS`; empty when the model makes no mask.
+    files : tuple of Path
+    """
+
+    genes: pd.DataFrame
+    elements: pd.DataFrame
+    files: tuple[Path, ...] = ()
+
+
+def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
+    """Call the elements of every gene, and add to the gene table what its mask keeps.
+
+    The table's columns: gene_id, chrom, tss, strand, start, end, expression, observed (if there are labels),
+    kept_fraction (bases of the window, promoter included, whose mask reaches the threshold), mean_mask, n_elements,
+    known_fraction.
+    """
+    tables, rows = [], []
+    for index in range(len(predictions)):
+        mask = predictions.mask(index)
+        if mask is None:
+            rows.append((np.nan, np.nan, 0))
+            continue
+        found = call_elements(mask, predictions.promoter, calls)
+        tables.append(place_elements(found, predictions.locus(index)))
+        reached = np.count_nonzero(mask >= found.threshold)
+        rows.append((reached / mask.size, float(mask.mean(dtype=np.float64)), len(found)))
+    masks = pd.DataFrame(rows, columns=["kept_fraction", "mean_mask", "n_elements"])
+    genes = pd.concat([predictions.genes, masks], axis=1)
+    columns = ["gene_id", "chrom", "tss", "strand", "start", "end", "expression"]
+    columns += ["observed"] * ("observed" in genes) + ["kept_fraction", "mean_mask", "n_elements", "known_fraction"]
+    if not predictions.has_mask:
+        columns = [name for name in columns if name not in masks]
+    return Summary(genes[columns], join_elements(tables))
+
+
+def write_results(
+    predictions: Predictions, folder: Path, calls: CallSettings, about_run: Mapping[str, Any] | None = None
+) -> Summary:
+    """Write every file of a results folder.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Read from a store of a prediction run.
+    folder : Path
+    calls : CallSettings
+    about_run : Mapping, optional
+        What only this run knows (command line, versions, device, time): goes into provenance.json.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written; then none is.
+    """
+    summary = summarise(predictions, calls)
+    names = [TABLE, PROVENANCE] + [ELEMENTS, TRACK] * predictions.has_mask
+    files = tuple(folder / name for name in names)
+    with ExitStack() as stack:
+        temporary = {path.name: stack.enter_context(whole_file(path)) for path in files}
+        header = describe_lines(predictions.provenance, calls)
+        write_table(summary.genes, temporary[TABLE], header)
+        if predictions.has_mask:
+            write_table(summary.elements, temporary[ELEMENTS], header, comment_names=True)
+            write_mask_track(predictions, temporary[TRACK])
+        whole = {**predictions.provenance, "elements": to_mapping(calls), "mask_overlap_rule": OVERLAP_RULE}
+        text = json.dumps({**whole, "n_genes": len(predictions), **(about_run or {})}, indent=2)
+        temporary[PROVENANCE].write_text(text + "\n", encoding="utf-8")
+    return Summary(summary.genes, summary.elements, files)
+
+
+def write_table(table: pd.DataFrame, path: Path, header: Sequence[str], comment_names: bool = False) -> None:
+    """Write a table as TSV under comment lines; `comment_names` puts a # before the column names too, as BED wants."""
+    shown = table.copy()
+    for name, decimals in _DECIMALS.items():
+        if name in shown:
+            shown[name] = [("" if np.isnan(value) else f"{value:.{decimals}f}") for value in shown[name]]
+    lines = [f"# {line}" for line in header]
+    lines.append(("#" if comment_names else "") + "\t".join(shown.columns))
+    lines += ["\t".join(map(str, row)) for row in shown.itertuples(index=False)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = None) -> list[str]:
+    """Return what a reader of the results must know, a line each; 'provisional' weights come first."""
+    if not provenance:
+        return []
+    model, inputs, dataset = provenance["model"], provenance["inputs"], provenance["dataset"]
+    trained = model["provenance"]["trained_on"] or model["provenance"]["source"] or "not recorded"
+    lines = [
+        f"{status_line(model['name'], model['provenance']['status'])}; weights from: {trained}",
+        f"kipoi_seq2exp {provenance['package']}; weights SHA-256 {model['weights_sha256']}; cell type "
+        f"{inputs['cell_type']}, assembly {inputs['assembly']}; coordinates 0-based, half-open",
+        f"expression: {inputs['label']}",
+    ]
+    if provenance["label"]:
+        lines.append(f"observed: column '{provenance['label']}' of the gene table")
+    for name, track in dataset["tracks"].items():
+        lines.append(f"track {name}: {track['source']} ({track['transform']})")
+    lines.append(f"missing features: {dataset['missing_features']}")
+    if provenance["mask"] and calls is not None:
+        cut = (
+            f"the top {calls.top_fraction:.2%} of the window" if calls.top_fraction else f"mask >= {calls.threshold:g}"
+        )
+        lines.append(
+            f"elements: {cut} outside the {inputs['promoter_bp']:,}-bp promoter, gaps up to {calls.merge_gap_bp} bp "
+            f"joined, at least {calls.min_length_bp} bp; mask: {provenance['mask']}"
+        )
+    return lines
+
+
+def status_line(name: str, status: str) -> str:
+    """Return the first line of every output: the model, and whether its weights are only provisional."""
+    name = Path(name).name
+    if status == PROVISIONAL:
+        return f"provisional weights: {name} shows how it works, its numbers are not for use"
+    return f"model {name} ({status} weights)"

@@ -1,0 +1,165 @@
+"""What both walks over a window have in common (`forward` there, `backward` back): workers, tiles, weights.
+
+A window is walked in tiles of `TILE` positions by two workers, one a direction; with more than two threads each worker
+has helpers, which share a tile by rows, and its scan by channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from kipoi_seq2exp.nn.cpu.scan import LOG2_E, STATES, channel_ranges, empty, run_parallel
+
+TILE = 768
+Array = NDArray[np.float32]
+_turn = threading.RLock()  # one window at a time uses all threads, and torch's number of threads is the process's
+os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
+
+
+@contextmanager
+def all_threads() -> Iterator[int]:
+    """Take the process's threads, and give their number; torch uses one for each call meanwhile."""
+    with _turn:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # each of our workers calls torch for one tile at a time
+        try:
+            yield threads
+        finally:
+            torch.set_num_threads(threads)
+
+
+def run_both(work: Callable[[int], None], threads: int) -> None:
+    """Run work(0) and work(1), the two directions, side by side where there are threads."""
+    tasks = [functools.partial(_in_inference_mode, work, i) for i in (0, 1)]
+    if threads > 1:
+        run_parallel(tasks, "worker")
+    else:
+        for task in tasks:
+            task()
+
+
+def _in_inference_mode(work: Callable[..., None], *arguments: int) -> None:
+    with torch.inference_mode():  # belongs to a thread
+        work(*arguments)
+
+
+def tiles(start: int, stop: int, reverse: bool = False) -> list[tuple[int, int]]:
+    """Cut [start, stop) in tiles, in the order in which a direction reads."""
+    found = [(first, min(first + TILE, stop)) for first in range(start, stop, TILE)]
+    return found[::-1] if reverse else found
+
+
+@dataclass(frozen=True)
+class Projections:
+    """What both directions of a layer share: norm, in_proj and out_proj."""
+
+    norm_weight: Array  # (D,)
+    norm_eps: np.float32
+    in_proj: Tensor  # (D, 2 d_inner), in the type of the products
+    out_proj: Tensor  # (d_inner, D)
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], eps: float, product_type: torch.dtype) -> Projections:
+        """Take the parameters of a `mamba.BiMambaLayer`, by name."""
+        in_proj, out_proj = (
+            weights[f"{name}.weight"].detach().t().to(product_type) for name in ("in_proj", "out_proj")
+        )
+        return cls(weights["norm.weight"].detach().numpy(), np.float32(eps), in_proj, out_proj)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a layer: its parameters in the kernels' layout, its worker's helpers, its buffers of one tile.
+
+    The states are filled up to a multiple of 4, N, by some that stay 0.
+    """
+
+    reverse: bool
+    helpers: int  # threads that share a tile
+    conv_weight: Array  # (d_conv, d_inner)
+    conv_bias: Array  # (1, d_inner)
+    x_proj: Tensor  # (d_inner, dt_rank + 2 N)
+    dt_weight: Array  # (dt_rank, d_inner)
+    dt_bias: Array  # (1, d_inner)
+    A2: Array  # (N, d_inner), times log2(e)
+    D: Array  # (1, d_inner)
+    state: Array  # (N, d_inner), carried from tile to tile
+    u: Tensor  # (TILE, d_inner)
+    delta: Tensor
+    low_rank: Tensor  # (TILE, dt_rank + 2 N)
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], *, reverse: bool, threads: int) -> Direction:
+        """Take the parameters of a `mamba.BiMambaLayer`, by name."""
+        side = "reverse_scan" if reverse else "forward_scan"
+
+        def own(name: str) -> Tensor:
+            return weights[f"{side}.{name}"].detach()
+
+        def array(tensor: Tensor) -> Array:
+            return tensor.contiguous().numpy()
+
+        rank, states = own("dt_proj.weight").shape[1], own("A_log").shape[1]
+        missing = -states % STATES
+        low_rank = own("x_proj.weight").split([rank, states, states])
+        x_proj = torch.cat([low_rank[0], *(functional.pad(part, (0, 0, 0, missing)) for part in low_rank[1:])]).t()
+        A2 = functional.pad(-torch.exp(own("A_log").t()) * LOG2_E, (0, 0, 0, missing))
+        d_inner = A2.shape[1]
+        return cls(
+            reverse,
+            max(1, threads // 2),
+            array(own("conv_weight").t()),
+            array(own("conv_bias")[None]),
+            x_proj.contiguous(),
+            array(own("dt_proj.weight").t()),
+            array(own("dt_proj.bias")[None]),
+            array(A2),
+            array(own("D")[None]),
+            torch.zeros(A2.shape).numpy(),  # torch's arrays begin at 64 bytes, NumPy's anywhere
+            *(empty(TILE, width) for width in (d_inner, d_inner, x_proj.shape[1])),
+        )
+
+    def prepare(self, x: Array, a: int, b: int) -> tuple[Array, ...]:
+        """Convolve rows a to b and project them: the inputs of the scan, u, delta, A2, B, C and D."""
+        from kipoi_seq2exp.nn.cpu.layer_kernels import convolve_silu, step_sizes
+
+        u, delta, low_rank = (buffer[: b - a] for buffer in (self.u, self.delta, self.low_rank))
+
+        def work(first: int, last: int) -> None:
+            rows = slice(first, last)
+            convolve_silu(x, self.conv_weight, self.conv_bias, u[rows].numpy(), a + first, self.reverse)
+            torch.mm(u[rows], self.x_proj, out=low_rank[rows])
+            step_sizes(low_rank[rows].numpy(), self.dt_weight, self.dt_bias, delta[rows].numpy())
+
+        self.share_rows(b - a, work)
+        rank, states = self.dt_weight.shape[0], self.A2.shape[0]
+        B, C = (low_rank[:, i : i + states].contiguous().numpy() for i in (rank, rank + states))
+        return u.numpy(), delta.numpy(), self.A2, B, C, self.D
+
+    def share_rows(self, rows: int, work: Callable[[int, int], None]) -> None:
+        """Run work(first, last) over [0, rows), in one part a helper."""
+        edges = [rows * i // self.helpers for i in range(self.helpers + 1)]
+        self._share(work, [(a, b) for a, b in itertools.pairwise(edges) if a < b])
+
+    def share_channels(self, work: Callable[[int, int], None], channels: int | None = None) -> None:
+        """Run work(first, last) over all channels (default: d_inner), in parts of whole vectors."""
+        self._share(work, channel_ranges(channels or self.A2.shape[1], self.helpers))
+
+    def _share(self, work: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
+        if len(parts) == 1:
+            work(*parts[0])
+            return
+        name = "reverse-helper" if self.reverse else "forward-helper"
+        run_parallel([functools.partial(_in_inference_mode, work, *part) for part in parts], name)

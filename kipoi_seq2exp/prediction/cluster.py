@@ -1,0 +1,257 @@
+"""Prediction on several processes and machines, by Dask.
+
+Contract: `parse_cluster` reads where to compute ("local:2", the address of a Dask scheduler, or a YAML file of SLURM
+settings) and fails at once if that cannot be meant; `Cluster.open` starts or joins the workers and gives a `Workers`,
+which `run.fill_store` takes in place of `predict_here`.
+
+A task is a batch of genes, the same batches as in one process. Its rows come back to the process of the command, which
+alone writes the store: only this process needs the results folder, no two processes can write a gene, and a gene is
+counted once whoever computed it how often. Dask runs the batches of a lost worker again. A few batches are on their way
+for each worker, never all of them: rows cannot pile up, and workers that come late get their share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+from kipoi_seq2exp.config import from_mapping, read_yaml
+from kipoi_seq2exp.errors import ClusterError, ConfigError, Seq2ExpError
+from kipoi_seq2exp.prediction.run import Batch, Run
+from kipoi_seq2exp.prediction.slurm import FREE_PORT, SlurmSettings
+from kipoi_seq2exp.prediction.store import Row
+
+AHEAD = 2  # batches on their way for each worker: one is computed, one waits
+CONNECT_S = 10.0  # that a scheduler may take to answer
+LOOK_S = 1.0  # between two looks at who works
+REPLACE_S = 30.0  # between two attempts to replace lost jobs
+SILENCE_S = 60.0  # without a single worker, after which this is said
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where to predict: one of `local` workers on this machine, the `address` of a scheduler, `slurm` jobs."""
+
+    local: int | None = None
+    address: str | None = None
+    slurm: SlurmSettings | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Workers]:
+        """Start or join the workers; those that were started end with the block.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler does not answer, or jobs cannot be submitted.
+        """
+        import distributed
+
+        with ExitStack() as opened:
+            try:
+                with _ctrl_c_held():
+                    own = self._start()
+                    if own is not None:
+                        opened.callback(own.close, timeout=CONNECT_S)
+                client = distributed.Client(own or self.address, timeout=CONNECT_S, set_as_default=False)
+            except ClusterError:
+                raise
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ClusterError(self._unreachable(error)) from None
+            opened.callback(_leave, client)
+            yield Workers(client, own, self)
+
+    def _start(self) -> Any:
+        import distributed
+
+        if self.slurm is not None:
+            cluster = self.slurm.start()
+            try:
+                self.slurm.check(cluster.job_script())
+            except ClusterError:
+                cluster.close()
+                raise
+            cluster.scale(jobs=self.slurm.jobs)
+            return cluster
+        if self.local is None:
+            return None
+        return distributed.LocalCluster(
+            n_workers=self.local,
+            threads_per_worker=max(1, len(os.sched_getaffinity(0)) // self.local),
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=FREE_PORT,
+            silence_logs=logging.CRITICAL,  # what matters of a lost worker is told by `Workers`
+        )
+
+    def _unreachable(self, error: Exception) -> str:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if self.address is not None:
+            return (
+                f"--cluster {self.address}: no Dask scheduler answers there within {CONNECT_S:g} s ({reason}): start "
+                f"one with `dask scheduler`, or check the address."
+            )
+        return f"the workers cannot be started ({reason})."
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C until the end of the block; threads and processes that start in it never get it: masks are inherited.
+
+    So a worker neither dies of the Ctrl-C that its command is to obey nor litters the terminal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # when it starts, multiprocessing unblocks the signal
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
+def _leave(client: Any) -> None:
+    with suppress(OSError):  # a scheduler that has gone was told of already
+        client.close(timeout=CONNECT_S)
+
+
+def parse_cluster(text: str) -> Cluster:
+    """Read where to predict: local:N, the address of a Dask scheduler, or a YAML file of SLURM settings.
+
+    Raises
+    ------
+    ConfigError, InputError
+        If it is none of these, the file does not hold what it should, or Dask is not installed.
+    """
+    name, _, rest = text.partition(":")
+    if rest.startswith("//"):
+        cluster = Cluster(address=text)
+    elif name == "local" and rest.isdigit() and int(rest) > 0:
+        cluster = Cluster(local=int(rest))
+    elif Path(text).suffix in (".yaml", ".yml"):
+        cluster = Cluster(slurm=from_mapping(SlurmSettings, read_yaml(text), text))
+    else:
+        raise ConfigError(
+            f"--cluster {text}: expected local:N for N processes on this machine, the address of a Dask scheduler "
+            f"(tcp://HOST:PORT), or a YAML file of SLURM settings."
+        )
+    for module in ("distributed", *(["dask_jobqueue"] if cluster.slurm else [])):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"--cluster needs Dask ({error}): pip install 'kipoi-seq2exp[cluster]'.") from None
+    return cluster
+
+
+class Workers:
+    """Workers that predict batches of genes; made by `Cluster.open`."""
+
+    def __init__(self, client: Any, own: Any, cluster: Cluster) -> None:
+        self.client, self._own, self._cluster = client, own, cluster
+        self._present: set[str] = set()
+        self._looked = self._replaced = self._seen = time.monotonic()
+
+    def __call__(self, run: Run, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Row]], None, None]:
+        """Predict batches of genes; yield each one with its rows when it is done, in any order.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost, or a batch ends every worker that takes it.
+        Seq2ExpError
+            Of a worker that cannot use the model or the files.
+        """
+        from kipoi_seq2exp.prediction.cluster_worker import Seat, predict_at
+
+        seat = Seat(f"seq2exp-{uuid.uuid4().hex}", run.request, run.store.request)
+        self.client.register_plugin(seat)
+        waiting, done = deque(batches), queue.SimpleQueue[Any]()
+        flying: dict[str, tuple[Batch, Any]] = {}
+        self._look()
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < AHEAD * max(1, len(self._present)):
+                    batch = waiting.popleft()
+                    key = f"{seat.name}-{batch.start}"
+                    future = self.client.submit(predict_at, seat.name, batch, key=key, pure=False)
+                    flying[key] = (batch, future)
+                    future.add_done_callback(done.put)
+                self._look()
+                with suppress(queue.Empty):
+                    batch, future = flying.pop(done.get(timeout=LOOK_S).key)
+                    while (rows := _rows(future, batch)) is None:
+                        self._look()  # which replaces workers: without one the batch is never computed again
+                    yield batch, rows
+            self._look(at_once=True)
+        finally:
+            with suppress(Exception):  # the scheduler may be what was lost; its workers forget what nobody waits for
+                self.client.cancel([future for _, future in flying.values()], force=True)
+                self.client.unregister_worker_plugin(seat.name)
+
+    def _look(self, at_once: bool = False) -> None:
+        """See who works, now and then or `at_once`; say who was lost, and have lost jobs replaced."""
+        now = time.monotonic()
+        if not at_once and self._present and now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        try:
+            present = set(self.client.nthreads())
+        except (OSError, RuntimeError) as error:
+            raise ClusterError(f"the Dask scheduler was lost ({error}): run the same command again to go on.") from None
+        for address in sorted(self._present - present):
+            logger.warning("worker %s was lost: its genes are predicted again", address)
+        self._present = present
+        if present:
+            self._seen = now
+        elif now - self._seen > SILENCE_S:
+            self._seen = now
+            logger.warning("still waiting for a first worker")
+        slurm = self._cluster.slurm
+        if slurm and len(present) < slurm.jobs * slurm.processes and now - self._replaced > REPLACE_S:
+            self._replaced = now
+            self._own.scale(jobs=slurm.jobs)  # submits again what was lost, and nothing that still waits in the queue
+
+
+def _rows(future: Any, batch: Batch) -> list[Row] | None:
+    """Take the rows of a batch, or say why there are none; None where they were lost with their worker, for now."""
+    import distributed
+
+    genes = f"the genes in rows {batch.start + 1} to {batch.stop} of the table"
+    try:
+        found = future.result(timeout=LOOK_S)
+    except (TimeoutError, distributed.TimeoutError):
+        return None
+    except distributed.scheduler.KilledWorker as error:
+        raise ClusterError(
+            f"{genes} ended {error.allowed_failures + 1} workers, one after the other: probably they need more memory."
+        ) from None
+    except (distributed.client.FutureCancelledError, OSError) as error:
+        raise ClusterError(f"the Dask scheduler was lost ({error}): run the same command again to go on.") from None
+    except ImportError as error:
+        raise ClusterError(
+            f"a worker cannot load this package ({error}): install the same version on the scheduler and every worker."
+        ) from None
+    if isinstance(found, Seq2ExpError):
+        raise found
+    rows: list[Row] = found
+    return rows

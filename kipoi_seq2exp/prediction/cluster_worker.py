@@ -1,0 +1,96 @@
+"""What a prediction run leaves at each worker of a Dask cluster: the seat where batches of genes are predicted.
+
+Contract: the weights are loaded and the files opened once per process, by its first batch, and only if they are those
+of the run. A worker predicts one batch at a time with as many threads as Dask gave it, and reads the next one meanwhile
+if it was given two or more. What a user can cause comes back as a value, so that no worker logs a traceback of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distributed import WorkerPlugin, get_worker
+
+from kipoi_seq2exp.errors import InputError, Seq2ExpError
+from kipoi_seq2exp.prediction.batches import Halving
+from kipoi_seq2exp.prediction.request import PredictRequest, fingerprint, inputs_of, open_dataset, open_model
+from kipoi_seq2exp.prediction.run import batch_size_for, differences, open_peaks, predict_windows
+from kipoi_seq2exp.prediction.store import Row
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
+
+
+class Seat(WorkerPlugin):  # type: ignore[misc]
+    """One run at one worker.
+
+    Parameters
+    ----------
+    name : str
+        Of the run, unlike any other.
+    request : PredictRequest
+    expected : Mapping
+        The run's fingerprint: what the numbers depend on.
+    """
+
+    def __init__(self, name: str, request: PredictRequest, expected: Mapping[str, Any]) -> None:
+        self.name, self.request, self.expected = name, request, expected
+
+    def setup(self, worker: Any) -> None:
+        """Take the seat; nothing is opened yet."""
+        self._worker = worker
+        self._reading, self._computing = threading.Lock(), threading.Lock()
+        self._dataset: WindowDataset | None = None
+
+    def teardown(self, worker: Any) -> None:
+        """Close the files."""
+        if self._dataset is not None:
+            self._dataset.close()
+
+    def predict(self, genes: Sequence[int]) -> list[Row]:
+        """Predict some rows of the gene table."""
+        import torch
+
+        with self._reading:
+            if self._dataset is None:
+                self._open()
+            assert self._dataset is not None
+            windows = [self._dataset[index] for index in genes]
+        with self._computing:
+            torch.set_num_threads(self._worker.state.nthreads)
+            return self._predict(windows)
+
+    def _open(self) -> None:
+        """Open the model and the files as the run did, and compare them with those that the run saw."""
+        try:
+            model, weights_sha256 = open_model(self.request)
+            dataset = open_dataset(self.request, inputs_of(model, self.request.cell_type))
+            peaks = open_peaks(self.request, model, dataset)
+        except Seq2ExpError as error:
+            raise type(error)(f"{str(error).rstrip('.')}: workers need the run's files under the same paths.") from None
+        changed = differences(self.expected, fingerprint(self.request, model, weights_sha256, dataset))
+        if changed:
+            raise InputError(
+                f"it does not see what the run saw ({'; '.join(changed[:3])}): workers need the run's files under the "
+                f"same paths, and the same version of the package."
+            )
+
+        def predict(windows: Sequence[WindowInputs]) -> list[Row]:
+            return predict_windows(model, windows, peaks, self.request.save_beta)
+
+        with self._computing:
+            self._predict = Halving(predict, batch_size_for(self.request, model, dataset))
+        self._dataset = dataset
+
+
+def predict_at(seat: str, genes: Sequence[int]) -> list[Row] | Seq2ExpError:
+    """Predict some rows of the gene table at this worker's seat; the task that the cluster runs."""
+    worker = get_worker()
+    try:
+        rows: list[Row] = worker.plugins[seat].predict(genes)
+        return rows
+    except Seq2ExpError as error:
+        return type(error)(f"worker {worker.address} on {socket.gethostname()}: {error}")

@@ -1,0 +1,332 @@
+"""From files to stored predictions: a run that can stop at any gene and go on later.
+
+Contract: `prepare` opens everything that a `PredictRequest` names and the store in the results folder; `fill_store`
+predicts every gene that the store does not hold yet, here or wherever `predict_batches` has it done (`cluster`). The
+next batch of windows is read in a thread while the network works on this one. Genes are grouped into the same batches
+whether a run was interrupted or not, so that the numbers are the same. This process alone writes the store, and each
+gene once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.config import Variant
+from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
+from kipoi_seq2exp.data.regions import Regions
+from kipoi_seq2exp.errors import ConfigError, OutputError
+from kipoi_seq2exp.files import make_folder, remove_folder
+from kipoi_seq2exp.prediction.batches import Halving, cuda_bytes, fitting_batch
+from kipoi_seq2exp.prediction.request import (
+    PredictRequest,
+    fingerprint,
+    inputs_of,
+    observed_label,
+    open_dataset,
+    open_model,
+    provenance_of,
+)
+from kipoi_seq2exp.prediction.store import STORE_NAME, Layout, PredictionStore, Row, is_store
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
+
+
+ELSEWHERE = 8  # windows of a task for another machine's GPU, which cuts it to its own memory
+Batch = range  # rows of the gene table
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: `done` of `total` genes are complete, `resumed` of them from an earlier run."""
+
+    done: int
+    total: int
+    resumed: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a prediction run has open; made by `prepare`.
+
+    Attributes
+    ----------
+    request : PredictRequest
+        With the batch size that was chosen.
+    model : Seq2Exp
+    dataset : WindowDataset
+    peaks : Regions or None
+        The mask given from outside.
+    store : PredictionStore
+    """
+
+    request: PredictRequest
+    model: Seq2Exp
+    dataset: WindowDataset
+    peaks: Regions | None
+    store: PredictionStore
+
+
+PredictBatches = Callable[[Run, Sequence[Batch]], Generator[tuple[Batch, list[Row]], None, None]]
+
+
+def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, elsewhere: bool = False) -> Run:
+    """Open and check the model, every input and the store in the results folder; nothing is computed yet.
+
+    Parameters
+    ----------
+    request : PredictRequest
+    folder : Path
+    overwrite : bool
+        Start anew where the folder holds other results.
+    elsewhere : bool
+        Other processes will predict: the device of the request (by default the CPU) is theirs.
+
+    Raises
+    ------
+    InputError, ConfigError, WeightsError
+        If the model or an input cannot be used.
+    OutputError
+        If the folder cannot be written to, or holds the results of another run and `overwrite` is off.
+    """
+    if elsewhere:
+        request = dataclasses.replace(request, device=request.device or "cpu")
+    model, weights_sha256 = open_model(dataclasses.replace(request, device="cpu") if elsewhere else request)
+    dataset = open_dataset(request, inputs_of(model, request.cell_type))
+    peaks = open_peaks(request, model, dataset)
+    genes = dataset.genes[["gene_id", "chrom", "strand"]].copy()
+    half = model.config.window_bp // 2
+    genes["start"], genes["end"] = dataset.genes["tss"] - half, dataset.genes["tss"] + half
+    observed = observed_label(dataset.genes, request.label)[1]
+    if observed is not None:
+        genes["observed"] = observed
+    layout = Layout(
+        genes,
+        window_bp=model.config.window_bp,
+        has_mask=model.config.generates_mask or peaks is not None,
+        has_beta=request.save_beta and model.config.generates_mask and peaks is None,
+        request=fingerprint(request, model, weights_sha256, dataset),
+        provenance=provenance_of(request, model, weights_sha256, dataset),
+    )
+    size = request.batch_size
+    if request.auto_batch:
+        remembered = None if overwrite else remembered_batch_size(folder)
+        size = remembered or (_batch_elsewhere(request) if elsewhere else batch_size_for(request, model, dataset))
+    store = open_store(folder, layout, overwrite=overwrite)
+    store.remember_batch_size(size)
+    return Run(dataclasses.replace(request, batch_size=size), model, dataset, peaks, store)
+
+
+def batch_size_for(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> int:
+    """Return how many windows the network gets at once in this process: as asked for, or what its memory allows."""
+    if not request.auto_batch:
+        return request.batch_size
+    device = next(model.parameters()).device
+
+    def measure() -> int:
+        peaks = open_peaks(request, model, dataset)
+        return cuda_bytes(device, lambda: predict_windows(model, [dataset[0]], peaks, request.save_beta))
+
+    return fitting_batch(model.config, device, measure, request.memory_bytes)
+
+
+def _batch_elsewhere(request: PredictRequest) -> int:
+    import torch
+
+    return 1 if torch.device(request.device or "cpu").type == "cpu" else ELSEWHERE
+
+
+def predict_here(run: Run, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Row]], None, None]:
+    """Predict batches of genes in this process, in their order."""
+
+    def predict(windows: Sequence[WindowInputs]) -> list[Row]:
+        return predict_windows(run.model, windows, run.peaks, run.request.save_beta)
+
+    halving = Halving(predict, run.request.batch_size)
+    with closing(read_ahead(run.dataset, batches)) as windows:
+        for batch in batches:
+            yield batch, halving(next(windows))
+
+
+def fill_store(
+    run: Run,
+    on_progress: Callable[[Progress], None] | None = None,
+    predict_batches: PredictBatches = predict_here,
+) -> Progress:
+    """Predict every gene that the store does not hold yet; return where the run stands at its end.
+
+    Parameters
+    ----------
+    run : Run
+    on_progress : callable, optional
+        Called once at the start and after each gene.
+    predict_batches : callable
+        Who predicts: yields batches with their rows, in any order, each one once.
+    """
+    size, total = run.request.batch_size, len(run.dataset)
+    done = run.store.done
+    resumed = state = Progress(int(done.sum()), total, int(done.sum()))
+    report = on_progress or (lambda progress: None)
+    report(resumed)
+    batches = [range(first, min(first + size, total)) for first in range(0, total, size)]
+    batches = [batch for batch in batches if not done[batch.start : batch.stop].all()]
+    if not batches:
+        return state
+    with run.dataset, closing(predict_batches(run, batches)) as results:
+        for batch, rows in results:
+            for index, row in zip(batch, rows, strict=True):
+                if not done[index]:
+                    run.store.write(index, row)
+                    done[index] = True
+                    state = dataclasses.replace(state, done=state.done + 1)
+                    report(state)
+    return state
+
+
+# ------------------------------------------------------------------------------------------------------- the numbers
+
+
+def predict_windows(
+    model: Seq2Exp, windows: Sequence[WindowInputs], peaks: Regions | None = None, save_beta: bool = False
+) -> list[Row]:
+    """Run the network on a batch of windows.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+    windows : sequence of WindowInputs, B
+    peaks : Regions, optional
+        Use these regions as the mask; the promoter is kept and the blacklist dropped as always.
+    save_beta : bool
+        Return the concentrations of z too.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+
+    def batch(arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(device)
+
+    mask = None if peaks is None else batch([_peak_mask(model, window, peaks) for window in windows])
+    with torch.inference_mode():
+        output: Seq2ExpOutput = model(
+            batch([window.onehot for window in windows]),
+            batch([window.signals for window in windows]),
+            batch([window.features for window in windows]),
+            blacklist=batch([window.blacklist for window in windows]),
+            mask=mask,
+        )
+    per_base: dict[str, torch.Tensor | None] = {"mask": output.mask}
+    if save_beta and output.z is not None:
+        per_base |= {"alpha": output.z.alpha, "beta": output.z.beta}
+    arrays = {name: value.float().cpu().numpy() for name, value in per_base.items() if value is not None}
+    expression = output.expression.float().cpu().numpy()
+    return [
+        Row(
+            expression=float(expression[place]),
+            known_fraction=float(window.onehot.sum(dtype=np.int64)) / len(window.onehot),
+            **{name: value[place] for name, value in arrays.items()},
+        )
+        for place, window in enumerate(windows)
+    ]
+
+
+def open_peaks(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> Regions | None:
+    """Open the mask given from outside, if the request names one."""
+    if request.peaks is None:
+        if model.config.variant is Variant.PEAKS:
+            raise ConfigError("these weights read a mask of peaks: give a BED or narrowPeak file (--peaks).")
+        return None
+    peaks = Regions(request.peaks, "peaks")
+    peaks.check_against(dataset.genome)
+    return peaks
+
+
+def _peak_mask(model: Seq2Exp, window: WindowInputs, peaks: Regions) -> NDArray[np.float32]:
+    mask = peaks.mask(window.chrom, window.start, window.end) & ~window.blacklist
+    mask[model.promoter(len(mask))] = True
+    return mask.astype(np.float32)
+
+
+def read_ahead(
+    dataset: WindowDataset | Sequence[WindowInputs], batches: Sequence[Sequence[int]]
+) -> Generator[list[WindowInputs], None, None]:
+    """Yield the windows of each batch of rows; the next batch is read in a thread meanwhile."""
+
+    def read(batch: Sequence[int]) -> list[WindowInputs]:
+        return [dataset[index] for index in batch]
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="windows") as pool:
+        pending: Future[list[WindowInputs]] | None = None
+        try:
+            for batch in batches:
+                current, pending = pending, pool.submit(read, batch)
+                if current is not None:
+                    yield current.result()
+            if pending is not None:
+                yield pending.result()
+        finally:
+            if pending is not None:
+                pending.cancel()
+
+
+# --------------------------------------------------------------------------------------------------------- the store
+
+
+def open_store(folder: Path, layout: Layout, *, overwrite: bool = False) -> PredictionStore:
+    """Make the store of a run, or reopen that of an interrupted one.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written to, or holds the results of another run.
+    """
+    make_folder(folder)
+    path = folder / STORE_NAME
+    if path.exists() and not is_store(path):
+        raise OutputError(f"{path}: exists but was not made by this command: move it away or choose another folder.")
+    if path.exists() and overwrite:
+        remove_folder(path)
+    if not path.exists():
+        return PredictionStore.create(path, layout)
+    store = PredictionStore.reopen(path)
+    changed = differences(store.request, layout.request)
+    if changed:
+        raise OutputError(
+            f"{path}: holds predictions made otherwise ({'; '.join(changed[:3])}): choose another folder, or start "
+            f"anew with --overwrite."
+        )
+    return store
+
+
+def remembered_batch_size(folder: Path) -> int | None:
+    """Return the batch size of the run that a results folder holds, if it holds one."""
+    path = folder / STORE_NAME
+    return PredictionStore.reopen(path).batch_size if is_store(path) else None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """Name the entries in which two nested mappings differ, with both values."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{where}{name}: ")
+        elif old != new:
+            found.append(f"{where}{name} was {_short(old)}, now {_short(new)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

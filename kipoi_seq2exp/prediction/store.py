@@ -1,0 +1,415 @@
+"""Results on disk: the working store of a prediction run, and one reader for it and for `kipoi predict` outputs.
+
+The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per gene:
+
+    metadata/gene_id, metadata/ranges/{chr,start,end,strand}   (G,)     the genes, in the order of the gene table
+    metadata/observed                                          (G,)     label of each gene, if the table has one
+    preds/expression                                           (G, 1)   log10(CAGE + 1)
+    preds/element_mask                                         (G, L)   mask that the encoder saw, if there is one
+    preds/beta_{alpha,beta}                                    (G, L)   concentrations of z, if asked for
+    stats/known_fraction                                       (G,)     bases of the window that are A, C, G or T
+    done                                                       (G,)     1 once everything else of the gene is written
+
+A gene's row is therefore complete or absent, whenever the run stops. The attribute `request` holds everything that
+the numbers depend on; a run resumes only under the same request. `batch_size` is what the last run used: batches do not
+change a number on the CPU, and on CUDA a run that goes on uses the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.data.naming import check_places
+from kipoi_seq2exp.elements.calls import Locus
+from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.files import output_error, whole_file
+
+STORE_NAME = "predictions.zarr"
+FORMAT = "kipoi_seq2exp predictions 1"
+PROMOTER_BP = 2_000
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything that is stored for one gene.
+
+    Attributes
+    ----------
+    expression : float
+        log10(CAGE + 1).
+    known_fraction : float
+        Bases of the window that are A, C, G or T.
+    mask, alpha, beta : ndarray of float32 or None, (L,)
+        Mask that the encoder saw; concentrations of z.
+    """
+
+    expression: float
+    known_fraction: float
+    mask: Floats | None = None
+    alpha: Floats | None = None
+    beta: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a new store holds: the genes and which arrays.
+
+    Attributes
+    ----------
+    genes : DataFrame
+        Columns gene_id, chrom, start, end, strand, and `observed` if there are labels.
+    window_bp : int
+    has_mask, has_beta : bool
+    request : Mapping
+        Everything that the numbers depend on.
+    provenance : Mapping
+        What every result of the store says about its origin.
+    """
+
+    genes: pd.DataFrame
+    window_bp: int
+    has_mask: bool
+    has_beta: bool
+    request: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PredictionStore:
+    """The working store of a run, open for writing rows.
+
+    Made by `create` or `reopen`; every error of the disk is an `OutputError` of one sentence.
+    """
+
+    def __init__(self, path: Path, root: Any) -> None:
+        self.path = path
+        self._root = root
+
+    @classmethod
+    def create(cls, path: Path, layout: Layout) -> PredictionStore:
+        """Make a new store, whole or not at all; there must be none at `path`."""
+        import zarr
+
+        with whole_file(path) as temporary:
+            root = zarr.group(zarr.DirectoryStore(str(temporary)), overwrite=True)
+            _lay_out(root, layout)
+        return cls(path, zarr.open_group(str(path), mode="r+"))
+
+    @classmethod
+    def reopen(cls, path: Path) -> PredictionStore:
+        """Open the store of an earlier run.
+
+        Raises
+        ------
+        InputError
+            If it is not such a store.
+        """
+        return cls(path, _open_zarr(path, "r+"))
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Everything that the numbers of this store depend on."""
+        request: dict[str, Any] = json.loads(self._root.attrs.get("request", "{}"))
+        return request
+
+    @property
+    def batch_size(self) -> int | None:
+        """Windows that went through the network together, in the last run that filled this store."""
+        size = self._root.attrs.get("batch_size")
+        return None if size is None else int(size)
+
+    def remember_batch_size(self, size: int) -> None:
+        """Note the batch size of a run, so that it goes on with the same batches.
+
+        Raises
+        ------
+        OutputError
+            If the disk does not take it.
+        """
+        if size == self.batch_size:
+            return
+        try:
+            self._root.attrs["batch_size"] = size
+        except OSError as error:
+            raise output_error(self.path, error) from None
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Which genes are complete, (G,)."""
+        return np.asarray(self._root["done"][:] == 1)
+
+    def write(self, index: int, row: Row) -> None:
+        """Store the row of one gene; its `done` flag comes last.
+
+        Raises
+        ------
+        OutputError
+            If the disk does not take it; the gene then stays absent.
+        """
+        arrays = {
+            "preds/expression": row.expression,
+            "preds/element_mask": row.mask,
+            "preds/beta_alpha": row.alpha,
+            "preds/beta_beta": row.beta,
+            "stats/known_fraction": row.known_fraction,
+        }
+        try:
+            for name, value in arrays.items():
+                if value is not None and name in self._root:
+                    self._root[name][index] = value
+            self._root["done"][index] = 1
+        except OSError as error:
+            raise output_error(self.path, error) from None
+
+
+def _lay_out(root: Any, layout: Layout) -> None:
+    genes, count = layout.genes, len(layout.genes)
+    texts = {"gene_id": "gene_id", "ranges/chr": "chrom", "ranges/strand": "strand", "ranges/id": "gene_id"}
+    for name, column in texts.items():
+        root.create_dataset(f"metadata/{name}", data=genes[column].to_numpy(dtype="U"), chunks=(count,))
+    for name in ("start", "end"):
+        root.create_dataset(f"metadata/ranges/{name}", data=genes[name].to_numpy(np.int64), chunks=(count,))
+    if "observed" in genes:
+        root.create_dataset("metadata/observed", data=genes["observed"].to_numpy(np.float64), chunks=(count,))
+    per_base = ["element_mask"] * layout.has_mask + ["beta_alpha", "beta_beta"] * layout.has_beta
+    for name in per_base:
+        shape = (count, layout.window_bp)
+        root.create_dataset(f"preds/{name}", shape=shape, chunks=(1, shape[1]), dtype="f4", fill_value=np.nan)
+    root.create_dataset("preds/expression", shape=(count, 1), chunks=(1, 1), dtype="f4", fill_value=np.nan)
+    root.create_dataset("stats/known_fraction", shape=(count,), chunks=(1,), dtype="f8", fill_value=np.nan)
+    root.create_dataset("done", shape=(count,), chunks=(1,), dtype="u1", fill_value=0)
+    root.attrs.update(
+        format=FORMAT,
+        request=json.dumps(layout.request, sort_keys=True),
+        provenance=json.dumps(layout.provenance),
+    )
+
+
+def is_store(path: Path) -> bool:
+    """Whether `path` is a store of ours."""
+    try:
+        return bool(_open_zarr(path, "r").attrs.get("format") == FORMAT)
+    except InputError:
+        return False
+
+
+def _open_zarr(path: Path, mode: str) -> Any:
+    import zarr
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder.")
+    try:
+        return zarr.open_group(str(path), mode=mode)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read as a Zarr store of predictions ({error}).") from None
+
+
+# ------------------------------------------------------------------------------------------------------- one reader
+
+
+class Predictions:
+    """Predictions of a set of genes, read from any of our or Kipoi's outputs; masks one gene at a time.
+
+    Attributes
+    ----------
+    path : Path
+    genes : DataFrame
+        One row per complete gene: gene_id, chrom, start, end, tss, strand, expression, known_fraction (NaN where the
+        file has none), and `observed` if there are labels.
+    has_mask, has_beta : bool
+        Whether `mask` and `concentrations` return arrays.
+    provenance : dict
+        As stored; empty for Kipoi's outputs.
+    """
+
+    def __init__(self, path: Path, root: Any, genes: pd.DataFrame, rows: NDArray[np.int64]) -> None:
+        self.path, self.genes = path, genes
+        self._root, self._rows = root, rows
+        self.has_mask = _holds(root, "preds/element_mask")
+        self.has_beta = _holds(root, "preds/beta_alpha")
+        attributes = dict(root.attrs)
+        self.provenance: dict[str, Any] = json.loads(attributes.get("provenance", "{}"))
+        self.request: dict[str, Any] = json.loads(attributes.get("request", "{}"))
+        self._index = {gene_id: index for index, gene_id in enumerate(genes["gene_id"])}
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    def __enter__(self) -> Predictions:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if hasattr(self._root, "close"):
+            self._root.close()
+
+    def select(self, gene_ids: Sequence[str]) -> Predictions:
+        """Return the predictions of some genes, in the order asked for; they share this open file.
+
+        Raises
+        ------
+        InputError
+            If there is no such gene.
+        """
+        chosen = [self.index(gene_id) for gene_id in gene_ids]
+        return Predictions(self.path, self._root, self.genes.iloc[chosen].reset_index(drop=True), self._rows[chosen])
+
+    def index(self, gene_id: str) -> int:
+        """Return the place of a gene in `genes`.
+
+        Raises
+        ------
+        InputError
+            If there is no such gene.
+        """
+        if gene_id not in self._index:
+            raise InputError(f"{self.path} has no gene '{gene_id}'{suggest(gene_id, list(self._index)[:2000])}.")
+        return self._index[gene_id]
+
+    @property
+    def promoter(self) -> slice:
+        """Bases of the window that the model always keeps: the published 2 kb where the file does not say."""
+        length = int(self._root["preds/element_mask"].shape[1]) if self.has_mask else 0
+        promoter_bp = min(self.provenance.get("inputs", {}).get("promoter_bp", PROMOTER_BP), length)
+        start = (length - promoter_bp) // 2
+        return slice(start, start + promoter_bp)
+
+    def locus(self, index: int) -> Locus:
+        """Return where the window of one gene lies."""
+        gene = self.genes.iloc[index]
+        return Locus(
+            gene["gene_id"], gene["chrom"], int(gene["start"]), int(gene["end"]), int(gene["tss"]), gene["strand"]
+        )
+
+    def mask(self, index: int) -> Floats | None:
+        """Return the mask of one gene, (L,), or None when there is none."""
+        return self._bases("preds/element_mask", index) if self.has_mask else None
+
+    def concentrations(self, index: int) -> tuple[Floats, Floats] | None:
+        """Return alpha and beta of one gene's z, (L,) each, or None when they were not stored."""
+        if not self.has_beta:
+            return None
+        return self._bases("preds/beta_alpha", index), self._bases("preds/beta_beta", index)
+
+    def _bases(self, name: str, index: int) -> Floats:
+        values: Floats = np.asarray(self._root[name][int(self._rows[index])], dtype=np.float32)
+        return values
+
+
+def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Predictions:
+    """Open predictions: a results folder, its predictions.zarr, or an .h5/.zarr file of `kipoi predict`.
+
+    Parameters
+    ----------
+    path : str or Path
+    genes : DataFrame, optional
+        The gene table that was predicted (gene_id, chrom, tss, strand). Needed only for a Kipoi output without
+        metadata; its rows must then be the output's, in the same order. Metadata that is there must agree with it.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, holds no predictions, names no genes, or other ones than the table.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / STORE_NAME).exists():
+        path = path / STORE_NAME
+    root = open_arrays(path)
+    expression = np.asarray(root["preds/expression" if _holds(root, "preds/expression") else "preds"][...])
+    expression = expression.reshape(len(expression), -1)[:, 0].astype(np.float64)
+    named = _holds(root, "metadata/ranges/chr")
+    table = _read_genes(path, root) if named else _given_genes(path, root, genes)
+    if named and genes is not None:
+        check_places(_places(genes), _places(table), "the gene table", f"{path}")
+    if len(table) != len(expression):
+        raise InputError(
+            f"{path} holds predictions of {len(expression)} genes but names {len(table)}: the table must list the "
+            f"genes that were predicted, in the same order."
+        )
+    table["expression"] = expression
+    known = "stats/known_fraction"
+    table["known_fraction"] = np.asarray(root[known][...]) if _holds(root, known) else np.nan
+    if _holds(root, "metadata/observed"):
+        table["observed"] = np.asarray(root["metadata/observed"][...], dtype=np.float64)
+    done = np.asarray(root["done"][...]) == 1 if _holds(root, "done") else np.ones(len(table), dtype=bool)
+    rows = np.flatnonzero(done)
+    return Predictions(path, root, table.iloc[rows].reset_index(drop=True), rows)
+
+
+def open_arrays(path: Path) -> Any:
+    """Open an .h5 or .zarr of predictions; arrays lie under Kipoi's names.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged, or holds no predictions.
+    """
+    root = _open_hdf5(path) if path.suffix in (".h5", ".hdf5") else _open_zarr(path, "r")
+    if not _holds(root, "preds"):
+        raise InputError(f"{path} holds no predictions: give a results folder, or an .h5 or .zarr of `kipoi predict`.")
+    return root
+
+
+def _open_hdf5(path: Path) -> Any:
+    import h5py
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as HDF5 ({error}): it is damaged or still being written.") from None
+
+
+def _read_genes(path: Path, root: Any) -> pd.DataFrame:
+    """Read the genes from the metadata that ours and Kipoi's outputs share."""
+    identifier = "metadata/gene_id" if _holds(root, "metadata/gene_id") else "metadata/ranges/id"
+    names = {"gene_id": identifier, "chrom": "metadata/ranges/chr", "strand": "metadata/ranges/strand"}
+    try:
+        table = pd.DataFrame({column: texts(root[name]) for column, name in names.items()})
+        for column in ("start", "end"):
+            table[column] = np.asarray(root[f"metadata/ranges/{column}"][...]).astype(np.int64).ravel()
+    except KeyError as error:
+        raise InputError(f"{path}: the metadata of the genes is incomplete ({error.args[0]}).") from None
+    table["tss"] = (table["start"] + table["end"]) // 2
+    return table
+
+
+def _places(genes: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    return dict(zip(genes["gene_id"], zip(genes["chrom"], genes["tss"], strict=True), strict=True))
+
+
+def _given_genes(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFrame:
+    """Take the genes from a table, for an output of Kipoi that was made without metadata."""
+    if genes is None:
+        raise InputError(
+            f"{path} does not say which genes it holds: run `kipoi predict` with --keep_metadata, or give the gene "
+            f"table that was predicted."
+        )
+    table = genes[["gene_id", "chrom", "tss", "strand"]].reset_index(drop=True)
+    length = root["preds/element_mask"].shape[1] if _holds(root, "preds/element_mask") else 0
+    return table.assign(start=table["tss"] - length // 2, end=table["tss"] + length // 2)
+
+
+def texts(values: Any) -> list[str]:
+    """Return the values of an array on disk as text."""
+    return [item.decode() if isinstance(item, bytes) else str(item) for item in np.asarray(values[...]).ravel()]
+
+
+def _holds(root: Any, name: str) -> bool:
+    return name in root

@@ -1,0 +1,1 @@
+"""What people look at: loci as pictures, pages and browser sessions."""

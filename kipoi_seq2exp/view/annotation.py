@@ -1,0 +1,155 @@
+"""What is known of a locus besides the prediction: gene models of a GTF, and named intervals of a BED."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kipoi_seq2exp.data.naming import listing
+from kipoi_seq2exp.data.regions import merge, text_lines
+from kipoi_seq2exp.elements.calls import Locus
+from kipoi_seq2exp.errors import InputError
+
+
+@dataclass(frozen=True)
+class GeneModel:
+    """A gene as it is drawn: its span and the union of its exons, 0-based and half-open."""
+
+    gene_id: str
+    name: str
+    kind: str
+    chrom: str
+    strand: str
+    start: int
+    end: int
+    exons: tuple[tuple[int, int], ...]
+
+    def is_gene(self, gene_id: str) -> bool:
+        """Whether `gene_id` is this gene's id, with or without its version, or its name."""
+        return gene_id in (self.gene_id, self.gene_id.split(".")[0], self.name)
+
+    @property
+    def coding(self) -> bool:
+        """Whether it makes a protein, or the GTF does not say: pictures show these beside the predicted gene."""
+        return self.kind in ("", "protein_coding")
+
+
+class _Windows:
+    """The union of windows, to ask what overlaps it."""
+
+    def __init__(self, loci: tuple[Locus, ...]) -> None:
+        self._spans: dict[str, tuple[list[int], list[int]]] = {}
+        for chrom in {locus.chrom for locus in loci}:
+            spans = np.array([(locus.start, locus.end) for locus in loci if locus.chrom == chrom], dtype=np.int64)
+            starts, ends = merge(spans[:, 0], spans[:, 1])
+            self._spans[chrom] = (starts.tolist(), ends.tolist())
+
+    def reach(self, chrom: str) -> bool:
+        """Whether any window lies on a chromosome."""
+        return chrom in self._spans
+
+    def overlap(self, chrom: str, start: int, end: int) -> bool:
+        """Whether any window holds a base of [start, end)."""
+        if not self.reach(chrom):
+            return False
+        starts, ends = self._spans[chrom]
+        last = bisect_left(starts, end) - 1
+        return last >= 0 and ends[last] > start
+
+
+def read_gene_models(path: Path, *loci: Locus) -> tuple[GeneModel, ...]:
+    """Read the genes of a GTF (plain or .gz) that overlap any of the windows, sorted by chromosome and start.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, a line is no GTF record, or it names none of the windows' chromosomes.
+    """
+    windows = _Windows(loci)
+    chroms: dict[str, None] = {}
+    genes: dict[str, tuple[dict[str, str], str, str, int, int]] = {}
+    exons: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for number, line in text_lines(path, str(path)):
+        if line.startswith("#") or not line.strip():
+            continue
+        fields = line.rstrip("\n").split("\t")
+        if len(fields) < 9 or not (fields[3].isdigit() and fields[4].isdigit()):
+            raise InputError(f"{path}, line {number}: is no GTF record (nine columns, numbers in the 4th and 5th).")
+        start, end = int(fields[3]) - 1, int(fields[4])
+        chroms[fields[0]] = None
+        if fields[2] not in ("gene", "exon") or not windows.reach(fields[0]):
+            continue
+        inside = windows.overlap(fields[0], start, end)
+        if fields[2] == "gene" and inside:
+            named = _attributes(fields[8])
+            genes[named.get("gene_id", "")] = (named, fields[0], fields[6], start, end)
+        elif fields[2] == "exon":
+            gene_id = _attributes(fields[8]).get("gene_id", "")
+            if inside or gene_id in genes:  # a gene that reaches into a window is drawn whole
+                exons[gene_id].add((start, end))
+    if not any(map(windows.reach, chroms)):
+        raise InputError(
+            f"{path} has no chromosome {loci[0].chrom!r} (it has {listing(chroms)}): gene models and predictions must "
+            f"share one naming."
+        )
+    models = [
+        GeneModel(
+            gene_id,
+            named.get("gene_name", gene_id),
+            named.get("gene_type", named.get("gene_biotype", "")),
+            chrom,
+            strand,
+            start,
+            end,
+            _joined(exons[gene_id]),
+        )
+        for gene_id, (named, chrom, strand, start, end) in genes.items()
+    ]
+    return tuple(sorted(models, key=lambda model: (model.chrom, model.start, model.end, model.gene_id)))
+
+
+def _joined(exons: set[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Join the exons of all transcripts: their union, sorted."""
+    if not exons:
+        return ()
+    bounds = np.array(sorted(exons), dtype=np.int64)
+    starts, ends = merge(bounds[:, 0], bounds[:, 1])
+    return tuple(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def read_known_elements(path: Path, locus: Locus) -> pd.DataFrame:
+    """Read the intervals of a BED that overlap a window.
+
+    Returns
+    -------
+    DataFrame
+        Columns start, end, name and kind: the 7th column where it is a word, else "known".
+
+    Raises
+    ------
+    InputError
+        If the file is missing or a line is no interval.
+    """
+    rows = []
+    for number, line in text_lines(path, str(path)):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        fields = [field.strip() for field in fields]
+        if len(fields) < 3 or not (fields[1].isdigit() and fields[2].isdigit()):
+            raise InputError(f"{path}, line {number}: expected chrom, start, end, found {line.strip()[:60]!r}.")
+        start, end = int(fields[1]), int(fields[2])
+        if fields[0] == locus.chrom and end > locus.start and start < locus.end:
+            kind = fields[6] if len(fields) > 6 and fields[6][:1].isalpha() else "known"
+            rows.append((start, end, fields[3] if len(fields) > 3 else "", kind))
+    return pd.DataFrame(rows, columns=["start", "end", "name", "kind"])
+
+
+def _attributes(text: str) -> dict[str, str]:
+    pairs = (item.strip().split(" ", 1) for item in text.split(";") if item.strip())
+    return {pair[0]: pair[1].strip().strip('"') for pair in pairs if len(pair) == 2}

@@ -1,0 +1,207 @@
+"""Everything that the picture of one gene shows, gathered from predictions, tracks and annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec, from_mapping, suggest
+from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts
+from kipoi_seq2exp.data.naming import check_places
+from kipoi_seq2exp.data.pairs import pairs_of, read_pairs
+from kipoi_seq2exp.data.regions import Regions
+from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.elements.calls import CallSettings, Locus, call_elements, place_elements
+from kipoi_seq2exp.elements.outputs import status_line
+from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.prediction.store import Predictions
+from kipoi_seq2exp.view.annotation import GeneModel, read_gene_models, read_known_elements
+
+Floats = NDArray[np.float32]
+UNNAMED_UNIT = "log10(reads + 1)"  # of predictions that do not say: CAGE or PRO-cap, see the card of the model
+
+
+@dataclass(frozen=True)
+class TrackLine:
+    """One track of a picture: a value per base, in the file's own unit."""
+
+    spec: TrackSpec
+    values: Floats
+
+
+@dataclass(frozen=True)
+class LocusData:
+    """What is drawn of one gene.
+
+    Attributes
+    ----------
+    locus : Locus
+    predicted : float
+        log10(CAGE + 1).
+    observed : float or None
+    tracks : tuple of TrackLine
+        In the model's order.
+    mask : ndarray or None, (L,)
+    concentrations : (ndarray, ndarray) or None, (L,) each
+        Alpha and beta of each base.
+    promoter : slice
+        Bases that are always kept.
+    threshold : float or None
+        Mask that a called base reaches.
+    elements : DataFrame
+        Called elements of this gene.
+    models : tuple of GeneModel
+    known : DataFrame or None
+        Intervals to compare the calls with: start, end, name, kind.
+    pairs : DataFrame or None
+        Elements tested for this gene by CRISPRi, columns as in `pairs.read_pairs`.
+    blacklist : ndarray of bool or None, (L,)
+        Bases that the mask may not keep.
+    unit : str
+        Of the expression.
+    caption : str
+        Which model, and whether its weights are provisional.
+    """
+
+    locus: Locus
+    predicted: float
+    observed: float | None
+    tracks: tuple[TrackLine, ...]
+    mask: Floats | None
+    concentrations: tuple[Floats, Floats] | None
+    promoter: slice
+    threshold: float | None
+    elements: pd.DataFrame
+    models: tuple[GeneModel, ...] = ()
+    known: pd.DataFrame | None = None
+    pairs: pd.DataFrame | None = None
+    blacklist: NDArray[np.bool_] | None = None
+    unit: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Files that a picture draws besides the prediction.
+
+    Attributes
+    ----------
+    sources : Mapping
+        Track name to file; empty: the files that the predictions were made from, where the result names them.
+    gtf, known : Path or None
+        Gene models; a BED of intervals to compare the calls with.
+    blacklist : Path or None
+        BED of bases that the mask may not keep; by default the one that the predictions were made with.
+    crispri : Path or None
+        Element-gene pairs tested by CRISPRi, in the ENCODE benchmark's format.
+    """
+
+    sources: Mapping[str, str]
+    gtf: Path | None = None
+    known: Path | None = None
+    blacklist: Path | None = None
+    crispri: Path | None = None
+
+
+def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: Surroundings) -> LocusData:
+    """Gather the picture of one gene.
+
+    Raises
+    ------
+    InputError
+        If there is no such gene, or a file cannot be read.
+    """
+    index = predictions.index(gene_id)
+    locus, gene = predictions.locus(index), predictions.genes.iloc[index]
+    mask = predictions.mask(index)
+    found = None if mask is None else call_elements(mask, predictions.promoter, calls)
+    observed = float(gene["observed"]) if "observed" in gene and not np.isnan(gene["observed"]) else None
+    return LocusData(
+        locus=locus,
+        predicted=float(gene["expression"]),
+        observed=observed,
+        tracks=read_tracks(predictions.provenance, around.sources, locus),
+        mask=mask,
+        concentrations=predictions.concentrations(index),
+        promoter=predictions.promoter,
+        threshold=None if found is None else found.threshold,
+        elements=pd.DataFrame(columns=["start", "end", "mean_mask"]) if found is None else place_elements(found, locus),
+        models=() if around.gtf is None else read_gene_models(around.gtf, locus),
+        known=None if around.known is None else read_known_elements(around.known, locus),
+        pairs=None if around.crispri is None else _tested_pairs(around.crispri, locus),
+        blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
+        unit=unit_of(predictions.provenance),
+        caption=caption_of(predictions.provenance),
+    )
+
+
+def read_tracks(provenance: Mapping[str, Any], sources: Mapping[str, str], locus: Locus) -> tuple[TrackLine, ...]:
+    """Read the tracks of a window, in the model's order, from `sources` or else from where the predictions had them."""
+    given = dict(sources) or dict(provenance.get("sources", {}))
+    specs = track_specs(provenance)
+    for name in given:
+        if name not in specs:
+            raise InputError(f"unknown track '{name}'{suggest(name, specs)}.")
+    return tuple(TrackLine(spec, _values(spec, given[name], locus)) for name, spec in specs.items() if name in given)
+
+
+def track_specs(provenance: Mapping[str, Any]) -> dict[str, TrackSpec]:
+    """Return the tracks of the model that made a result; of every known cell type where the result does not say."""
+    if "inputs" in provenance:
+        inputs = from_mapping(InputSpec, provenance["inputs"], "the result's record of its inputs")
+        return {track.name: track for track in inputs.tracks}
+    return {track.name: track for inputs in read_cells().values() for track in inputs.tracks}
+
+
+def assembly_of(provenance: Mapping[str, Any]) -> str:
+    """Return the assembly of a result; where it does not say, that of the known cell types, if they share one."""
+    if "inputs" in provenance:
+        return str(provenance["inputs"]["assembly"])
+    known = {inputs.assembly for inputs in read_cells().values()}
+    return known.pop() if len(known) == 1 else "genome"
+
+
+def caption_of(provenance: Mapping[str, Any]) -> str:
+    """Return the first line that every output of the model has; empty where the result does not say."""
+    if "model" not in provenance:
+        return ""
+    return status_line(provenance["model"]["name"], provenance["model"]["provenance"]["status"])
+
+
+def unit_of(provenance: Mapping[str, Any]) -> str:
+    """Return the unit of the expression in short: the model's label up to its first comma or closing bracket."""
+    label: str = provenance.get("inputs", {}).get("label", UNNAMED_UNIT)
+    short = label.partition(",")[0]
+    return short[: short.index(")") + 1] if ")" in short else short
+
+
+def _blacklist(provenance: Mapping[str, Any], given: Path | None, locus: Locus) -> NDArray[np.bool_] | None:
+    recorded = provenance.get("files", {}).get("blacklist")
+    path = given or (Path(recorded["path"]) if recorded else None)
+    return None if path is None else Regions(path, "blacklist").mask(locus.chrom, locus.start, locus.end)
+
+
+def _tested_pairs(path: Path, locus: Locus) -> pd.DataFrame:
+    pairs = read_pairs(path)
+    own = pairs[pairs["gene_id"] == locus.gene_id.split(".")[0]]
+    if len(own):  # that a gene was not tested is no mistake, that it lies elsewhere is one
+        place = {locus.gene_id: (str(own["chrom"].iloc[0]), int(own["tss"].iloc[0]))}
+        check_places(place, {locus.gene_id: (locus.chrom, locus.tss)}, str(path), "the predictions")
+    return pairs_of(pairs, locus)
+
+
+def _values(spec: TrackSpec, source: str, locus: Locus) -> Floats:
+    if spec.kind is TrackKind.CONTACT:
+        query = ContactQuery(locus.gene_id, locus.chrom, locus.tss)
+        with closing(open_contacts(source, spec)) as contacts:
+            return contacts.profile(query, locus.start, locus.end)
+    with closing(open_signal(source, spec)) as signal:
+        return signal.values(locus.chrom, locus.start, locus.end)

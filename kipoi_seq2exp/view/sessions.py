@@ -1,0 +1,100 @@
+"""The tracks of a report for other browsers: an IGV session, and the settings of a pyGenomeTracks picture.
+
+Contract: both name files that lie on this machine; nothing is read here. Their order is that of the page: genes,
+signals, mask, elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+from kipoi_seq2exp.config import TrackKind
+from kipoi_seq2exp.data.signals import SignalFormat, signal_file, signal_format
+from kipoi_seq2exp.prediction.store import Predictions
+from kipoi_seq2exp.view.locus import Surroundings, assembly_of, track_specs
+
+_GENES, _MASK, _ELEMENTS = "#22303c", "#7a3e9d", "#d1495b"
+_SIGNALS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
+_KINDS = {SignalFormat.BIGWIG: "bigwig", SignalFormat.BEDGRAPH: "bedgraph", SignalFormat.PEAKS: "bed"}
+
+
+@dataclass(frozen=True)
+class ShownFile:
+    """A file as a track: `kind` is gtf, bigwig, bedgraph or bed; `colour` is #rrggbb; `unit` may be empty."""
+
+    name: str
+    path: Path
+    kind: str
+    colour: str
+    unit: str = ""
+
+
+def shown_files(
+    predictions: Predictions, around: Surroundings, mask: Path | None, elements: Path | None
+) -> list[ShownFile]:
+    """List the files of the tracks, from top to bottom; contacts are no track of a file and are left out."""
+    specs = track_specs(predictions.provenance)
+    given = dict(around.sources) or dict(predictions.provenance.get("sources", {}))
+    signals = [(spec, given[name]) for name, spec in specs.items() if name in given and spec.kind is TrackKind.BIGWIG]
+    files = [] if around.gtf is None else [ShownFile("genes", around.gtf.resolve(), "gtf", _GENES)]
+    for number, (spec, path) in enumerate(signals):
+        colour = _SIGNALS[number % len(_SIGNALS)]
+        kind = _KINDS[signal_format(path)]
+        files.append(ShownFile(spec.name, signal_file(path)[0].resolve(), kind, colour, spec.unit))
+    if mask is not None:
+        files.append(ShownFile("element mask", mask.resolve(), "bigwig", _MASK))
+    if elements is not None:
+        files.append(ShownFile("elements", elements.resolve(), "bed", _ELEMENTS))
+    return files
+
+
+def igv_session(predictions: Predictions, files: list[ShownFile]) -> str:
+    """Return an IGV session (XML) at the first gene; the genome is the model's assembly."""
+    first = predictions.locus(0)
+    place = f"{first.chrom}:{max(first.start, 0) + 1}-{first.end}"
+    lines = ['<?xml version="1.0" encoding="UTF-8" standalone="no"?>']
+    lines.append(
+        f'<Session genome={quoteattr(assembly_of(predictions.provenance))} locus={quoteattr(place)} version="8">'
+    )
+    lines.append("  <Resources>")
+    lines += [f"    <Resource path={quoteattr(str(file.path))}/>" for file in files]
+    lines += ["  </Resources>", '  <Panel name="DataPanel">']
+    for file in files:
+        start = f"    <Track id={quoteattr(str(file.path))} name={quoteattr(file.name)} color={_rgb(file.colour)}"
+        if file.kind in ("gtf", "bed"):
+            lines.append(f'{start} displayMode="COLLAPSED" visible="true"/>')
+            continue
+        fixed = file.colour == _MASK  # a probability; a signal's axis follows the view
+        scale = '<DataRange baseline="0.0" minimum="0.0" maximum="1.0" flipAxis="false" type="LINEAR"/>'
+        lines.append(
+            f'{start} autoScale="{str(not fixed).lower()}" renderer="BAR_CHART" windowFunction="mean" height="60" '
+            'visible="true"' + (f">{scale}</Track>" if fixed else "/>")
+        )
+    return "\n".join([*lines, "  </Panel>", "</Session>"]) + "\n"
+
+
+def genome_tracks_ini(files: list[ShownFile]) -> str:
+    """Return the settings of the same tracks for pyGenomeTracks."""
+    signal: Mapping[str, object] = {"height": 2.5, "min_value": 0, "number_of_bins": 1000, "summary_method": "max"}
+    lines = ["[x-axis]", "where = top", ""]
+    for file in files:
+        settings: Mapping[str, object] = {
+            "gtf": {"height": 4, "prefered_name": "gene_name", "merge_transcripts": "true", "style": "UCSC"},
+            "bigwig": signal,
+            "bedgraph": signal,
+            "bed": {"height": 0.8, "display": "collapsed", "labels": "false", "border_color": "none"},
+        }[file.kind]
+        if file.colour == _MASK:
+            settings = {**settings, "max_value": 1, "summary_method": "mean"}
+        title = f"{file.name} ({file.unit})" if file.unit else file.name
+        lines += [f"[{file.name}]", f"file = {file.path}", f"file_type = {file.kind}", f"title = {title}"]
+        lines += [f"color = {file.colour}", *(f"{name} = {value}" for name, value in settings.items()), ""]
+        lines += ["[spacer]", "height = 0.2", ""] if file is not files[-1] else []
+    return "\n".join(lines)
+
+
+def _rgb(colour: str) -> str:
+    return quoteattr(",".join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5)))

@@ -1,0 +1,245 @@
+"""Tokens: bases to tokens and back, the reach of a fresh network, and that all ways in give the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kipoi_seq2exp.elements.evidence import split_evidence
+from kipoi_seq2exp.elements.fdr import mask_under
+from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant
+from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.nn.scan import Backend
+from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, known_rows
+
+SMALL = NetworkConfig(
+    window_bp=1_000, promoter_bp=128, n_features=1, d_model=16, generator_layers=1, encoder_layers=2, token_bp=32,
+    memory_bp=4_000, contact_pool=2, contact_track=2,
+)  # fmt: skip
+
+
+def network(**changes: Any) -> Seq2Exp:
+    torch.manual_seed(0)
+    return Seq2Exp(dataclasses.replace(SMALL, **changes)).eval()
+
+
+def windows(n: int = 3, length: int = 1_000, seed: int = 0) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    onehot = np.eye(4, dtype=np.uint8)[rng.integers(0, 4, (n, length))]
+    onehot[1:] = 0  # windows of N
+    return {
+        "onehot": torch.from_numpy(onehot),
+        "signals": torch.from_numpy(rng.gamma(1.0, 1.0, (n, length, 3)).astype(np.float32)) * torch.tensor([1, 1, 0.1]),
+        "features": torch.from_numpy(rng.normal(size=(n, 1)).astype(np.float32)),
+        "blacklist": torch.from_numpy(rng.random((n, length)) < 0.1),
+    }
+
+
+@pytest.mark.parametrize(("length", "token_bp"), [(1_000, 32), (1_000, 64), (130, 2), (128, 128), (998, 16)])
+def test_tokens_cover_the_window_and_the_promoter_is_whole(length: int, token_bp: int) -> None:
+    grid = TokenGrid(length, 128, token_bp)
+    values = torch.arange(length, dtype=torch.float64)[None]
+    tokens = grid.to_tokens(values)
+    assert tokens.shape == (1, grid.length)
+    start = (length - 128) // 2
+    promoter = values[0, start : start + 128].reshape(-1, token_bp).mean(1)
+    torch.testing.assert_close(tokens[0, grid.promoter], promoter)
+    spread = grid.to_bases(tokens)
+    assert spread.shape == (1, length)
+    torch.testing.assert_close(grid.to_tokens(spread), tokens)  # outermost tokens included
+    torch.testing.assert_close(spread.mean(), values.mean())  # nothing is lost or counted twice
+
+
+def test_one_base_a_token_is_the_published_network() -> None:
+    grid = TokenGrid(1_000, 128, 1)
+    values = torch.rand(2, 1_000)
+    assert grid.to_tokens(values) is values
+    assert grid.to_bases(values) is values
+    assert grid.promoter == slice(436, 564)
+
+
+@pytest.mark.parametrize(
+    ("variant", "mode"),
+    [(Variant.SOFT, mode) for mode in (MaskMode.SOFT, MaskMode.HARD, MaskMode.TOP)] + [(Variant.HARD, MaskMode.HARD)],
+)
+def test_output_is_per_base_and_its_mask_given_back_predicts_the_same(variant: Variant, mode: MaskMode) -> None:
+    changes = {"contact_pool": 0, "contact_track": None, "generator_layers": 2} if variant is Variant.HARD else {}
+    model, batch = network(variant=variant, mask_mode=mode, **changes), windows()
+    with torch.inference_mode():
+        output = model(**batch)
+        given = {name: value for name, value in batch.items() if name != "blacklist"}
+        again = model(**given, mask=output.mask)
+    assert output.mask.shape == output.z.alpha.shape == (3, 1_000)
+    assert output.prior.alpha.shape == (3, 1_000, 3)
+    assert output.mask_logits.shape == (3, 1_000, 2)
+    torch.testing.assert_close(again.expression, output.expression, rtol=0, atol=2e-6)
+
+
+def test_annotations_are_per_base() -> None:
+    batch = windows()
+    with torch.inference_mode():
+        mask = network()(**batch).mask
+    outside = batch["blacklist"].clone()
+    outside[:, 436:564] = False
+    assert (mask[:, 436:564] == 1).all()
+    assert (mask[outside] == 0).all()
+    assert (mask[~outside] > 0).all()
+
+
+@pytest.mark.parametrize("backend", [Backend.CPU, Backend.CHUNKED])
+def test_tokens_given_directly_predict_the_same(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQ2EXP_SCAN", backend.value)
+    model, batch = network(), windows()
+    grid = model.grid(1_000)
+    tokens = Tokens(
+        batch["onehot"][:1].float(),
+        True,
+        known_rows(torch.tensor([True, False, False])),
+        grid.to_tokens(batch["signals"]),
+        batch["features"],
+        grid.to_tokens((~batch["blacklist"]).float()),
+    )
+    with torch.inference_mode():
+        bases, direct = model(**batch), model.forward_tokens(tokens, 1_000)
+    torch.testing.assert_close(direct.expression, bases.expression, rtol=0, atol=2e-6)
+    torch.testing.assert_close(direct.mask, grid.to_tokens(bases.mask), rtol=0, atol=2e-6)
+    torch.testing.assert_close(direct.kl, bases.kl)
+
+
+def test_windows_without_dna_share_a_row_and_keep_their_gradients() -> None:
+    """With gradients, windows of N are embedded once, and every gradient is that of single windows."""
+    model, batch = network().train(), windows()
+    batch["sample"] = torch.rand(3, 1_000)
+    model(**batch).expression.sum().backward()
+    together = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad()
+    for i in range(3):
+        model(**{name: value[i : i + 1] for name, value in batch.items()}).expression.sum().backward()
+    for name, value in model.named_parameters():
+        if value.grad is not None:
+            scale = float(value.grad.abs().max()) + 1e-12
+            torch.testing.assert_close(together[name], value.grad, rtol=0, atol=2e-5 * scale + 1e-9)
+
+
+def test_a_motif_counts_wherever_in_the_token_it_lies() -> None:
+    """The stem's maximum makes a token's embedding the same for a motif 4 bases further on, N around it."""
+    stem = network().sequence_embedding
+    grid = TokenGrid(1_000, 128, 32)
+    onehot = torch.zeros(2, 1_000, 4)
+    motif = torch.eye(4)[[0, 2, 1, 3, 3, 0]]
+    start = grid.promoter.start * 32 - grid.beyond_bp
+    for i, shift in enumerate((10, 14)):
+        onehot[i, start + shift : start + shift + 6] = motif
+    with torch.inference_mode():
+        out = stem(onehot, grid)
+        assert not torch.allclose(out[0, grid.promoter.start], stem.unknown())
+    torch.testing.assert_close(out[0], out[1])
+    torch.testing.assert_close(out[0, 0], stem.unknown())
+
+
+def reach(memory_bp: int | None, token_bp: int) -> dict[str, float]:
+    """Mean gradient of the expression by distance, in a window of 40 kb."""
+    model = network(
+        window_bp=40_000, promoter_bp=2_048, token_bp=token_bp, memory_bp=memory_bp, contact_pool=0, contact_track=None
+    )
+    batch = windows(1, 40_000)
+    signals = batch["signals"].requires_grad_()
+    mask = torch.ones(1, 40_000)
+    model(batch["onehot"], signals, batch["features"], mask=mask).expression.sum().backward()
+    gradient = signals.grad[0, :, :2].abs().mean(1)
+    distance = (torch.arange(40_000) - 20_000).abs()
+    near = gradient[distance < 1_000].mean()
+    return {"far": float(gradient[(distance > 12_000) & (distance < 20_000)].mean() / near)}
+
+
+def test_memory_sets_how_far_a_fresh_network_hears() -> None:
+    """With the published start next to nothing comes from 12 to 20 kb; with memory_bp it does, at any token size."""
+    published = reach(None, 1)["far"]
+    assert published < 1e-6
+    for token_bp in (1, 16, 64):
+        assert reach(200_000, token_bp)["far"] > max(1e-6, 1_000 * published)
+
+
+def test_contact_pool_hears_an_element_by_its_contact_and_not_when_masked() -> None:
+    model, batch = network(), windows(1)
+    with torch.no_grad():
+        model.activity_head.bias.fill_(2.0)
+        for layer in (*model.generator.layers, *model.encoder.layers):
+            layer.out_proj.weight.zero_()  # no states: only the sum can carry anything over a distance
+    base = {name: value for name, value in batch.items() if name != "blacklist"}
+
+    def predict(mask: torch.Tensor, contact: float = 0.1) -> float:
+        signals = base["signals"].clone()
+        signals[..., 2] = contact
+        with torch.inference_mode():
+            return float(model(base["onehot"], signals, base["features"], mask=mask).expression)
+
+    whole, cut = torch.ones(1, 1_000), torch.ones(1, 1_000)
+    cut[:, 100:200] = 0
+    assert abs(predict(whole) - predict(cut)) > 1e-4
+    assert predict(whole, 0.0) == pytest.approx(predict(cut, 0.0), abs=1e-6)  # no contact, no effect
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"token_bp": 48}, r"token_bp \(48\) must divide promoter_bp \(128\)"),
+        ({"token_bp": 256}, r"token_bp \(256\) must divide promoter_bp"),
+        ({"memory_bp": 16}, r"memory_bp \(16\) must be at least token_bp \(32\)"),
+        ({"contact_track": None}, "contact_pool needs contact_track"),
+        ({"contact_track": 3}, "contact_pool needs contact_track"),
+        ({"variant": Variant.HARD, "generator_layers": 2}, "contact_pool does not go with the hard variant"),
+        ({"token_bp": 0}, "token_bp must be above 0"),
+    ],
+)
+def test_bad_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+def test_a_gene_on_the_reverse_strand_is_read_from_there() -> None:
+    """The mirror image of a window, with the other strand, gives the same expression and the mirrored mask."""
+    model = network(n_features=2, strand_feature=1)
+    batch = windows()
+    strand = torch.tensor([[1.0], [-1.0], [1.0]])
+    batch["features"] = torch.cat([batch["features"], strand], dim=1)
+    mirrored = {name: value.flip(1) for name, value in batch.items() if name != "features"}
+    mirrored["onehot"] = mirrored["onehot"].flip(2)
+    mirrored["features"] = batch["features"] * torch.tensor([1.0, -1.0])
+    for grad in (False, True):  # window by window, and as one batch
+        with torch.set_grad_enabled(grad):
+            output, image = model(**batch), model(**mirrored)
+        torch.testing.assert_close(image.expression, output.expression, rtol=0, atol=2e-6)
+        torch.testing.assert_close(image.mask.flip(1), output.mask, rtol=0, atol=2e-6)
+        torch.testing.assert_close(image.z.alpha.flip(1), output.z.alpha)
+    other = {**batch, "features": mirrored["features"]}
+    with torch.inference_mode():
+        assert not torch.allclose(model(**other).expression, output.expression, atol=1e-5)
+
+
+def test_evidence_taken_apart_is_that_of_the_tokens() -> None:
+    model, batch = network(), windows(1)
+    with torch.inference_mode():
+        output = model(**batch)
+    stored = (output.z.alpha[0].numpy(), output.z.beta[0].numpy())
+    sources = split_evidence(model, stored, batch["signals"][0].numpy())
+    np.testing.assert_allclose(sources.dna, output.posterior.mean[0], atol=2e-6)
+    np.testing.assert_allclose(sources.tracks, output.prior.mean[0], atol=2e-6)
+
+
+def test_a_mask_under_other_tracks_is_what_the_network_reads_from_them() -> None:
+    model, batch = network(), windows(1)
+    arrays = {name: value[0].numpy() for name, value in batch.items()}
+    window = WindowInputs("g", "chr1", 500, "+", 0, 1_000, **arrays)
+    other = np.roll(arrays["signals"], 137, axis=0)
+    with torch.inference_mode():
+        output = model(**batch)
+        wanted = model(**{**batch, "signals": torch.from_numpy(other)[None]}).mask[0]
+    stored = (output.z.alpha[0].numpy(), output.z.beta[0].numpy())
+    np.testing.assert_allclose(mask_under(model, window, stored, other), wanted, atol=2e-6)

@@ -1,0 +1,236 @@
+"""The store of a run (rows complete or absent), and one reader for it and for Kipoi's outputs."""
+
+from __future__ import annotations
+
+import errno
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from kipoi_seq2exp.errors import InputError, OutputError
+from kipoi_seq2exp.prediction.store import Layout, PredictionStore, Row, is_store, read_predictions
+
+L = 100
+GENES = pd.DataFrame(
+    {
+        "gene_id": ["A", "B", "C"],
+        "chrom": ["chr1", "chr1", "chr2"],
+        "start": [-20, 500, 70],
+        "end": [80, 600, 170],
+        "strand": ["+", "-", "+"],
+        "observed": [1.5, np.nan, 0.25],
+    }
+)
+
+
+def layout(**changes):
+    fields = {"window_bp": L, "has_mask": True, "has_beta": True, "request": {"seed": 1}}
+    return Layout(**{"genes": GENES, **fields, "provenance": {"inputs": {"promoter_bp": 10}}, **changes})
+
+
+def row(value: float) -> Row:
+    bases = np.full(L, value, dtype=np.float32)
+    return Row(value, 0.9, bases, bases + 1, bases + 2)
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    for index, value in ((2, 0.25), (0, 0.5)):
+        store.write(index, row(value))
+    assert store.done.tolist() == [True, False, True]
+    with read_predictions(tmp_path / "p.zarr") as found:
+        assert found.genes["gene_id"].tolist() == ["A", "C"]  # complete rows only
+        assert found.genes["tss"].tolist() == [30, 120]
+        assert found.genes["expression"].tolist() == [0.5, 0.25]
+        assert found.genes["observed"].tolist() == [1.5, 0.25]
+        assert found.genes["known_fraction"].tolist() == [0.9, 0.9]
+        assert found.promoter == slice(45, 55)
+        assert found.locus(1).chrom == "chr2"
+        np.testing.assert_array_equal(found.mask(found.index("C")), np.full(L, 0.25, np.float32))
+        alpha, beta = found.concentrations(0)
+        assert (alpha[0], beta[0]) == (1.5, 2.5)
+
+
+def test_a_store_without_mask_and_labels(tmp_path):
+    genes = GENES.drop(columns="observed")
+    store = PredictionStore.create(tmp_path / "p.zarr", layout(genes=genes, has_mask=False, has_beta=False))
+    store.write(0, Row(1.0, 1.0))
+    with read_predictions(tmp_path / "p.zarr") as found:
+        assert "observed" not in found.genes
+        assert found.mask(0) is None
+        assert found.concentrations(0) is None
+
+
+def test_a_results_folder_is_read_by_its_store(tmp_path):
+    PredictionStore.create(tmp_path / "predictions.zarr", layout()).write(0, row(0.5))
+    with read_predictions(tmp_path) as found:
+        assert len(found) == 1
+
+
+def test_a_row_that_the_disk_refuses_stays_absent(tmp_path, monkeypatch):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    store.write(0, row(0.5))
+    put = zarr.DirectoryStore._tofile
+
+    def full(self, content, file):
+        if "beta_beta" in str(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(content, file)
+
+    monkeypatch.setattr(zarr.DirectoryStore, "_tofile", full)
+    with pytest.raises(OutputError, match=r"p\.zarr: cannot be written \(the disk is full"):
+        store.write(1, row(0.7))
+    monkeypatch.undo()
+    assert PredictionStore.reopen(tmp_path / "p.zarr").done.tolist() == [True, False, False]
+    store.write(1, row(0.7))
+    assert store.done.tolist() == [True, True, False]
+
+
+def test_the_batch_size_is_remembered(tmp_path, monkeypatch):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    assert store.batch_size is None
+    store.remember_batch_size(4)
+    assert PredictionStore.reopen(tmp_path / "p.zarr").batch_size == 4
+
+    def full(self, content, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zarr.DirectoryStore, "_tofile", full)
+    store.remember_batch_size(4)  # known already: nothing is written
+    with pytest.raises(OutputError, match=r"p\.zarr: cannot be written \(the disk is full"):
+        store.remember_batch_size(2)
+
+
+def test_a_store_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(self, content, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zarr.DirectoryStore, "_tofile", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        PredictionStore.create(tmp_path / "p.zarr", layout())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_is_store_knows_its_own(tmp_path):
+    PredictionStore.create(tmp_path / "p.zarr", layout())
+    zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
+    assert is_store(tmp_path / "p.zarr")
+    assert not is_store(tmp_path / "other.zarr")
+    assert not is_store(tmp_path / "absent.zarr")
+    assert PredictionStore.reopen(tmp_path / "p.zarr").request == {"seed": 1}
+
+
+# ---------------------------------------------------------------------------------------------------- Kipoi's outputs
+
+
+def fill_kipoi(root, metadata=True, preds=True):
+    """Fill an HDF5 or Zarr file the way Kipoi's writers do."""
+    if preds:
+        root.create_dataset("preds/expression", data=np.array([[0.5], [0.7], [0.9]], dtype=np.float32))
+        root.create_dataset("preds/element_mask", data=np.tile(np.linspace(0, 1, L, dtype=np.float32), (3, 1)))
+    if metadata:
+        texts = {"gene_id": "gene_id", "ranges/chr": "chrom", "ranges/strand": "strand", "ranges/id": "gene_id"}
+        for name, column in texts.items():
+            values = GENES[column].to_numpy(dtype=object)
+            kind = {"dtype": h5py.string_dtype()} if isinstance(root, h5py.File) else {"dtype": str}
+            root.create_dataset(f"metadata/{name}", data=values, **kind)
+        for name in ("start", "end"):
+            root.create_dataset(f"metadata/ranges/{name}", data=GENES[name].to_numpy())
+
+
+def make_h5(path, **parts):
+    with h5py.File(path, "w") as root:
+        fill_kipoi(root, **parts)
+    return path
+
+
+def test_kipoi_outputs_read_alike(tmp_path):
+    make_h5(tmp_path / "out.h5")
+    fill_kipoi(zarr.open_group(str(tmp_path / "out.zarr"), mode="w"))
+    for name in ("out.h5", "out.zarr"):
+        with read_predictions(tmp_path / name) as found:
+            assert found.genes["gene_id"].tolist() == ["A", "B", "C"]
+            assert found.genes["chrom"].tolist() == ["chr1", "chr1", "chr2"]
+            assert found.genes["tss"].tolist() == [30, 550, 120]
+            np.testing.assert_allclose(found.genes["expression"], [0.5, 0.7, 0.9], rtol=1e-6)
+            np.testing.assert_allclose(found.mask(1), np.linspace(0, 1, L), rtol=1e-6)
+            assert found.provenance == {}
+            assert found.genes["known_fraction"].isna().all()
+            assert found.promoter == slice(0, L)  # the published 2 kb would not fit
+
+
+def test_an_output_of_expression_alone(tmp_path):
+    with h5py.File(tmp_path / "out.h5", "w") as root:
+        root.create_dataset("preds", data=np.array([[0.5], [0.7], [0.9]]))
+        fill_kipoi(root, preds=False)
+    with read_predictions(tmp_path / "out.h5") as found:
+        assert found.genes["expression"].tolist() == [0.5, 0.7, 0.9]
+        assert not found.has_mask
+
+
+def test_an_output_without_metadata_needs_the_gene_table(tmp_path):
+    path = make_h5(tmp_path / "out.h5", metadata=False)
+    with pytest.raises(InputError, match=r"does not say which genes it holds.*--keep_metadata"):
+        read_predictions(path)
+    table = GENES.assign(tss=[30, 550, 120])
+    with read_predictions(path, table) as found:
+        assert found.genes["start"].tolist() == [-20, 500, 70]
+    with pytest.raises(InputError, match="predictions of 3 genes but names 2"):
+        read_predictions(path, table.iloc[:2])
+
+
+def test_an_unknown_gene_is_named_with_the_nearest(tmp_path):
+    with (
+        read_predictions(make_h5(tmp_path / "out.h5")) as found,
+        pytest.raises(InputError, match=r"has no gene 'D' \(valid: A, B, C\)"),
+    ):
+        found.index("D")
+
+
+def test_some_genes_in_the_order_asked_for(tmp_path):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    for index in range(3):
+        store.write(index, row(index / 4))
+    with read_predictions(tmp_path / "p.zarr").select(["C", "A"]) as found:
+        assert found.genes["gene_id"].tolist() == ["C", "A"]
+        assert found.mask(0)[0] == 0.5
+        assert found.index("A") == 1
+        assert found.concentrations(1)[0][0] == 1.0
+        with pytest.raises(InputError, match="no gene 'B'"):
+            found.index("B")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gene_id": ["X", "Y", "Z"]}, r"the gene table: none of its 3 genes \(X, Y, Z\) is among the 3 of .*out.h5"),
+        ({"tss": [80_030, 80_550, 80_120]}, r"3 of the 3 genes that it shares with .*out.h5 lie elsewhere"),
+    ],
+)
+def test_a_table_of_other_genes_than_the_output_is_one_sentence(tmp_path, change, message):
+    make_h5(tmp_path / "out.h5")
+    table = GENES.assign(tss=(GENES["start"] + GENES["end"]) // 2)
+    read_predictions(tmp_path / "out.h5", table).close()
+    with pytest.raises(InputError, match=message):
+        read_predictions(tmp_path / "out.h5", table.assign(**change))
+
+
+@pytest.mark.parametrize("name", ["absent.h5", "absent.zarr", "absent"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: no such file"):
+        read_predictions(tmp_path / name)
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path):
+    path = make_h5(tmp_path / "cut.h5")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"cut\.h5: cannot be read as HDF5"):
+        read_predictions(path)
+    (tmp_path / "text.zarr").write_text("no store")
+    with pytest.raises(InputError, match=r"text\.zarr: cannot be read as a Zarr store"):
+        read_predictions(tmp_path / "text.zarr")
+    with pytest.raises(InputError, match="holds no predictions"):
+        read_predictions(make_h5(tmp_path / "inputs.h5", preds=False))

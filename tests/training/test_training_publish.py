@@ -1,0 +1,105 @@
+"""Publishing: weights, card and table agree, and the data loader would feed the model what it was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from training_runs import write_run
+
+from kipoi_seq2exp import load_model
+from kipoi_seq2exp.config import to_mapping
+from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.training import publish as publishing
+from kipoi_seq2exp.training.fit import fit
+from kipoi_seq2exp.training.publish import publish
+from kipoi_seq2exp.zoo.registry import file_sha256, read_served
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A finished run whose inputs are a row of the table of cell types, window and promoter included."""
+    folder = tmp_path_factory.mktemp("run")
+    inputs = to_mapping(read_cells()["K562"])
+    changes = {"train_window_bp": 2_400, "optimiser__max_steps": 3, "split__allow_overlap": True}
+    about = {"about": 'Made by a test: "tiny" # 1.', "limits": ["Only for tests."]}
+    return fit(write_run(tiny, folder, inputs=inputs, **changes, **about), folder / "runs").folder
+
+
+@pytest.fixture
+def group(tmp_path):
+    (tmp_path / "weights").mkdir()
+    return tmp_path
+
+
+def test_publishing_writes_weights_card_and_rows_that_agree(run, group):
+    published = publish(run, "K562", group)
+    sha256 = file_sha256(published.weights)
+    rows = read_served(group)
+    assert list(rows) == ["K562", "K562-expression"]
+    assert [row.outputs for row in rows.values()] == ["expression,element_mask", "expression"]
+    for row in rows.values():
+        assert (row.weights, row.weights_sha256, row.status) == ("weights/K562.safetensors", sha256, "trained")
+        assert row.cell_type == "K562"
+        assert row.trained_on.startswith("4 genes (tiny); held out: chr1:30000-60000, chr2:10000-30000. Made by a test")
+        assert "3 steps of 2 windows of 2,400 bp" in row.training_procedure
+    model = load_model(published.weights, "cpu", sha256=sha256)
+    assert model.provenance.source_sha256 == file_sha256(run / "best.safetensors")
+    card = published.card.read_text()
+    for text in (
+        sha256,
+        "Only for tests.",
+        "| mse |",
+        "d_model: 8 (published: 128)",
+        "Training saw 2,400 bp",
+        "tiny.fa",
+    ):
+        assert text in card
+    assert "rovisional" not in card
+
+
+def test_provisional_weights_say_so_everywhere(run, group):
+    published = publish(run, "K562", group, status="provisional")
+    assert "**Provisional weights" in published.card.read_text()
+    assert {row.status for row in published.rows} == {"provisional"}
+    assert load_model(published.weights, "cpu").provenance.status == "provisional"
+
+
+def test_publishing_again_replaces_the_rows_and_keeps_the_others(run, group):
+    publish(run, "GM12878", group)
+    publish(run, "K562", group, status="provisional")
+    before = read_served(group)
+    publish(run, "K562", group)
+    after = read_served(group)
+    assert list(after) == list(before)
+    assert after["GM12878"] == before["GM12878"]
+    assert after["K562"].status == "trained"
+
+
+def test_inputs_that_the_data_loader_would_not_give_are_refused(run, group):
+    with pytest.raises(ConfigError, match=r"trained with other tracks .* than the row 'K562-chr22'"):
+        publish(run, "K562", group, cell_type="K562-chr22")
+    with pytest.raises(ConfigError, match=re.escape("no cell type 'K526' in the table of cell types (did you mean")):
+        publish(run, "K562", group, cell_type="K526")
+    assert not (group / "models.tsv").exists()
+    assert not list((group / "weights").iterdir())
+
+
+def test_what_cannot_be_published_is_named(run, group, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"unknown status 'provisonal' .did you mean 'provisional'"):
+        publish(run, "K562", group, status="provisonal")
+    with pytest.raises(InputError, match=r"holds no best.safetensors: it is no finished run"):
+        publish(tmp_path, "K562", group)
+    monkeypatch.setattr(publishing, "LIMIT_BYTES", 1_000)
+    with pytest.raises(WeightsError, match="served ones may take 0 MB"):
+        publish(run, "K562", group)
+
+
+def test_a_row_differs_only_in_what_changes_the_numbers():
+    row = read_cells()["K562"]
+    tracks = tuple(dataclasses.replace(track, unit="another", description="x") for track in row.tracks)
+    assert publishing._essentials(row, "tracks") == publishing._essentials(
+        dataclasses.replace(row, tracks=tracks), "tracks"
+    )

@@ -1,0 +1,249 @@
+"""The page of a gene set in a real browser, opened from disk with the network cut off."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+from chromium import complaints, fetched, opened, until
+from small_runs import small_request, small_weights
+from test_report import data_of, write_pairs
+
+from kipoi_seq2exp.cli import main
+from kipoi_seq2exp.prediction.run import fill_store, prepare
+from kipoi_seq2exp.prediction.store import read_predictions
+
+PREDICTED = (2.5, 10.0, -1.0, 9.0, 100.0, -20.0, 0.5)  # sorted as texts they stand otherwise
+OBSERVED = (3.0, 12.0, 0.0, None, 90.0, -15.0, 0.25)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    with opened(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+def make_page(tiny, folder, *words, weights=None, **request):
+    fill_store(prepare(small_request(tiny, weights or small_weights(tiny, folder), **request), folder / "results"))
+    assert main(["report", str(folder / "results"), "-o", str(folder / "page"), *words]) == 0
+    return folder / "page" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def page(tiny, tmp_path_factory):
+    """A page of seven genes whose predicted and observed expression are known."""
+    folder = tmp_path_factory.mktemp("page")
+    pairs = write_pairs(folder / "pairs.tsv")
+    path = make_page(tiny, folder, "--threshold", "0.6", "--gtf", str(tiny.gtf), "--crispri", str(pairs))
+    text = path.read_text()
+    for gene, predicted, observed in zip(data_of(text)["genes"], PREDICTED, OBSERVED, strict=True):
+        one = re.compile(rf'("gene_id":"{gene["gene_id"]}".*?"expression":)[^,]+(.*?"observed":)[^,]+')
+        text = one.sub(rf"\g<1>{predicted}\g<2>{'null' if observed is None else observed}", text)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def shown(driver, page):
+    """The page, opened and its first locus drawn; afterwards nothing was fetched and the console is empty."""
+    yield from opened_page(driver, page)
+
+
+def opened_page(driver, page):
+    driver.get(page.as_uri())
+    until(driver, lambda d: text(d, "range"))
+    yield driver
+    assert complaints(driver) == []
+    assert fetched(driver) == []
+    assert text(driver, "failure") == ""
+
+
+def text(driver, name):
+    return driver.find_element("id", name).text
+
+
+def column(driver, label):
+    """The texts of a column of the table."""
+    at = next(n for n, cell in enumerate(heads(driver)) if cell.text.startswith(label)) + 1
+    return [cell.text for cell in driver.find_elements("css selector", f"#table td:nth-child({at})")]
+
+
+def heads(driver):
+    return driver.find_elements("css selector", "#table th")
+
+
+def sort_by(driver, label):
+    next(cell for cell in heads(driver) if cell.text.startswith(label)).click()
+
+
+def view(driver):
+    """First and last base on show (from 1, closed), as the page says; igv.js says the same."""
+    said = text(driver, "range")
+    chrom, *ends = re.split("[:-]", driver.execute_script("return report.browser.currentLoci()"))
+    assert said == f"{chrom}:" + "-".join(f"{round(float(end)):,}" for end in ends)
+    first, last = (int(end.replace(",", "")) for end in said.split(":")[1].split("-"))
+    return first, last
+
+
+def width(driver):
+    first, last = view(driver)
+    return last - first + 1
+
+
+def choose(driver, gene):
+    before = text(driver, "range")
+    driver.find_element("xpath", f"//*[@id='table']//tr[td[1]='{gene}']").click()
+    until(driver, lambda d: text(d, "range") != before)
+    driver.execute_async_script("report.shown.then(() => arguments[0]())")
+
+
+def drawn(driver):
+    return driver.execute_script("return report.browser.toSVG()")
+
+
+def tracks(driver):
+    return driver.execute_script("return report.browser.trackViews.map((view) => view.track.name).filter(Boolean)")
+
+
+def test_complaints_and_requests_are_noticed(driver, tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text("<img src='https://example.org/a.png'><script>console.error('broken'); missing();</script>")
+    driver.get(page.as_uri())
+    until(driver, lambda d: d.execute_script("return document.readyState") == "complete")
+    said = complaints(driver)
+    assert any("broken" in line for line in said)
+    assert any("missing is not defined" in line for line in said)
+    assert "https://example.org/a.png" in fetched(driver)
+
+
+def test_the_highest_predicted_gene_is_shown_first(shown):
+    assert text(shown, "title").startswith("gene05 (GENE05) chr2:8,000 +: predicted 100.000, observed 90.000")
+    assert view(shown) == (6_001, 10_000)
+    assert [head.text for head in heads(shown)] == [
+        "gene", "name", "TSS", "predicted \u25bc", "observed", "difference", "kept, %", "elements", "CRISPRi",
+    ]  # fmt: skip
+
+
+def test_the_table_sorts(shown):
+    genes = [f"GENE0{number}" for number in range(1, 8)]
+    assert [float(value) for value in column(shown, "predicted")] == sorted(PREDICTED, reverse=True)
+    sort_by(shown, "predicted")
+    assert [float(value) for value in column(shown, "predicted")] == sorted(PREDICTED)
+    sort_by(shown, "gene")
+    assert column(shown, "gene") == genes
+    sort_by(shown, "gene")
+    assert column(shown, "gene") == genes[::-1]
+    sort_by(shown, "TSS")
+    places = ["chr1:700 +", "chr1:9,000 -", "chr1:21,500 +", "chr1:33,210 -", "chr2:8,000 +", "chr2:15,000 +"]
+    assert column(shown, "TSS") == [*places, "chr2:29,500 -"]
+    known = sorted(value for value in OBSERVED if value is not None)
+    for rising in (False, True):
+        sort_by(shown, "observed")
+        *values, last = column(shown, "observed")
+        assert [float(value) for value in values] == (known if rising else known[::-1])
+        assert last == ""  # absent values stay last
+    assert "\u25b2" in next(head.text for head in heads(shown) if head.text.startswith("observed"))
+
+
+def test_a_click_on_a_gene_shows_its_locus(shown):
+    choose(shown, "GENE02")
+    assert text(shown, "title").startswith("gene02 (GENE02) chr1:9,000 -: predicted 10.000")
+    assert view(shown) == (7_001, 11_000)
+    assert tracks(shown) == ["genes", "CRISPRi", "h3k27ac", "dnase", "hic", "mask", "elements"]
+    picture = drawn(shown)
+    assert ">gene02<" in picture
+    assert ">gene05<" not in picture
+    assert all(colour in picture for colour in ("#7a3e9d", "#d1495b", "#2f6f9f"))  # mask, calls, the first track
+    chosen = shown.find_elements("css selector", "#table tr.chosen td:first-child")
+    assert [cell.text for cell in chosen] == ["GENE02"]
+    choose(shown, "GENE01")
+    assert view(shown) == (1, 2_700)  # its window reaches beyond the chromosome
+    assert tracks(shown) == ["genes", "h3k27ac", "dnase", "hic", "mask", "elements"]
+
+
+def test_what_igv_draws_are_the_values_of_the_page(shown, page):
+    gene = data_of(page.read_text())["genes"][4]
+    features = "return report.browser.trackViews.find((view) => view.track.name === arguments[0]).track.config.features"
+    calls = shown.execute_script(features, "elements")
+    spans = [[f["start"], f["end"]] for f in calls if "note" not in f]
+    assert spans == [element[:2] for element in gene["elements"]]
+    mask = shown.execute_script(features, "mask")
+    assert (mask[0]["start"], mask[-1]["end"]) == (6_000, 10_000)
+    assert all(first["end"] == second["start"] for first, second in itertools.pairwise(mask))
+    inside = [feature["value"] for feature in mask if feature["end"] > 7_800 and feature["start"] < 8_200]
+    assert set(inside) == {1}  # the promoter
+
+
+def test_a_locus_zooms_and_moves(shown):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    until(shown, lambda d: width(d) == 4_000)
+    shown.find_element("id", "in").click()
+    until(shown, lambda d: width(d) == 2_000)
+    assert view(shown) == (7_001, 9_000)
+    shown.find_element("id", "in").click()
+    until(shown, lambda d: width(d) == 1_000)
+    shown.find_element("id", "out").click()
+    until(shown, lambda d: width(d) == 2_000)
+    first = view(shown)[0]
+    place = shown.find_element("id", "locus")
+    ActionChains(shown).move_to_element(place).click_and_hold().move_by_offset(-120, 0).release().perform()
+    until(shown, lambda d: view(d)[0] > first)
+    assert abs(width(shown) - 2_000) <= 1
+    shown.find_element("id", "all").click()
+    until(shown, lambda d: view(d) == (6_001, 10_000))
+
+
+def test_a_name_that_is_nowhere_is_not_looked_up_elsewhere(shown):
+    before = view(shown)
+    found = shown.execute_async_script("report.browser.search('NOWHERE1').then(arguments[0])")
+    assert not found
+    assert view(shown) == before
+
+
+def test_the_scatter_shows_the_genes_with_labels(shown):
+    points = shown.find_elements("css selector", "#scatter circle")
+    assert len(points) == 6
+    assert text(shown, "agreement").endswith("6 genes, Pearson 0.999")
+    title = "return arguments[0].querySelector('title').textContent"
+    point = next(p for p in points if shown.execute_script(title, p).startswith("gene06:"))
+    point.click()
+    until(shown, lambda d: text(d, "title").startswith("gene06 (GENE06) chr2:29,500 -: predicted -20.000"))
+    until(shown, lambda d: view(d) == (27_501, 30_000))
+    (chosen,) = shown.find_elements("css selector", "#scatter circle.chosen")
+    assert shown.execute_script(title, chosen).startswith("gene06:")
+
+
+def test_one_gene(tiny, driver, tmp_path):
+    page = make_page(tiny, tmp_path, gene_ids=("GENE03",))
+    for shown in opened_page(driver, page):
+        assert column(shown, "gene") == ["GENE03"]
+        assert view(shown) == (19_501, 23_500)
+        assert not shown.find_element("id", "scatter-part").is_displayed()
+        assert tracks(shown)[0] == "TSS"  # no gene models were given
+        assert "GENE03" in drawn(shown)
+
+
+def test_without_observed_values_and_without_elements(tiny, driver, tmp_path):
+    table = tmp_path / "unlabelled.tsv"
+    table.write_text(tiny.genes.read_text().replace("\tlabel\t", "\tunused\t"))
+    plain = small_weights(tiny, tmp_path, "plain", variant="plain", generator_layers=0)
+    page = make_page(tiny, tmp_path, weights=plain, genes=table)
+    with read_predictions(tmp_path / "results") as found:
+        assert not found.has_mask
+    for shown in opened_page(driver, page):
+        assert [head.text for head in heads(shown)] == ["gene", "TSS", "predicted \u25bc"]
+        assert not shown.find_element("id", "scatter-part").is_displayed()
+        assert tracks(shown) == ["TSS", "h3k27ac", "dnase", "hic"]
+        assert text(shown, "legend") == ""
+        choose(shown, column(shown, "gene")[-1])
+        assert width(shown) > 2_000
+    assert not (page.parent / "elements.bed").exists()
+
+
+def test_no_element_called(tiny, driver, tmp_path):
+    page = make_page(tiny, tmp_path, "--threshold", "1", "--min-length", "3999")
+    for shown in opened_page(driver, page):
+        assert set(column(shown, "elements")) == {"0"}
+        assert tracks(shown)[-2:] == ["mask", "elements"]

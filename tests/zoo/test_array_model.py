@@ -1,0 +1,147 @@
+"""The network as Kipoi calls it: batches, gradients and layers with numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kipoi_seq2exp.config import NetworkConfig, Variant
+from kipoi_seq2exp.errors import ConfigError, ShapeError
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.zoo.array_model import ArrayModel
+
+LENGTH = 400
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = NetworkConfig(window_bp=LENGTH, promoter_bp=40, d_model=16, generator_layers=1, encoder_layers=1)
+    return ArrayModel(Seq2Exp(config).eval())
+
+
+@pytest.fixture(scope="module")
+def x():
+    random = np.random.default_rng(0)
+    return {
+        "onehot": np.eye(4, dtype=np.uint8)[random.integers(0, 4, (3, LENGTH))],
+        "signals": random.random((3, LENGTH, 3)),  # float64 on purpose
+        "features": random.standard_normal((3, 9)).astype(np.float32),
+        "blacklist": random.random((3, LENGTH)) < 0.1,
+    }
+
+
+def expression(model, x):
+    return model.predict(x)["expression"][:, 0]
+
+
+def test_shapes_types_and_the_networks_own_numbers(model, x):
+    found = model.predict(x)
+    tensors = {name: torch.as_tensor(values, dtype=torch.float32) for name, values in x.items()}
+    tensors["blacklist"] = tensors["blacklist"].bool()
+    with torch.inference_mode():
+        wanted = model.network(**tensors)
+    assert {name: (values.shape, values.dtype) for name, values in found.items()} == {
+        "expression": ((3, 1), np.float32),
+        "element_mask": ((3, LENGTH), np.float32),
+    }
+    np.testing.assert_allclose(found["expression"][:, 0], wanted.expression, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["element_mask"], wanted.mask, rtol=0, atol=1e-6)
+    promoter = slice(LENGTH // 2 - 20, LENGTH // 2 + 20)
+    assert (found["element_mask"][:, promoter] == 1).all()
+    outside = x["blacklist"].copy()
+    outside[:, promoter] = False
+    assert (found["element_mask"][outside] == 0).all()
+
+
+def test_each_window_is_on_its_own(model, x):
+    whole = model.predict(x)
+    for row in range(3):
+        alone = model.predict({name: values[row : row + 1] for name, values in x.items()})
+        for name in whole:
+            np.testing.assert_array_equal(alone[name][0], whole[name][row])
+
+
+def test_only_the_outputs_asked_for(model, x):
+    assert list(ArrayModel(model.network, ["expression"]).predict(x)) == ["expression"]
+    with pytest.raises(ConfigError, match="did you mean 'element_mask'"):
+        ArrayModel(model.network, ["element_masks"])
+    plain = Seq2Exp(NetworkConfig(variant=Variant.PLAIN, window_bp=LENGTH, promoter_bp=40, d_model=16))
+    with pytest.raises(ConfigError, match="make no element_mask"):
+        ArrayModel(plain)
+
+
+def test_gradient_equals_finite_differences(model, x):
+    gradient = model.gradient(x)
+    assert {name: values.shape for name, values in gradient.items()} == {name: x[name].shape for name in x}
+    assert not gradient["blacklist"].any()
+    random = np.random.default_rng(1)
+    for name in ("onehot", "signals", "features"):
+        values, step = x[name].astype(np.float64), 1e-2
+        direction = random.standard_normal(values.shape) * (values > 0 if name == "signals" else 1)
+        scale = step / np.abs(direction).max()
+        ahead, behind = ({**x, name: values + sign * scale * direction} for sign in (1, -1))
+        if name == "signals":
+            ahead, behind = ({**part, name: np.maximum(part[name], 0)} for part in (ahead, behind))
+        measured = (expression(model, ahead) - expression(model, behind)) / (2 * scale)
+        predicted = (gradient[name] * direction).reshape(3, -1).sum(1)
+        np.testing.assert_allclose(predicted, measured, rtol=0.05, atol=2e-3)
+
+
+def test_gradient_of_parts_of_a_layer(model, x):
+    mask = model.gradient(x, layer="element_mask", filter_idx=slice(0, 10))
+    whole = model.gradient(x, layer="element_mask", avg_func="sum")
+    assert np.abs(mask["signals"][:, :10]).sum() > 0
+    assert np.abs(mask["signals"][:, :10]).sum() < np.abs(whole["signals"]).sum()
+    np.testing.assert_array_equal(model.gradient(x, layer="expression")["onehot"], model.gradient(x)["onehot"])
+    best = model.gradient(x, layer="element_mask", filter_idx=slice(0, 10), avg_func="max")
+    assert 0 < np.count_nonzero(best["signals"].any(axis=2).sum(axis=1)) <= 3
+    assert best["signals"][:, 10:].any() == mask["signals"][:, 10:].any()
+    by_module = model.gradient(x, layer="expression_head.4", filter_idx=0)
+    np.testing.assert_allclose(by_module["features"], model.gradient(x)["features"], rtol=1e-5, atol=1e-7)
+
+
+def test_a_gradient_leaves_no_setting_behind(model, x):
+    model.gradient(x)
+    assert not any(getattr(module, "checkpoint_layers", False) for module in model.network.modules())
+    assert all(parameter.grad is None for parameter in model.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [("expression", (3, 1)), ("z", (3, LENGTH)), ("prior", (3, LENGTH, 3)), ("generator", (3, LENGTH, 16))],
+)
+def test_layers(model, x, layer, shape):
+    assert model.activation(x, layer).shape == shape
+
+
+def test_the_evidence_explains_the_mask(model, x):
+    soft = model.predict(x)["element_mask"]
+    kept = (soft > 0) & (soft < 1)
+    np.testing.assert_allclose(model.activation(x, "z")[kept], soft[kept], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"onehots": 1}, "did you mean 'onehot'"),
+        ({"signals": None}, "'signals' is missing"),
+        ({"features": np.zeros((2, 9))}, "different numbers of windows"),
+    ],
+)
+def test_wrong_inputs_are_named(model, x, change, message):
+    changed = {name: values for name, values in {**x, **change}.items() if values is not None}
+    with pytest.raises(ShapeError, match=message):
+        model.predict(changed)
+
+
+def test_wrong_requests_are_named(model, x):
+    with pytest.raises(ShapeError, match="dict of arrays"):
+        model.predict(x["onehot"])
+    with pytest.raises(ConfigError, match=r"unknown layer 'encodr' .did you mean 'encoder'"):
+        model.activation(x, "encodr")
+    with pytest.raises(ConfigError, match="unknown reduction 'mean'"):
+        model.gradient(x, avg_func="mean")
+    with pytest.raises(ConfigError, match="does not fit a layer"):
+        model.gradient(x, filter_idx=5)

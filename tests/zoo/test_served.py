@@ -1,0 +1,104 @@
+"""The repository's own group: its files agree with each other, and its weights still predict what was published."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.nn.checkpoint import load_model
+from kipoi_seq2exp.zoo import served
+from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.registry import expected_path, group_dir, read_served, weights_path
+
+ROWS = read_served() if (group_dir() / "models.tsv").is_file() else {}
+WEIGHTS = sorted({row.weights for row in ROWS.values()})
+LIMIT_BYTES = 20_000_000
+
+
+@pytest.fixture(scope="module", params=WEIGHTS)
+def weights(request):
+    rows = [row for row in ROWS.values() if row.weights == request.param]
+    return rows, load_model(group_dir() / request.param, "cpu", sha256=rows[0].weights_sha256)
+
+
+def test_the_promised_models_are_served():
+    assert {"K562", "GM12878", "K562-expression", "GM12878-expression"} <= set(ROWS)
+
+
+def test_model_yaml_follows_from_the_table():
+    assert (group_dir() / "model.yaml").read_text(encoding="utf-8") == served.render_model_yaml(group_dir())
+
+
+def test_provisional_weights_say_so_everywhere(weights):
+    rows, network = weights
+    for row in rows:
+        assert row.status == network.provenance.status
+    card = (group_dir() / rows[0].weights).with_suffix(".md").read_text(encoding="utf-8")
+    assert ("provisional" in card.lower()) == (rows[0].status == "provisional")
+    if ROWS["K562"] in rows:
+        text = (group_dir() / "model.yaml").read_text(encoding="utf-8")
+        assert ("PROVISIONAL" in text) == (rows[0].status == "provisional")
+
+
+def test_weights_are_small_and_intact():
+    for name, row in ROWS.items():
+        path = weights_path(name)
+        assert path == group_dir() / row.weights
+        assert path.stat().st_size < LIMIT_BYTES
+
+
+def test_the_weights_read_what_the_data_loader_gives(weights):
+    rows, network = weights
+    spec = served.inputs_of(rows[0].cell_type)
+    assert network.inputs is not None
+    assert (network.inputs.track_names, network.inputs.feature_names) == (spec.track_names, spec.feature_names)
+    assert network.config.window_bp == spec.window_bp
+
+
+def test_every_expected_prediction_is_still_made(weights):
+    """All outputs of all members, where `kipoi test` used to compare the first only."""
+    rows, network = weights
+    for row in rows:
+        with h5py.File(expected_path(row.model)) as file:
+            assert set(file["preds"]) == set(row.output_names)
+            inputs = {name: values[:] for name, values in file["inputs"].items()}
+            wanted = {name: values[:] for name, values in file["preds"].items()}
+        example = served.example_inputs(row.cell_type, group_dir(), served.EXPECTED_ROWS)
+        for name, values in example.items():
+            np.testing.assert_allclose(inputs[name], values, rtol=1e-6, atol=1e-6)
+        found = ArrayModel(network, row.output_names).predict(inputs)
+        for name, values in wanted.items():
+            assert values.shape == found[name].shape
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=1.5e-4)
+
+
+def test_the_schemas_agree_with_the_model_and_the_table_of_inputs():
+    folder = group_dir()
+    model = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+    data = yaml.safe_load((folder / "dataloader.yaml").read_text(encoding="utf-8"))
+    given, read = data["output_schema"]["inputs"], model["schema"]["inputs"]
+    assert {name: field["shape"] for name, field in given.items()} == {name: f["shape"] for name, f in read.items()}
+    for spec in read_cells().values():
+        window, tracks, features = spec.window_bp, len(spec.tracks), len(spec.features)
+        assert {name: field["shape"] for name, field in read.items()} == {
+            "onehot": f"({window}, 4)",
+            "signals": f"({window}, {tracks})",
+            "features": f"({features},)",
+            "blacklist": f"({window},)",
+        }
+        assert tuple(read["features"]["column_labels"]) == spec.feature_names
+    assert {name: field["shape"] for name, field in model["schema"]["targets"].items()} == {
+        "expression": "(1,)",
+        "element_mask": f"({window},)",
+    }
+    for fields in (*given.values(), *read.values(), *data["args"].values(), *model["schema"]["targets"].values()):
+        assert fields["doc"]
+
+
+def test_an_unknown_cell_type_is_named():
+    with pytest.raises(ConfigError, match="did you mean 'K562'"):
+        served.inputs_of("K526")
