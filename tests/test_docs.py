@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kipoi_seq2exp import zoo
 from kipoi_seq2exp.cli import build_parser
+from kipoi_seq2exp.zoo import register
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -106,7 +106,7 @@ def test_commands_on_the_example_run(tmp_path):
     for name in ("example", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "home").mkdir()
-    zoo.register(tmp_path / "home", offline=True)
+    register.register(tmp_path / "home", offline=True)
     environment = {
         **os.environ,
         "HOME": str(tmp_path / "home"),

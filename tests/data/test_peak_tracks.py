@@ -10,12 +10,12 @@ import small_runs
 from small_runs import finished_run
 from training_runs import run_settings
 
-from kipoi_seq2exp.view.locus import Surroundings
-from kipoi_seq2exp.view.sessions import shown_files
-from kipoi_seq2exp.prediction.store import read_predictions
 from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.signals import SignalFormat, open_signal, signal_format
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.prediction.store import read_predictions
+from kipoi_seq2exp.view.locus import Surroundings
+from kipoi_seq2exp.view.sessions import shown_files
 
 SPEC = TrackSpec("dnase")
 PEAKS = [("chr1", 100, 300, 40, 2.5), ("chr1", 250, 400, 70, 1.5), ("chr1", 900, 950, 10, 7.0), ("chr2", 5, 9, 1, 1.0)]

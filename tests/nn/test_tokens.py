@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from kipoi_seq2exp.elements.evidence import split_evidence
-from kipoi_seq2exp.elements.fdr import mask_under
 from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.elements.evidence import split_evidence
+from kipoi_seq2exp.elements.fdr import mask_under
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.scan import Backend
