@@ -63,8 +63,11 @@ def run_fetch(args: argparse.Namespace, say: Say) -> int:
 
 def run_train(args: argparse.Namespace, say: Say) -> int:
     """Train."""
-    fit = _training("fit").fit
-    result = fit(args.config, args.output, args.data, overrides(args.overrides), resume=args.resume)
+    fit, changes = _training("fit").fit, overrides(args.overrides)
+    config = _training("config").read_training_config(args.config, args.data, changes)
+    if started := _training("start").describe_start(config):
+        say(started)
+    result = fit(args.config, args.output, args.data, changes, resume=args.resume)
     say(f"written: {result.weights}")
     for name in ("mse", "mae", "pearson", "spearman"):
         if name in result.scores:

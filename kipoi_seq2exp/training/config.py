@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, Variant, from_mapping, read_yaml, suggest
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant, from_mapping, read_yaml, suggest
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.training.sections import (
@@ -31,7 +31,7 @@ from kipoi_seq2exp.training.sections import (
 
 
 class Start(str, enum.Enum):
-    """Where the weights start."""
+    """Where the weights start, unless at trained ones."""
 
     RANDOM = "random"
     LINEAR = "linear"  # random, but the expression head begins as the ridge regression of the labels on the features
@@ -64,8 +64,9 @@ class TrainingConfig:
         Length of the training windows where it is shorter than the served `window_bp` (not for the hard variant).
     seed : int
         Of weights, order, augmentation and masks.
-    start : Start
-        Initial weights.
+    start : str
+        Initial weights: "random", "linear" (see `Start`), or trained ones to start from: the name of a served model or
+        a .safetensors file (`training.start`). The network's settings then follow from them.
     ridge : float
         Penalty of the regression that "linear" starts from.
     linear_on : tuple of str
@@ -90,7 +91,7 @@ class TrainingConfig:
     run: RunConfig = field(default_factory=RunConfig)
     train_window_bp: int | None = None
     seed: int = 2
-    start: Start = Start.RANDOM
+    start: str = Start.RANDOM.value
     ridge: float = 1.0
     linear_on: tuple[str, ...] = ()
     mask_from: str | None = None
@@ -134,7 +135,7 @@ class TrainingConfig:
             )
 
     def _check_start(self) -> None:
-        if self.start is Start.LINEAR and self.network.n_features == 0:
+        if self.start == Start.LINEAR.value and self.network.n_features == 0:
             raise ConfigError("start 'linear' needs gene features: the head begins as their regression.")
         for name in self.linear_on:
             if name not in self.inputs.feature_names:
@@ -159,6 +160,11 @@ class TrainingConfig:
             raise ConfigError(
                 "train_window_bp cannot differ from window_bp in the hard variant: its positions are learned."
             )
+
+    @property
+    def start_weights(self) -> str | None:
+        """Trained weights that the run starts from, by name or path."""
+        return None if self.start in [start.value for start in Start] else self.start
 
     @property
     def root(self) -> Path:
@@ -203,7 +209,7 @@ def training_config(values: Mapping[str, Any], where: str) -> TrainingConfig:
     if "inputs" not in values:
         raise ConfigError(f"{where}: the field 'inputs' is missing (e.g. inputs: {{cell_type: K562}}).")
     inputs = _inputs(values["inputs"], f"{where}: inputs")
-    network = dict(_section(values, "network", where))
+    network = {**_started_from(values), **_section(values, "network", where)}
     derived = {
         "window_bp": inputs.window_bp,
         "promoter_bp": inputs.promoter_bp,
@@ -213,7 +219,37 @@ def training_config(values: Mapping[str, Any], where: str) -> TrainingConfig:
     for name, value in derived.items():
         if network.setdefault(name, value) != value:
             raise ConfigError(f"{where}: network.{name} is {network[name]}, but inputs give {value}: leave it out.")
+    network = {**_track_settings(inputs), **network}
+    contacts = [number for number, track in enumerate(inputs.tracks) if track.kind is TrackKind.CONTACT]
+    if network.get("contact_pool") and contacts:
+        network.setdefault("contact_track", contacts[0])
     return from_mapping(TrainingConfig, {**values, "inputs": inputs, "network": network}, where)
+
+
+def _track_settings(inputs: InputSpec) -> dict[str, list[float]]:
+    """Return the share and the evidence of each track where the config states none: the published ones by name."""
+    default = NetworkConfig()
+    weights = dict(zip(PUBLISHED_TRACKS, default.prior_weights, strict=True))
+    betas = dict(zip(PUBLISHED_TRACKS, default.signal_betas, strict=True))
+    other = {TrackKind.BIGWIG: weights["dnase"], TrackKind.CONTACT: weights["hic"]}
+    return {
+        "prior_weights": [weights.get(track.name, other[track.kind]) for track in inputs.tracks],
+        "signal_betas": [betas.get(track.name, 1.0) for track in inputs.tracks],
+    }
+
+
+PUBLISHED_TRACKS = ("h3k27ac", "dnase", "hic")
+"""Tracks whose share and evidence are the defaults of `NetworkConfig`."""
+
+
+def _started_from(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of the network that follow from the weights a run starts from."""
+    start = values.get("start", Start.RANDOM.value)
+    if not isinstance(start, str) or start in [known.value for known in Start]:
+        return {}
+    from kipoi_seq2exp.training.start import network_of
+
+    return network_of(start)
 
 
 def _inputs(values: Any, where: str) -> InputSpec:

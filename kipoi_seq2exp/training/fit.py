@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -36,12 +35,11 @@ from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import load_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
-from kipoi_seq2exp.training.config import Start, TrainingConfig, read_training_config
+from kipoi_seq2exp.training.config import TrainingConfig, read_training_config
 from kipoi_seq2exp.training.data import (
     CellSet,
     LabelledWindows,
     describe,
-    feature_table,
     judge_loader,
     open_cells,
     train_loader,
@@ -51,9 +49,10 @@ from kipoi_seq2exp.training.data import (
 from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool
 from kipoi_seq2exp.training.figures import draw_curves
 from kipoi_seq2exp.training.folder import check_resumable, is_first, make_folder, prepare, read_rows, versions
-from kipoi_seq2exp.training.module import TrainingModule, build_network, open_teacher, start_from_regression
+from kipoi_seq2exp.training.module import TrainingModule, open_teacher
 from kipoi_seq2exp.training.sections import Keep, Precision, Scheme
 from kipoi_seq2exp.training.splits import cross_validation
+from kipoi_seq2exp.training.start import start_network
 
 log = logging.getLogger(__name__)
 EXPECTED_WARNINGS = (
@@ -241,17 +240,6 @@ def _quiet() -> Iterator[None]:
         lightning.setLevel(before)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # Lightning's shutdown leaves Ctrl-C switched off
             signal.signal(signal.SIGINT, handler)
-
-
-def start_network(config: TrainingConfig, train: LabelledWindows) -> Seq2Exp:
-    """Build the initial network: random, or with a head that begins as a regression on the gene features."""
-    network = build_network(config)
-    if config.start is Start.LINEAR:
-        labels = [train.cells[cell].labels[row] for cell, row in train.places]
-        names = config.linear_on or config.inputs.feature_names
-        chosen = np.isin(config.inputs.feature_names, names)
-        start_from_regression(network, feature_table(train) * chosen, np.array(labels), config.ridge)
-    return network
 
 
 def _trainer(config: TrainingConfig, folder: Path, *, with_validation: bool) -> pl.Trainer:

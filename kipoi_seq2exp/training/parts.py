@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.training import splits
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 
@@ -14,14 +15,25 @@ def make_split(genes: pd.DataFrame, config: SplitConfig) -> splits.Split:
     Raises
     ------
     ConfigError
-        If a fold, chromosome, region, column or value is unknown.
+        If a fold, chromosome, region, column or value is unknown, names no gene, or nothing is held out by a scheme
+        that is meant to.
     """
+    if config.scheme in (Scheme.ALL, Scheme.CROSS_VALIDATION):
+        return splits.keep_all(genes)
     if config.scheme is Scheme.FOLD:
-        return splits.split_by_fold(genes, config.fold)
-    if config.scheme is Scheme.CHROMOSOME:
-        return splits.split_by_chromosome(genes, config.validation, config.test)
-    if config.scheme is Scheme.REGION:
-        return splits.split_by_region(genes, config.validation, config.test)
-    if config.scheme is Scheme.COLUMN:
-        return splits.split_by_column(genes, config.column, config.validation, config.test, config.train)
-    return splits.keep_all(genes)
+        split, said = splits.split_by_fold(genes, config.fold), f"fold '{config.fold}'"
+    elif config.scheme is Scheme.CHROMOSOME:
+        split, said = splits.split_by_chromosome(genes, config.validation, config.test), "chromosome"
+    elif config.scheme is Scheme.REGION:
+        split, said = splits.split_by_region(genes, config.validation, config.test), "region"
+    else:
+        split, said = (
+            splits.split_by_column(genes, config.column, config.validation, config.test, config.train),
+            "column",
+        )
+    if not len(split.validation) and not len(split.test):
+        raise ConfigError(
+            f"split: the scheme '{said}' holds out none of the {len(genes)} genes: name validation or test, or say "
+            "'scheme: all' to train on every gene."
+        )
+    return split

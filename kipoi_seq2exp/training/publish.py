@@ -171,7 +171,7 @@ def training_procedure(config: TrainingConfig) -> str:
         f"smooth L1 + {o.kl_weight:g} KL",
         f"shifts up to {config.augment.max_shift_bp} bp, reverse complement with probability "
         f"{config.augment.reverse_complement:g}",
-        f"start {config.start.value}",
+        f"start {config.start}",
         f"{config.run.keep.value} weights, seed {config.seed}",
     ]
     return "; ".join(parts)

@@ -244,5 +244,12 @@ def _in_regions(genes: pd.DataFrame, regions: Sequence[str]) -> Chosen:
         start, end = (int(text.replace(",", "")) for text in match.groups()[1:]) if match else (0, 0)
         if match is None or end <= start:
             raise ConfigError(f"'{region}' is no region: write chrom:start-end, e.g. chr22:16370000-18220000.")
-        chosen |= (chroms == match.group(1)) & (tss >= start) & (tss < end)
+        inside = (chroms == match.group(1)) & (tss >= start) & (tss < end)
+        if not inside.any():
+            raise ConfigError(f"no gene has its TSS in the region '{region}'{_chromosomes(match.group(1), chroms)}.")
+        chosen |= inside
     return chosen
+
+
+def _chromosomes(chrom: str, chroms: npt.NDArray[np.str_]) -> str:
+    return "" if chrom in chroms else suggest(chrom, set(chroms.tolist()))

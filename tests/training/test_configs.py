@@ -32,7 +32,7 @@ def test_paper_configs_keep_the_published_settings(name):
     config = read(name)
     assert config.optimiser == OptimiserConfig()
     assert config.augment == AugmentConfig()
-    assert config.start is Start.RANDOM
+    assert config.start == Start.RANDOM.value
     assert (config.split.scheme, config.split.fold) == (Scheme.FOLD, "11")
     assert config.window_bp == config.network.window_bp == 200_000
     assert (config.network.d_model, config.network.encoder_layers, config.network.n_features) == (128, 4, 9)

@@ -4,8 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+<<<<<<< HEAD:tests/training/test_splits.py
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.training import splits
+=======
+from kipoi_seq2exp.config import from_mapping
+from kipoi_seq2exp.data import splits
+from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.training.parts import make_split
+from kipoi_seq2exp.training.sections import SplitConfig
+>>>>>>> a809bc0 (A run can start from trained weights; a split that holds nothing out is an error; a track's share and evidence follow from the tracks):tests/test_splits.py
 
 
 def gene_table(chroms, tss, **columns):
@@ -115,3 +123,22 @@ def test_an_empty_part_and_an_empty_cell_are_named():
         splits.check_parts(splits.keep_all(genes), needed=["train", "validation"])
     with pytest.raises(InputError, match="needs two or more"):
         splits.cross_validation(gene_table(["chr1"], [1], region=["a"]), "region")
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"scheme": "column", "column": "segment"}, "the scheme 'column' holds out none of the"),
+        ({"scheme": "chromosome"}, "the scheme 'chromosome' holds out none of the .* say 'scheme: all'"),
+        ({"scheme": "fold", "fold": "9"}, "the scheme 'fold '9'' holds out none"),
+        ({"scheme": "region", "test": ["chr1:5-9"]}, "no gene has its TSS in the region 'chr1:5-9'"),
+        ({"scheme": "region", "test": ["1:5-9"]}, "no gene has its TSS in the region '1:5-9' .*chr"),
+        ({"scheme": "column", "column": "segment", "test": ["z"]}, "no gene has the value of the column 'segment' 'z'"),
+    ],
+)
+def test_a_split_that_holds_nothing_out_is_an_error(split, message):
+    genes = pd.DataFrame({"gene_id": list("abc"), "chrom": ["chr1", "chr2", "chr5"], "tss": [500, 600, 700]})
+    genes["segment"] = ["x", "x", "y"]
+    with pytest.raises(ConfigError, match=message):
+        make_split(genes, from_mapping(SplitConfig, split, "split"))
+    assert len(make_split(genes, from_mapping(SplitConfig, {"scheme": "all"}, "split")).train) == 3

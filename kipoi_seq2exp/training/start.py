@@ -1,0 +1,173 @@
+"""The weights that a run starts from: random, a regression in the head, or trained ones of the same architecture.
+
+Contract for trained ones: with the same tracks and features the run starts with exactly their predictions. Tracks and
+features are matched by name; new ones start silent (no weight reads them, and a track has no share in the evidence of
+the mask), so that the network predicts what it did and learns what they add.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, to_mapping
+from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.nn.checkpoint import load_model
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.training.config import Start, TrainingConfig
+from kipoi_seq2exp.training.data import LabelledWindows, feature_table
+from kipoi_seq2exp.training.module import build_network, start_from_regression
+
+SILENT = -20.0  # of a new track's weight before the softmax, below the smallest: a share of 2e-9
+FREE = ("window_bp", "n_tracks", "n_features", "prior_weights", "signal_betas", "contact_track", "strand_feature")
+"""Settings of the network that may differ from those of the weights, or follow from the run's tracks and features."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which tracks or features of a run are read by the weights it starts from.
+
+    Attributes
+    ----------
+    ours, theirs : tuple of int
+        Places of the shared ones among the run's and among the weights'.
+    """
+
+    ours: tuple[int, ...]
+    theirs: tuple[int, ...]
+
+    @classmethod
+    def by_name(cls, ours: Sequence[str], theirs: Sequence[str]) -> Match:
+        """Match names, in the run's order."""
+        shared = [name for name in ours if name in theirs]
+        return cls(tuple(ours.index(name) for name in shared), tuple(theirs.index(name) for name in shared))
+
+
+def start_network(config: TrainingConfig, train: LabelledWindows) -> Seq2Exp:
+    """Build the initial network of a run as its `start` says.
+
+    Raises
+    ------
+    ConfigError
+        If the weights to start from have another architecture, or do not name their inputs.
+    """
+    if config.start == Start.LINEAR.value:
+        network = build_network(config)
+        labels = [train.cells[cell].labels[row] for cell, row in train.places]
+        names = config.linear_on or config.inputs.feature_names
+        chosen = np.isin(config.inputs.feature_names, names)
+        start_from_regression(network, feature_table(train) * chosen, np.array(labels), config.ridge)
+        return network
+    return build_network(config) if config.start_weights is None else start_from_weights(config)
+
+
+def start_from_weights(config: TrainingConfig) -> Seq2Exp:
+    """Build the network of a run from the weights that `start` names."""
+    source, inputs = _open_source(config)
+    tracks, features = _matches(config.inputs, inputs)
+    network = build_network(dataclasses.replace(config, network=_evidence_settings(config.network, source, tracks)))
+    state, known = network.state_dict(), source.state_dict()
+    for name, value in state.items():
+        if name == "signal_embedding.weight":
+            state[name] = _columns(value, known.get(name), tracks)
+        elif name == "expression_head.0.weight":
+            first = value.shape[1] - config.network.n_features
+            head = known[name][:, :first]
+            rest = _columns(value[:, first:], known[name][:, first:], features)
+            state[name] = torch.cat([head, rest], dim=1)
+        elif name not in ("prior_weights", "signal_betas") and name in known:
+            state[name] = known[name]
+    network.load_state_dict(state)
+    return network
+
+
+def describe_start(config: TrainingConfig) -> str:
+    """Return in one sentence what a run takes from the weights it starts from; empty where it starts from none."""
+    if config.start_weights is None:
+        return ""
+    source, inputs = _open_source(config)
+    parts = [f"starting from {config.start} ({sum(p.numel() for p in source.parameters()):,} parameters)"]
+    for what, ours, theirs in (
+        ("tracks", config.inputs.track_names, inputs.track_names),
+        ("features", config.inputs.feature_names, inputs.feature_names),
+    ):
+        for word, names in (
+            (f"{what} matched by name", [name for name in ours if name in theirs]),
+            (f"new {what}, silent at the start", [name for name in ours if name not in theirs]),
+            (f"{what} of the weights left out", [name for name in theirs if name not in ours]),
+        ):
+            if names:
+                parts.append(f"{word}: {', '.join(names)}")
+    changed = [
+        f"{ours.name} is read as {ours.transform.value} of '{ours.unit}', the weights learned {theirs.transform.value} "
+        f"of '{theirs.unit}'"
+        for ours in config.inputs.tracks
+        for theirs in inputs.tracks
+        if ours.name == theirs.name and (ours.transform, ours.unit) != (theirs.transform, theirs.unit)
+    ]
+    return "; ".join([*parts, *changed])
+
+
+def _open_source(config: TrainingConfig) -> tuple[Seq2Exp, InputSpec]:
+    """Load the weights to start from, after checking that they fit the run's network."""
+    where = config.start_weights
+    assert where is not None  # for the type checker
+    source = load_model(where, "cpu")
+    if source.inputs is None:
+        raise ConfigError(
+            f"start: the weights '{where}' do not name their tracks and features, so none can be matched."
+        )
+    ours, theirs = to_mapping(config.network), to_mapping(source.config)
+    for name in shape_settings():
+        if ours[name] != theirs[name]:
+            raise ConfigError(
+                f"start: the weights '{where}' have {name} {theirs[name]}, the run's network {ours[name]}: leave "
+                f"network.{name} out (it then follows from the weights), or start otherwise."
+            )
+    return source, source.inputs
+
+
+def shape_settings() -> tuple[str, ...]:
+    """Names of the settings that the parameters of two networks must share."""
+    names = ("variant", "d_model", "d_state", "d_conv", "expand", "generator_layers", "encoder_layers", "token_bp")
+    return (*names, "stem_bp", "contact_pool")
+
+
+def _matches(ours: InputSpec, theirs: InputSpec) -> tuple[Match, Match]:
+    return (
+        Match.by_name(ours.track_names, theirs.track_names),
+        Match.by_name(ours.feature_names, theirs.feature_names),
+    )
+
+
+def _evidence_settings(network: NetworkConfig, source: Seq2Exp, tracks: Match) -> NetworkConfig:
+    """Return the run's network with the weights' share and evidence of each matched track; new ones have no share."""
+    if not network.generates_mask or not tracks.ours:
+        return network
+    weights, betas = list(network.prior_weights), list(network.signal_betas)
+    smallest = min(float(source.prior_weights[i]) for i in tracks.theirs)
+    for ours in range(network.n_tracks):
+        weights[ours] = smallest + SILENT
+    for ours, theirs in zip(tracks.ours, tracks.theirs, strict=True):
+        weights[ours], betas[ours] = float(source.prior_weights[theirs]), float(source.signal_betas[theirs])
+    return dataclasses.replace(network, prior_weights=tuple(weights), signal_betas=tuple(betas))
+
+
+def _columns(fresh: Tensor, known: Tensor | None, match: Match) -> Tensor:
+    """Return weights like `fresh` whose matched columns are those of `known`, the others zero."""
+    columns = torch.zeros_like(fresh)
+    if known is not None and match.ours:
+        columns[:, list(match.ours)] = known[:, list(match.theirs)]
+    return columns
+
+
+def network_of(weights: str) -> Mapping[str, Any]:
+    """Return the settings that a network takes over from weights, but for those that follow from the inputs."""
+    settings = to_mapping(load_model(weights, "cpu").config)
+    return {name: value for name, value in settings.items() if name not in (*FREE, "promoter_bp")}

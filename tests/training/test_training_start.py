@@ -1,0 +1,95 @@
+"""Starting from trained weights: the same predictions with the same tracks; new ones change nothing at the start."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small_network, small_weights
+from training_runs import run_settings, write_run
+
+from kipoi_seq2exp.cli import main
+from kipoi_seq2exp.config import TrackSpec, to_mapping
+from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.nn.checkpoint import load_model
+from kipoi_seq2exp.training.config import training_config
+from kipoi_seq2exp.training.start import describe_start, start_from_weights
+
+
+def batch(n_tracks, n_features, window=1_200):
+    draw = np.random.default_rng(5)
+    onehot = np.eye(4, dtype=np.float32)[draw.integers(0, 4, (2, window))]
+    signals = draw.random((2, window, n_tracks), dtype=np.float32)
+    return (
+        torch.from_numpy(onehot),
+        torch.from_numpy(signals),
+        torch.from_numpy(draw.random((2, n_features), np.float32)),
+    )
+
+
+def settings(tiny, weights, **changes):
+    changes = {"start": str(weights), "network": {}, "train_window_bp": None, **changes}
+    return run_settings(tiny, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    return small_weights(tiny, tmp_path_factory.mktemp("start"), contact_pool=2, contact_track=2)
+
+
+@torch.inference_mode()
+def test_same_inputs_start_with_the_same_predictions(tiny, trained):
+    config = training_config(settings(tiny, trained, network={}), "run")
+    network = config.network  # which follows from the weights and the tracks
+    assert (network.d_model, network.contact_pool, network.contact_track) == (16, 2, 2)
+    started, source = start_from_weights(config).eval(), load_model(trained, "cpu")
+    arrays = batch(3, len(config.inputs.features))
+    torch.testing.assert_close(started(*arrays).expression, source(*arrays).expression)
+    torch.testing.assert_close(started(*arrays).mask, source(*arrays).mask)
+
+
+@torch.inference_mode()
+def test_new_tracks_and_features_are_silent_and_order_does_not_matter(tiny, trained):
+    inputs = to_mapping(dataclasses.replace(tiny.inputs, window_bp=1_200, promoter_bp=400))
+    hic, dnase, h3k27ac = inputs["tracks"][::-1]
+    inputs["tracks"] = [to_mapping(TrackSpec("atac")), dnase, hic, h3k27ac]
+    inputs["features"] = [{"name": "NEW"}, *inputs["features"][::-1]]
+    config = training_config(settings(tiny, trained, inputs=inputs), "run")
+    assert config.network.contact_track == 2
+    started, source = start_from_weights(config).eval(), load_model(trained, "cpu")
+    onehot, signals, features = batch(4, 1 + len(source.inputs.features))
+    known = source(onehot, signals[..., [3, 1, 2]], features[:, 1:].flip(1))
+    for scale in (1, 50):  # whatever the new ones hold
+        signals[..., 0] *= scale
+        features[:, 0] *= scale
+        output = started(onehot, signals, features)
+        torch.testing.assert_close(output.expression, known.expression)
+        torch.testing.assert_close(output.mask, known.mask, rtol=1e-4, atol=1e-5)
+    said = describe_start(config)
+    assert "tracks matched by name: dnase, hic, h3k27ac; new tracks, silent at the start: atac" in said
+    assert "new features, silent at the start: NEW" in said
+
+
+def test_another_architecture_is_named(tiny, trained):
+    config = training_config(settings(tiny, trained, network={"d_model": 8, "contact_track": 2}), "run")
+    message = re.escape(
+        f"start: the weights '{trained}' have d_model 16, the run's network 8: leave network.d_model out"
+    )
+    with pytest.raises(ConfigError, match=message):
+        start_from_weights(config)
+
+
+def test_fine_tuning_says_what_was_matched(tiny, tmp_path, capsys):
+    weights = small_weights(tiny, tmp_path)
+    run = write_run(
+        tiny, tmp_path, start=str(weights), network={}, optimiser__max_steps=3, data__0__sources__hic="powerlaw"
+    )
+    assert main(["train", str(run), "-o", str(tmp_path / "runs")]) == 0
+    assert "tracks matched by name: h3k27ac, dnase, hic" in capsys.readouterr().out
+    moved = load_model(tmp_path / "runs" / "small" / "best.safetensors", "cpu")
+    before = small_network(tiny)
+    difference = (moved.evidence_head.weight - before.evidence_head.weight).abs().max()
+    assert 0 < difference < 0.02  # three steps away from where it started
