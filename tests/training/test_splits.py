@@ -4,16 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-<<<<<<< HEAD:tests/training/test_splits.py
+from kipoi_seq2exp.config import from_mapping
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.training import splits
-=======
-from kipoi_seq2exp.config import from_mapping
-from kipoi_seq2exp.data import splits
-from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.training.parts import make_split
 from kipoi_seq2exp.training.sections import SplitConfig
->>>>>>> a809bc0 (A run can start from trained weights; a split that holds nothing out is an error; a track's share and evidence follow from the tracks):tests/test_splits.py
 
 
 def gene_table(chroms, tss, **columns):
