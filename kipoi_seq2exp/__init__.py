@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.config import InputSpec, MaskMode, NetworkConfig, Provenance, Variant
     from kipoi_seq2exp.data.dataset import WindowDataset
     from kipoi_seq2exp.errors import Seq2ExpError
-    from kipoi_seq2exp.nn.checkpoint import convert_checkpoint, load_model, save_model
+    from kipoi_seq2exp.nn.checkpoint import save_model
     from kipoi_seq2exp.nn.losses import seq2exp_loss
     from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
+    from kipoi_seq2exp.zoo.models import convert_checkpoint, load_model
 
 __version__ = "0.1.0"
 
@@ -31,8 +32,8 @@ _HOMES = {
     "Seq2ExpOutput": "nn.network",
     "Variant": "config",
     "WindowDataset": "data.dataset",
-    "convert_checkpoint": "nn.checkpoint",
-    "load_model": "nn.checkpoint",
+    "convert_checkpoint": "zoo.models",
+    "load_model": "zoo.models",
     "save_model": "nn.checkpoint",
     "seq2exp_loss": "nn.losses",
 }

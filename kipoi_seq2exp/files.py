@@ -1,4 +1,4 @@
-"""Output files that are either whole or absent: written under a temporary name in the same folder, then renamed.
+"""Files on disk: outputs that are whole or absent (a temporary name beside them, then renamed), and hashes.
 
 Contract: what goes wrong on the disk is an `OutputError` of one sentence that names the file; nothing half-written
 stays behind, and a file that was there before is replaced only by a whole one.
@@ -7,13 +7,14 @@ stays behind, and a file that was there before is replaced only by a whole one.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.errors import OutputError, WeightsError
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
@@ -101,3 +102,30 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be removed ({error.strerror}).") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def verify_sha256(path: Path, sha256: str) -> None:
+    """Check that a weights file is the expected one, byte for byte.
+
+    Raises
+    ------
+    WeightsError
+        If it is missing or differs.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file: restore it from the release it came with.")
+    found = file_sha256(path)
+    if found != sha256:
+        raise WeightsError(
+            f"{path}: the weights are damaged or were replaced (SHA-256 {found[:12]}..., expected {sha256[:12]}...): "
+            "restore the file from the release it came with."
+        )

@@ -315,3 +315,74 @@ class GeneTableContacts(LazyFile[dict[str, Steps]], ContactSource):
         if (starts[1:] < ends[:-1]).any():
             raise InputError(f"{self.where}: intervals of {gene_id} overlap.")
         return Steps(starts, ends, np.array([entry[2] for entry in entries], dtype=np.float32))
+
+
+class PublishedContacts(LazyFile[dict[str, Any]], ContactSource):
+    """Contact of each base of a gene's window, from hic_feat_chrN.h5.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the cell type, with one file per chromosome.
+    spec : TrackSpec
+        The track, for messages.
+    """
+
+    def __init__(self, folder: str | Path, spec: TrackSpec) -> None:
+        super().__init__()
+        self.folder, self.spec = Path(folder), spec
+        self.files = {path.stem.removeprefix("hic_feat_"): path for path in sorted(self.folder.glob("hic_feat_*.h5"))}
+        if not self.files:
+            raise InputError(f"track '{spec.name}': {self.folder} holds no hic_feat_chrN.h5.")
+
+    @property
+    def description(self) -> str:
+        """What is read and how."""
+        return f"{self.folder}: published contacts per gene and base"
+
+    def check_against(self, genome: Genome, genes: Iterable[ContactQuery]) -> None:
+        """Check that every gene has its data set."""
+        missing = [
+            gene for gene in genes if gene.chrom not in self.files or _data_set(gene) not in self._chrom(gene.chrom)
+        ]
+        self.close()
+        if missing:
+            gene = missing[0]
+            raise InputError(
+                f"track '{self.spec.name}': {self.folder} has no data set '{_data_set(gene)}' for {gene.gene_id} "
+                f"({len(missing)} genes have none): the TSS must be the one that the contacts were made for."
+            )
+
+    def profile(self, query: ContactQuery, start: int, end: int) -> Values:
+        """Return the contact of each base of [start, end): float32 (L,), 0 beyond the published window."""
+        data = self._chrom(query.chrom)[_data_set(query)]
+        first = query.tss - len(data) // 2
+        values = np.zeros(end - start, dtype=np.float32)
+        low, high = max(start, first), min(end, first + len(data))
+        if low < high:
+            values[low - start : high - start] = np.nan_to_num(data[low - first : high - first])
+        return values
+
+    def _open(self) -> dict[str, Any]:
+        return {}
+
+    def _chrom(self, chrom: str) -> Any:
+        import h5py
+
+        if chrom not in self.handle:
+            try:
+                self.handle[chrom] = h5py.File(self.files[chrom], "r")
+            except OSError as error:
+                raise InputError(f"track '{self.spec.name}': {self.files[chrom]} is no HDF5 file ({error}).") from None
+        return self.handle[chrom]
+
+    def close(self) -> None:
+        """Close the files of this process."""
+        if self._handle is not None:
+            for file in self._handle.values():
+                file.close()
+        super().close()
+
+
+def _data_set(query: ContactQuery) -> str:
+    return f"{query.chrom}_{query.tss}"

@@ -183,7 +183,7 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
     InputError
         If the file is missing or none of these.
     """
-    from kipoi_seq2exp.data.contact_files import GeneFileContacts, GeneTableContacts, HicContacts
+    from kipoi_seq2exp.data.contact_files import GeneFileContacts, GeneTableContacts, HicContacts, PublishedContacts
 
     text = str(source)
     name = text.split("::")[0].lower()
@@ -196,8 +196,6 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
     if name.removesuffix(".gz").endswith((".tsv", ".txt")):
         return GeneTableContacts(text, spec)
     if text and Path(text).is_dir():
-        from kipoi_seq2exp.training.paper_data import PublishedContacts
-
         return PublishedContacts(text, spec)
     raise InputError(
         f"track '{spec.name}': {text} is no source of contacts: give a .hic, .mcool or .cool file, a .tsv with the "

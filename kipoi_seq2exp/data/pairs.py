@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.contacts import powerlaw_contact
 from kipoi_seq2exp.data.regions import text_lines
-from kipoi_seq2exp.elements.calls import Locus
+from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 
 Floats = NDArray[np.float64]

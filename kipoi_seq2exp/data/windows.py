@@ -54,6 +54,18 @@ class Window:
         return start, max(start, min(self.end, chrom_length))
 
 
+@dataclass(frozen=True)
+class Locus:
+    """Where a gene's window lies: `[start, end)` on `chrom`, and its TSS and strand."""
+
+    gene_id: str
+    chrom: str
+    start: int
+    end: int
+    tss: int
+    strand: str
+
+
 def pad(values: NDArray[np.generic], window: Window, start: int) -> NDArray[np.generic]:
     """Place values that begin at base `start` in an array of the window's length; zeros elsewhere.
 

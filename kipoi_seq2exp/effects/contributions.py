@@ -8,8 +8,7 @@ are captum's (the extra `interpret`), one window and one layer's intermediates i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +63,8 @@ def gradient_times_input(model: Seq2Exp, window: WindowInputs) -> Contributions:
         If captum is missing.
     """
     attr = captum_methods()
+    from kipoi_seq2exp.nn.mamba import recomputed_layers
+
     with recomputed_layers(model):
         found = attr.InputXGradient(_expression_of(model, window)).attribute(_inputs(model, window))
     return _contributions(found, float("nan"))
@@ -93,6 +94,8 @@ def integrated_gradients(
         raise ConfigError(f"integrated gradients need at least one step, found {steps}.")
     attr = captum_methods()
     method = attr.IntegratedGradients(_expression_of(model, window, on_step))
+    from kipoi_seq2exp.nn.mamba import recomputed_layers
+
     with recomputed_layers(model):
         found, delta = method.attribute(
             _inputs(model, window),
@@ -162,24 +165,6 @@ def _mutated(window: WindowInputs, place: int, letter: int) -> WindowInputs:
     onehot[place] = 0
     onehot[place, letter] = 1
     return dataclasses.replace(window, onehot=onehot)
-
-
-@contextmanager
-def recomputed_layers(model: Seq2Exp) -> Iterator[None]:
-    """Keep one layer's intermediates at a time in a gradient: those of a whole stack at 200 kb are tens of GB.
-
-    On the CPU in float32 the layers are streamed, and recomputed in any case.
-    """
-    from kipoi_seq2exp.nn.mamba import MambaStack
-
-    stacks = {module: module.checkpoint_layers for module in model.modules() if isinstance(module, MambaStack)}
-    for stack in stacks:
-        stack.checkpoint_layers = True
-    try:
-        yield
-    finally:
-        for stack, before in stacks.items():
-            stack.checkpoint_layers = before
 
 
 def captum_methods() -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 
 COLUMNS = (
@@ -92,18 +93,6 @@ class Calls:
         for first, last in zip(self.start, self.end, strict=True):
             called[first:last] = True
         return called
-
-
-@dataclass(frozen=True)
-class Locus:
-    """Where a gene's window lies: `[start, end)` on `chrom`, and its TSS and strand."""
-
-    gene_id: str
-    chrom: str
-    start: int
-    end: int
-    tss: int
-    strand: str
 
 
 def call_elements(mask: NDArray[np.floating], promoter: slice, settings: CallSettings) -> Calls:

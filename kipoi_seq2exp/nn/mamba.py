@@ -14,6 +14,8 @@ Source: Gu and Dao 2023 (arXiv 2312.00752); bidirectional form of Schiff et al. 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -157,3 +159,19 @@ class MambaStack(nn.Module):
     def _normalised(self, residual: Tensor) -> Tensor:
         out: Tensor = self.final_norm(residual)
         return out
+
+
+@contextmanager
+def recomputed_layers(model: nn.Module) -> Iterator[None]:
+    """Keep one layer's intermediates at a time in a gradient: those of a whole stack at 200 kb are tens of GB.
+
+    On the CPU in float32 the layers are streamed, and recomputed in any case.
+    """
+    stacks = {module: module.checkpoint_layers for module in model.modules() if isinstance(module, MambaStack)}
+    for stack in stacks:
+        stack.checkpoint_layers = True
+    try:
+        yield
+    finally:
+        for stack, before in stacks.items():
+            stack.checkpoint_layers = before

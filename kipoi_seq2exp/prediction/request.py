@@ -23,7 +23,7 @@ from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.data.contacts import POWERLAW
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
-from kipoi_seq2exp.zoo.registry import file_sha256, weights_path
+from kipoi_seq2exp.files import file_sha256
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
@@ -103,11 +103,9 @@ class PredictRequest:
 
 def open_model(request: PredictRequest) -> tuple[Seq2Exp, str]:
     """Load the model of a request, with the mask mode it asks for; return it and the SHA-256 of its weights."""
-    from kipoi_seq2exp.nn.checkpoint import load_model
+    from kipoi_seq2exp.zoo.models import find_weights, load_model
 
-    file = Path(request.model)
-    if not file.exists() and file.suffix != ".safetensors":
-        file = weights_path(request.model)
+    file = find_weights(request.model)
     model = load_model(file, checked_device(request.device), projections=request.projections)
     if request.mask_mode is not None:
         if not model.config.generates_mask or request.peaks is not None:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.naming import check_places
-from kipoi_seq2exp.elements.calls import Locus
+from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
 

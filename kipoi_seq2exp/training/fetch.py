@@ -14,8 +14,7 @@ from typing import Any
 
 from kipoi_seq2exp.config import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
-from kipoi_seq2exp.files import make_folder, write_text
-from kipoi_seq2exp.zoo.registry import file_sha256
+from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 
 MANIFEST = Path(__file__).with_name("tracks.yaml")
 SUMS = "SHA256SUMS"

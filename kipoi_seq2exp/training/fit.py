@@ -32,7 +32,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from kipoi_seq2exp.config import Provenance
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import write_text
-from kipoi_seq2exp.nn.checkpoint import load_model, save_model
+from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
 from kipoi_seq2exp.training.config import TrainingConfig, read_training_config
@@ -53,6 +53,7 @@ from kipoi_seq2exp.training.module import TrainingModule, open_teacher
 from kipoi_seq2exp.training.sections import Keep, Precision, Scheme
 from kipoi_seq2exp.training.splits import cross_validation
 from kipoi_seq2exp.training.start import start_network
+from kipoi_seq2exp.zoo.models import load_model
 
 log = logging.getLogger(__name__)
 EXPECTED_WARNINGS = (

@@ -21,12 +21,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from kipoi_seq2exp.config import MaskMode, Provenance, Variant, to_mapping
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.nn.bottleneck import annotate_tokens, apply_annotations
-from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 from kipoi_seq2exp.nn.tokens import Tokens
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.sections import OptimiserConfig
+from kipoi_seq2exp.zoo.models import load_model
 
 
 class TrainingModule(pl.LightningModule):

@@ -20,7 +20,6 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,17 +29,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec
-from kipoi_seq2exp.data.contacts import ContactQuery, ContactSource, Values
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
-from kipoi_seq2exp.data.handles import LazyFile
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.signals import open_signal
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.training.labels import Labels, LabelScale, labels_from_column
 
 if TYPE_CHECKING:
-    from kipoi_seq2exp.data.sequence import Genome
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -147,71 +144,6 @@ def read_published_genes(folder: Path, cell_type: str) -> pd.DataFrame:
     return read_genes(whole.rename(columns={"ENSID": "gene_id"}))
 
 
-class PublishedContacts(LazyFile[dict[str, Any]], ContactSource):
-    """Contact of each base of a gene's window, from hic_feat_chrN.h5.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the cell type, with one file per chromosome.
-    spec : TrackSpec
-        The track, for messages.
-    """
-
-    def __init__(self, folder: str | Path, spec: TrackSpec) -> None:
-        super().__init__()
-        self.folder, self.spec = Path(folder), spec
-        self.files = {path.stem.removeprefix("hic_feat_"): path for path in sorted(self.folder.glob("hic_feat_*.h5"))}
-        if not self.files:
-            raise InputError(f"track '{spec.name}': {self.folder} holds no hic_feat_chrN.h5.")
-
-    @property
-    def description(self) -> str:
-        """What is read and how."""
-        return f"{self.folder}: published contacts per gene and base"
-
-    def check_against(self, genome: Genome, genes: Iterable[ContactQuery]) -> None:
-        """Check that every gene has its data set."""
-        missing = [gene for gene in genes if gene.chrom not in self.files or _name(gene) not in self._chrom(gene.chrom)]
-        self.close()
-        if missing:
-            gene = missing[0]
-            raise InputError(
-                f"track '{self.spec.name}': {self.folder} has no data set '{_name(gene)}' for {gene.gene_id} "
-                f"({len(missing)} genes have none): the TSS must be the one that the contacts were made for."
-            )
-
-    def profile(self, query: ContactQuery, start: int, end: int) -> Values:
-        """Return the contact of each base of [start, end): float32 (L,), 0 beyond the published window."""
-        data = self._chrom(query.chrom)[_name(query)]
-        first = query.tss - len(data) // 2
-        values = np.zeros(end - start, dtype=np.float32)
-        low, high = max(start, first), min(end, first + len(data))
-        if low < high:
-            values[low - start : high - start] = np.nan_to_num(data[low - first : high - first])
-        return values
-
-    def _open(self) -> dict[str, Any]:
-        return {}
-
-    def _chrom(self, chrom: str) -> Any:
-        import h5py
-
-        if chrom not in self.handle:
-            try:
-                self.handle[chrom] = h5py.File(self.files[chrom], "r")
-            except OSError as error:
-                raise InputError(f"track '{self.spec.name}': {self.files[chrom]} is no HDF5 file ({error}).") from None
-        return self.handle[chrom]
-
-    def close(self) -> None:
-        """Close the files of this process."""
-        if self._handle is not None:
-            for file in self._handle.values():
-                file.close()
-        super().close()
-
-
 class PickledBlacklist(Regions):
     """A blacklist as published: a pickled dict of chromosome to one bool per base. Nothing in the pickle is run.
 
@@ -282,10 +214,6 @@ def _read(path: Path, separator: str, needed: list[str]) -> pd.DataFrame:
         if name not in table:
             raise InputError(f"{path}: has no column '{name}' (it has {', '.join(map(str, table.columns[:8]))}).")
     return table
-
-
-def _name(query: ContactQuery) -> str:
-    return f"{query.chrom}_{query.tss}"
 
 
 def _runs(bools: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -17,10 +17,11 @@ from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, from_mapp
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.files import write_text
-from kipoi_seq2exp.nn.checkpoint import load_model, save_model
+from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
+from kipoi_seq2exp.zoo.models import load_model
 from kipoi_seq2exp.zoo.registry import PROVISIONAL, ServedModel, group_dir, read_served, write_served
 
 LIMIT_BYTES = 20_000_000  # weights travel in the repository and in the wheel

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, to_mapping
 from kipoi_seq2exp.errors import ConfigError
-from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import Start, TrainingConfig
 from kipoi_seq2exp.training.data import LabelledWindows, feature_table
 from kipoi_seq2exp.training.module import build_network, start_from_regression
+from kipoi_seq2exp.zoo.models import load_model
 
 SILENT = -20.0  # of a new track's weight before the softmax, below the smallest: a share of 2e-9
 FREE = ("window_bp", "n_tracks", "n_features", "prior_weights", "signal_betas", "contact_track", "strand_feature")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.regions import merge, text_lines
-from kipoi_seq2exp.elements.calls import Locus
+from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 
 

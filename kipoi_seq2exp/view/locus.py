@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,29 +11,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec, from_mapping, suggest
 from kipoi_seq2exp.data.cells import read_cells
-from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts
 from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.pairs import pairs_of, read_pairs
 from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.signals import open_signal
-from kipoi_seq2exp.elements.calls import CallSettings, Locus, call_elements, place_elements
+from kipoi_seq2exp.data.windows import Locus
+from kipoi_seq2exp.elements.calls import CallSettings, call_elements, place_elements
 from kipoi_seq2exp.elements.outputs import status_line
-from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.prediction.store import Predictions
+from kipoi_seq2exp.prediction.tracks import TrackLine, read_tracks
 from kipoi_seq2exp.view.annotation import GeneModel, read_gene_models, read_known_elements
 
 Floats = NDArray[np.float32]
 UNNAMED_UNIT = "log10(reads + 1)"  # of predictions that do not say: CAGE or PRO-cap, see the card of the model
-
-
-@dataclass(frozen=True)
-class TrackLine:
-    """One track of a picture: a value per base, in the file's own unit."""
-
-    spec: TrackSpec
-    values: Floats
 
 
 @dataclass(frozen=True)
@@ -143,24 +132,6 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
     )
 
 
-def read_tracks(provenance: Mapping[str, Any], sources: Mapping[str, str], locus: Locus) -> tuple[TrackLine, ...]:
-    """Read the tracks of a window, in the model's order, from `sources` or else from where the predictions had them."""
-    given = dict(sources) or dict(provenance.get("sources", {}))
-    specs = track_specs(provenance)
-    for name in given:
-        if name not in specs:
-            raise InputError(f"unknown track '{name}'{suggest(name, specs)}.")
-    return tuple(TrackLine(spec, _values(spec, given[name], locus)) for name, spec in specs.items() if name in given)
-
-
-def track_specs(provenance: Mapping[str, Any]) -> dict[str, TrackSpec]:
-    """Return the tracks of the model that made a result; of every known cell type where the result does not say."""
-    if "inputs" in provenance:
-        inputs = from_mapping(InputSpec, provenance["inputs"], "the result's record of its inputs")
-        return {track.name: track for track in inputs.tracks}
-    return {track.name: track for inputs in read_cells().values() for track in inputs.tracks}
-
-
 def assembly_of(provenance: Mapping[str, Any]) -> str:
     """Return the assembly of a result; where it does not say, that of the known cell types, if they share one."""
     if "inputs" in provenance:
@@ -196,12 +167,3 @@ def _tested_pairs(path: Path, locus: Locus) -> pd.DataFrame:
         place = {locus.gene_id: (str(own["chrom"].iloc[0]), int(own["tss"].iloc[0]))}
         check_places(place, {locus.gene_id: (locus.chrom, locus.tss)}, str(path), "the predictions")
     return pairs_of(pairs, locus)
-
-
-def _values(spec: TrackSpec, source: str, locus: Locus) -> Floats:
-    if spec.kind is TrackKind.CONTACT:
-        query = ContactQuery(locus.gene_id, locus.chrom, locus.tss)
-        with closing(open_contacts(source, spec)) as contacts:
-            return contacts.profile(query, locus.start, locus.end)
-    with closing(open_signal(source, spec)) as signal:
-        return signal.values(locus.chrom, locus.start, locus.end)

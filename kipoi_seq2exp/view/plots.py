@@ -17,7 +17,8 @@ from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.elements.credible import beta_quantiles
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import whole_file
-from kipoi_seq2exp.view.locus import LocusData, TrackLine
+from kipoi_seq2exp.prediction.tracks import TrackLine
+from kipoi_seq2exp.view.locus import LocusData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,13 +18,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.pairs import pairs_of, read_pairs
-from kipoi_seq2exp.elements.calls import CallSettings, Locus, call_elements, place_elements
+from kipoi_seq2exp.data.windows import Locus
+from kipoi_seq2exp.elements.calls import CallSettings, call_elements, place_elements
 from kipoi_seq2exp.elements.outputs import describe_lines, status_line
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.judge.crispri import check_overlap
 from kipoi_seq2exp.prediction.store import Predictions
+from kipoi_seq2exp.prediction.tracks import read_tracks
 from kipoi_seq2exp.view.annotation import GeneModel, read_gene_models
-from kipoi_seq2exp.view.locus import Surroundings, assembly_of, read_tracks, unit_of
+from kipoi_seq2exp.view.locus import Surroundings, assembly_of, unit_of
 from kipoi_seq2exp.zoo.registry import PROVISIONAL
 
 BINS = 8_000

@@ -14,7 +14,8 @@ from xml.sax.saxutils import quoteattr
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.signals import SignalFormat, signal_file, signal_format
 from kipoi_seq2exp.prediction.store import Predictions
-from kipoi_seq2exp.view.locus import Surroundings, assembly_of, track_specs
+from kipoi_seq2exp.prediction.tracks import track_specs
+from kipoi_seq2exp.view.locus import Surroundings, assembly_of
 
 _GENES, _MASK, _ELEMENTS = "#22303c", "#7a3e9d", "#d1495b"
 _SIGNALS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")

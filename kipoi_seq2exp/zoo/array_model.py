@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from kipoi_seq2exp.config import suggest
-from kipoi_seq2exp.effects.contributions import recomputed_layers
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.bottleneck import BetaParams
+from kipoi_seq2exp.nn.mamba import recomputed_layers
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 
 INPUTS = ("onehot", "signals", "features", "blacklist")

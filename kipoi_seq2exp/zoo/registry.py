@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
-from kipoi_seq2exp.files import write_text
+from kipoi_seq2exp.files import verify_sha256, write_text
 
 GROUP = "Seq2Exp"
 DEFAULT_MODEL = "K562"  # what the bare name `Seq2Exp` serves
@@ -177,30 +176,3 @@ def weights_path(name: str, group: Path | None = None) -> Path:
     path = group / row.weights
     verify_sha256(path, row.weights_sha256)
     return path
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def verify_sha256(path: Path, sha256: str) -> None:
-    """Check that a weights file is the expected one, byte for byte.
-
-    Raises
-    ------
-    WeightsError
-        If it is missing or differs.
-    """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file: restore it from the release it came with.")
-    found = file_sha256(path)
-    if found != sha256:
-        raise WeightsError(
-            f"{path}: the weights are damaged or were replaced (SHA-256 {found[:12]}..., expected {sha256[:12]}...): "
-            "restore the file from the release it came with."
-        )

@@ -55,7 +55,7 @@ def with_units(row: ServedModel, group: Path) -> ServedModel:
     WeightsError
         If the weights do not name their inputs.
     """
-    from kipoi_seq2exp.nn.checkpoint import load_model
+    from kipoi_seq2exp.zoo.models import load_model
 
     inputs = load_model(group / row.weights, "cpu", sha256=row.weights_sha256).inputs
     if inputs is None:
@@ -94,8 +94,8 @@ def write_expected(row: ServedModel, group: Path) -> Path:
     """
     import h5py
 
-    from kipoi_seq2exp.nn.checkpoint import load_model
     from kipoi_seq2exp.zoo.array_model import ArrayModel
+    from kipoi_seq2exp.zoo.models import load_model
 
     inputs = example_inputs(row.cell_type, group, EXPECTED_ROWS)
     network = load_model(group / row.weights, "cpu", sha256=row.weights_sha256)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings, Locus, call_elements, join_elements, place_elements
+from kipoi_seq2exp.data.windows import Locus
+from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings, call_elements, join_elements, place_elements
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 
 PROMOTER = slice(40, 60)

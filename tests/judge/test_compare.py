@@ -16,10 +16,10 @@ from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.judge.compare import compare_models
 from kipoi_seq2exp.judge.compare_files import read_model_predictions
 from kipoi_seq2exp.metrics import METRICS, paired_differences, score
-from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.prediction.store import read_predictions
 from kipoi_seq2exp.zoo import register, served
 from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.models import load_model
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import pytest
 from conftest import GENES, WINDOW_BP, write_bigwig
 from training_runs import run_settings
 
+from kipoi_seq2exp.data.contact_files import PublishedContacts
+from kipoi_seq2exp.data.contacts import ContactQuery
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.training.config import training_config
 from kipoi_seq2exp.training.data import LabelledWindows, open_cells
@@ -21,7 +23,6 @@ from kipoi_seq2exp.training.paper_data import (
     EXPRESSION,
     FOLDS,
     PickledBlacklist,
-    PublishedContacts,
     open_published,
     read_published_genes,
 )
@@ -102,8 +103,6 @@ def test_windows_labels_and_folds_are_those_of_the_folder(tiny, folder):
 
 def test_a_shorter_and_a_longer_window_keep_the_contacts_in_place(tiny, folder):
     track = PublishedContacts(folder / "promo_enhan_inter" / "HiC" / "K562", tiny.inputs.tracks[2])
-    from kipoi_seq2exp.data.contacts import ContactQuery
-
     query, values = ContactQuery("GENE03", "chr1", 21_500), contact(21_500)
     np.testing.assert_array_equal(track.profile(query, 21_400, 21_600), values[1_900:2_100])
     longer = track.profile(query, 21_500 - 2_010, 21_500 + 2_010)

@@ -12,10 +12,11 @@ from kipoi_seq2exp import load_model
 from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.training import publish as publishing
 from kipoi_seq2exp.training.fit import fit
 from kipoi_seq2exp.training.publish import publish
-from kipoi_seq2exp.zoo.registry import file_sha256, read_served
+from kipoi_seq2exp.zoo.registry import read_served
 
 
 @pytest.fixture(scope="module")

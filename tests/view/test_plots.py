@@ -10,7 +10,8 @@ import pytest
 from small_runs import PROMOTER_BP, small_request, small_weights
 from test_report import write_pairs
 
-from kipoi_seq2exp.elements.calls import CallSettings, Locus
+from kipoi_seq2exp.data.windows import Locus
+from kipoi_seq2exp.elements.calls import CallSettings
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.prediction.run import fill_store, prepare
 from kipoi_seq2exp.prediction.store import read_predictions

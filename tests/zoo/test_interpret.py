@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from kipoi_door import example_arguments, make_group, make_home, python
 
-from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.zoo import served
 from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.models import load_model
 
 if importlib.util.find_spec("kipoi_interpret") is None:
     pytest.skip("kipoi_interpret is not installed: pip install --no-deps kipoi_interpret", allow_module_level=True)

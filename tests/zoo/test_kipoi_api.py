@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from kipoi_door import example_arguments, make_group, make_home, python
 
-from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.zoo import served
 from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.models import load_model
 
 OTHER_MODEL = """
 import numpy as np

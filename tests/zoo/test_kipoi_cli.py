@@ -18,9 +18,9 @@ import zarr
 from kipoi_door import GENES, REPOSITORY, environment, example_arguments, kipoi, make_group, make_home
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.zoo import register, served
 from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.models import load_model
 from kipoi_seq2exp.zoo.registry import expected_path, read_served
 
 MEMBERS = ["Seq2Exp", *(f"Seq2Exp/{cell}{kind}" for cell in ("K562", "GM12878") for kind in ("", "-expression"))]

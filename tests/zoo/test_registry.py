@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.zoo.registry import (
     COLUMNS,
     ServedModel,
-    file_sha256,
     group_dir,
     read_served,
     served_model,

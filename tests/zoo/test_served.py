@@ -9,9 +9,9 @@ import yaml
 
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError
-from kipoi_seq2exp.nn.checkpoint import load_model
 from kipoi_seq2exp.zoo import served
 from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.models import load_model
 from kipoi_seq2exp.zoo.registry import expected_path, group_dir, read_served, weights_path
 
 ROWS = read_served() if (group_dir() / "models.tsv").is_file() else {}

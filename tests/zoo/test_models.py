@@ -13,8 +13,8 @@ from safetensors import safe_open
 from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, convert_checkpoint, load_model, save_model
 from kipoi_seq2exp.config import Products
 from kipoi_seq2exp.errors import ConfigError, OutputError, WeightsError
-from kipoi_seq2exp.nn import checkpoint
 from kipoi_seq2exp.nn.authors import config_from_published, published_names
+from kipoi_seq2exp.zoo import models
 
 OWN = Path(__file__).parents[1] / "parity" / "data"
 CONFIG = NetworkConfig(window_bp=100, promoter_bp=20, d_model=16, generator_layers=1, encoder_layers=1)
@@ -224,4 +224,4 @@ def test_download_from_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(WeightsError, match="cannot be downloaded"):
         convert_checkpoint("hf://owner/models/a.ckpt", tmp_path / "b.safetensors", settings=settings)
     with pytest.raises(WeightsError, match="expected hf://"):
-        checkpoint.fetch_checkpoint("hf://owner")
+        models.fetch_checkpoint("hf://owner")
