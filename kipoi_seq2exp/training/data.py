@@ -179,6 +179,7 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         return arrays
 
 
+NO_DNA = np.zeros((0, 4), dtype=np.uint8)  # of a window as tokens without any known base: no view, which keeps a window
 PER_BASE = ("onehot", "signals", "blacklist", "peaks", "tracks", "kept")  # or per token
 
 
@@ -190,7 +191,7 @@ def tokenise(window: dict[str, Any], grid: TokenGrid) -> dict[str, Any]:
         bases = torch.from_numpy(~turned.pop(name) if name == "blacklist" else turned.pop(name)).float()
         turned[names[name]] = grid.to_tokens(bases[None])[0].numpy()
     if not window["onehot"].any():
-        turned["onehot"] = window["onehot"][:0]
+        turned["onehot"] = NO_DNA
     return turned
 
 
@@ -202,7 +203,7 @@ def augment_window(
     moved = crop(window, augment.max_shift_bp + shift, window_bp) if augment.max_shift_bp else window
     if augment.drop_dna and rng.random() < augment.drop_dna:
         onehot = moved["onehot"]
-        moved = {**moved, "onehot": onehot[:0] if "tracks" in moved else np.zeros_like(onehot)}
+        moved = {**moved, "onehot": NO_DNA if "tracks" in moved else np.zeros_like(onehot)}
     return reverse_complement(moved) if rng.random() < augment.reverse_complement else moved
 
 

@@ -17,6 +17,7 @@ from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.scan import Backend
 from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, known_rows
+from kipoi_seq2exp.training.data import tokenise
 
 SMALL = NetworkConfig(
     window_bp=1_000, promoter_bp=128, n_features=1, d_model=16, generator_layers=1, encoder_layers=2, token_bp=32,
@@ -243,3 +244,13 @@ def test_a_mask_under_other_tracks_is_what_the_network_reads_from_them() -> None
         wanted = model(**{**batch, "signals": torch.from_numpy(other)[None]}).mask[0]
     stored = (output.z.alpha[0].numpy(), output.z.beta[0].numpy())
     np.testing.assert_allclose(mask_under(model, window, stored, other), wanted, atol=2e-6)
+
+
+def test_a_window_kept_as_tokens_keeps_nothing_else() -> None:
+    batch = windows(2)
+    arrays = {name: value[1].numpy() for name, value in batch.items()}
+    kept = tokenise(arrays, network().grid(1_000))
+    assert set(kept) == {"onehot", "tracks", "kept", "features"}
+    assert kept["onehot"].shape == (0, 4)
+    assert kept["onehot"].base is None  # a view would keep the window's bases in memory
+    torch.testing.assert_close(torch.from_numpy(kept["tracks"]), network().grid(1_000).to_tokens(batch["signals"])[1])
