@@ -207,6 +207,22 @@ class Products(str, enum.Enum):
             raise ConfigError(f"{source}: unknown type '{name}'{suggest(str(name), [p.value for p in cls])}.") from None
 
 
+_LARGEST = {  # of a network that anyone could run: a slip or a crafted file must not fill the memory
+    "window_bp": 10_000_000,
+    "n_tracks": 1_000,
+    "n_features": 10_000,
+    "d_model": 8_192,
+    "d_state": 1_024,
+    "d_conv": 64,
+    "expand": 16,
+    "generator_layers": 256,
+    "encoder_layers": 256,
+    "token_bp": 100_000,
+    "stem_bp": 1_000,
+    "contact_pool": 1_024,
+}
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Everything that the network's arithmetic depends on; the defaults are the published soft model.
@@ -295,6 +311,9 @@ class NetworkConfig:
         for name in ("n_tracks", "n_features", "beta_min", "generator_layers", "contact_pool"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}.")
+        for name, most in _LARGEST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most:,}, found {getattr(self, name):,}.")
         for name in ("marginal_mean", "threshold", "top_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, found {getattr(self, name)}.")

@@ -86,3 +86,9 @@ def test_unreadable_yaml_is_named(content: bytes, message: str, tmp_path: Path) 
         read_yaml(tmp_path / "a.yaml")
     with pytest.raises(InputError, match="no such file"):
         read_yaml(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize("name", ["encoder_layers", "d_model", "window_bp", "n_tracks", "contact_pool"])
+def test_giant_counts_are_refused_before_anything_is_made(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be at most [0-9,]+, found 1,000,000,000"):
+        NetworkConfig(**{name: 10**9})

@@ -1,15 +1,13 @@
 """The authors' checkpoints: their settings and parameter names, translated strictly into ours.
 
 Every published name is expected or refused: a key that is missing, unexpected, of another shape, or a tie that does
-not hold is a `WeightsError`. The file is read by an unpickler that knows tensors and plain containers only and runs
-nothing: Lightning's hyper-parameters (an OmegaConf pickle) are passed over, omegaconf is not needed.
+not hold is a `WeightsError`. The file is read by `pickled`, which runs nothing: Lightning's hyper-parameters (a pickle
+of OmegaConf) are passed over, omegaconf is not needed.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,9 @@ from torch import Tensor
 
 from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant, from_mapping, suggest
 from kipoi_seq2exp.errors import ConfigError, WeightsError
+from kipoi_seq2exp.nn.pickled import read_pickled
+
+MAX_LAYERS = 256  # of a stack; a name with a larger number is no name of a layer
 
 # published setting -> our field, where the value carries over as it is
 _SAME = {
@@ -221,8 +222,12 @@ def infer_settings(state: Mapping[str, Tensor], variant: Variant) -> dict[str, A
         ) from None
     settings["d_model"] = width
     for stack, name in (("encoder", "enc_n_layer"), ("generator", "gen_n_layer")):
-        found = [re.match(rf"{stack}\.backbone\.layers\.(\d+)\.", key) for key in state]
+        found = [re.match(rf"{stack}\.backbone\.layers\.(\d{{1,12}})\.", key) for key in state]
         settings[name] = 1 + max((int(match[1]) for match in found if match), default=-1)
+        if settings[name] > MAX_LAYERS:
+            raise WeightsError(
+                f"the checkpoint names layer {settings[name] - 1:,} of the {stack}; at most {MAX_LAYERS} are read."
+            )
     if "pos_emb" in state:
         settings["seq_range"] = state["pos_emb"].shape[1]
     if "prior_weights" in state:
@@ -234,60 +239,6 @@ def infer_settings(state: Mapping[str, Tensor], variant: Variant) -> dict[str, A
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
-class _Inert:
-    """Stands in for every class that is not needed: takes any state, runs nothing."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __call__(self, *arguments: Any, **named: Any) -> _Inert:
-        return self
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        """Ignore the item."""
-
-    def extend(self, items: Any) -> None:
-        """Ignore the items."""
-
-
-_ALLOWED_MODULES = ("torch._utils", "torch")
-_ALLOWED = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("collections", "defaultdict"): defaultdict,
-    ("__builtin__", "dict"): dict,
-    ("builtins", "dict"): dict,
-    ("__builtin__", "list"): list,
-    ("builtins", "list"): list,
-}
-_TENSOR_PARTS = re.compile(
-    r"_rebuild_tensor_v2|_rebuild_parameter|[A-Z][a-zA-Z]*Storage|float\d+|bfloat16|int\d+|bool|Size"
-)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors and plain containers; anything else becomes `_Inert`."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        if module in _ALLOWED_MODULES and _TENSOR_PARTS.fullmatch(name):
-            return super().find_class(module, name)
-        return type(name, (_Inert,), {})
-
-
-class _PickleModule:
-    """What `torch.load` expects of a pickle module."""
-
-    Unpickler = _Unpickler
-    load = staticmethod(lambda file, **named: _Unpickler(file, **named).load())
-
-
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read the parameters of a Lightning checkpoint, or of a file that holds a plain state dict.
 
@@ -296,18 +247,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
     WeightsError
         If the file is missing, damaged, or holds no parameters.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file.")
-    try:
-        content = torch.load(path, map_location="cpu", pickle_module=_PickleModule, weights_only=False)
-    except Exception as error:  # torch and pickle raise anything on a damaged file
-        reason = " ".join(str(error).split())[:150]
-        raise WeightsError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again.") from None
+    content = read_pickled(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         raise WeightsError(f"{path}: holds no 'state_dict' of parameters.")
+    odd = [name for name in state if not isinstance(name, str)]
+    if odd:
+        raise WeightsError(f"{path}: a parameter's name is {str(odd[0])[:60]}, not a text.")
     bad = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if bad:
-        raise WeightsError(f"{path}: '{bad[0]}' is no tensor; this is no state dict of Seq2Exp.")
+        raise WeightsError(f"{path}: '{bad[0][:60]}' is no tensor; this is no state dict of Seq2Exp.")
     lightning = all(name.startswith("model.") for name in state)
     return {name.removeprefix("model.") if lightning else name: value for name, value in state.items()}
