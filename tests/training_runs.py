@@ -31,7 +31,7 @@ def run_settings(tiny: Any, **changes: Any) -> dict[str, Any]:
                 "label": {"column": "label"},
             }
         ],
-        "split": {"scheme": "region", "validation": ["chr2:0-10000"], "test": ["chr2:10000-30000"]},
+        "split": {"scheme": "region", "validation": ["chr2:1-10000"], "test": ["chr2:10000-30000"]},
         "train_window_bp": 800,
         "augment": {"max_shift_bp": 20, "reverse_complement": 0.5},
         "network": {"d_model": 8, "d_state": 4, "generator_layers": 1, "encoder_layers": 1},

@@ -31,7 +31,7 @@ def check_chromosomes(
     lengths : mapping
         Chromosomes of the file with their lengths in bp; None where the format does not hold lengths.
     reference : mapping
-        Chromosomes of the FASTA with their lengths in bp.
+        Chromosomes of the FASTA with their lengths in bp; without one of them only the names are checked.
     where : str
         Name of the file, starts the message.
 
@@ -49,7 +49,7 @@ def check_chromosomes(
                 f"cover the same chromosomes."
             )
         length = lengths[chrom]
-        if length is not None and length != reference[chrom]:
+        if length is not None and length != reference.get(chrom, length):
             raise InputError(
                 f"{where}: {chrom} is {length:,} bp long but {reference[chrom]:,} bp in the FASTA: they are of "
                 f"different genome builds; use files of one build."
@@ -87,7 +87,7 @@ def check_places(
                 f"{where} names a chromosome '{chrom}' that is '{other_chrom}' in {there}: use one naming."
             )
         if chrom != other_chrom or abs(tss - other_tss) > near_bp:
-            far.append(f"{gene_id} starts at {chrom}:{tss:,} here but at {other_chrom}:{other_tss:,} there")
+            far.append(f"{gene_id} starts at {chrom}:{tss + 1:,} here but at {other_chrom}:{other_tss + 1:,} there")
     if 2 * len(far) > len(shared):
         raise InputError(
             f"{where}: {len(far)} of the {len(shared)} genes that it shares with {there} lie elsewhere ({far[0]}): "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.fasta_index import FastaIndex, prepare_index
 from kipoi_seq2exp.data.handles import LazyFile
 from kipoi_seq2exp.data.naming import listing, other_name
-from kipoi_seq2exp.data.windows import Window
+from kipoi_seq2exp.data.windows import Window, written
 from kipoi_seq2exp.errors import InputError
 
 _IUPAC = b"ACGTUNRYSWKMBDHVX-*.acgtunryswkmbdhvx"
@@ -123,13 +123,17 @@ class Genome(LazyFile[Any]):
         try:
             text = self.handle.fetch(chrom, start + 1, end)
         except (FetchError, OSError, ValueError) as error:
-            raise InputError(f"{self.path}: {chrom}:{start}-{end} cannot be read ({error}).") from None
+            raise InputError(f"{self.path}: {written(chrom, start, end)} cannot be read ({error}).") from None
         letters: bytes = text.encode("latin-1")
         codes = np.frombuffer(letters, dtype=np.uint8)
         if len(letters) != end - start or not _KNOWN[codes].all():
             bad = np.flatnonzero(~_KNOWN[codes])
-            what = f"{chr(codes[bad[0]])!r} at {chrom}:{start + bad[0]}" if bad.size else f"{len(letters):,} bases"
+            what = (
+                f"{chr(codes[bad[0]])!r} at {written(chrom, start + int(bad[0]))}"
+                if bad.size
+                else f"{len(letters):,} bases"
+            )
             raise InputError(
-                f"{self.path}: found {what} while reading {chrom}:{start}-{end}: the file is damaged or no DNA."
+                f"{self.path}: found {what} while reading {written(chrom, start, end)}: the file is damaged or no DNA."
             )
         return letters

@@ -20,7 +20,7 @@ from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.handles import Handle, LazyFile, file_ends
 from kipoi_seq2exp.data.naming import check_chromosomes
 from kipoi_seq2exp.data.sequence import Genome
-from kipoi_seq2exp.data.windows import Window, pad
+from kipoi_seq2exp.data.windows import Window, pad, written
 from kipoi_seq2exp.errors import InputError
 
 Values = NDArray[np.float32]
@@ -141,18 +141,23 @@ class SignalTrack(LazyFile[Handle]):
         InputError
             If the chromosome is missing, the file damaged, or a value negative or infinite.
         """
+        values = self.signed_values(chrom, start, end)
+        if not (values.min() >= 0 and values.max() < np.inf):
+            at = int(np.flatnonzero((values < 0) | np.isinf(values))[0])
+            raise InputError(
+                f"{self.where} has the value {values[at]:g} at {written(chrom, start + at)}: the network needs "
+                f"finite values of 0 or more; give the signal itself, not a log-ratio or a difference."
+            )
+        return values
+
+    def signed_values(self, chrom: str, start: int, end: int) -> Values:
+        """Return the values of ``[start, end)`` as `values` does, negative ones too."""
         window = Window(chrom, start, end)
         first, last = window.inside(self._chrom_end(chrom, end))
         if first == last:
             return np.zeros(len(window), dtype=np.float32)
         values = self._read(chrom, first, last)
         values[np.isnan(values)] = 0
-        if not (values.min() >= 0 and values.max() < np.inf):
-            at = int(np.flatnonzero((values < 0) | np.isinf(values))[0])
-            raise InputError(
-                f"{self.where} has the value {values[at]:g} at {chrom}:{first + at} (0-based): the network needs "
-                f"finite values of 0 or more; give the signal itself, not a log-ratio or a difference."
-            )
         padded: Values = pad(values, window, first)  # type: ignore[assignment]
         return padded
 
@@ -205,7 +210,7 @@ class BigWigTrack(SignalTrack[Any]):
         try:
             values: Values = self.handle.values(chrom, start, end, numpy=True)
         except RuntimeError as error:
-            raise InputError(f"{self.where}: {chrom}:{start}-{end} cannot be read ({error}).") from None
+            raise InputError(f"{self.where}: {written(chrom, start, end)} cannot be read ({error}).") from None
         return values
 
 

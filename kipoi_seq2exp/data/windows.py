@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.errors import ConfigError
+
+
+def written(chrom: str, start: int, end: int | None = None) -> str:
+    """Write ``[start, end)``, or the base `start` alone, as genome browsers do: "chr22:1,001-2,000", counted from 1."""
+    return f"{chrom}:{start + 1:,}" if end is None else f"{chrom}:{start + 1:,}-{end:,}"
+
+
+def parse_region(text: str) -> Window:
+    """Read a region as genome browsers write it, "chr22:1,001-2,000": counted from 1, both ends in it.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no region.
+    """
+    found = re.fullmatch(r"(\S+):([\d,]+)-([\d,]+)", text.strip())
+    start, end = (0, 0) if found is None else (int(number.replace(",", "")) for number in found.groups()[1:])
+    if found is None or not 0 < start <= end:
+        raise ConfigError(
+            f"'{text}' is no region: write CHR:FIRST-LAST as genome browsers do, counted from 1, e.g. "
+            f"chr22:16,370,001-18,220,000."
+        )
+    return Window(found[1], start - 1, end)
 
 
 @dataclass(frozen=True)
@@ -27,13 +51,13 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.end <= self.start:
-            raise ConfigError(f"a window must end after its start, found {self}.")
+            raise ConfigError(f"a window must end after its start, found {self.chrom} {self.start} to {self.end}.")
 
     def __len__(self) -> int:
         return self.end - self.start
 
     def __str__(self) -> str:
-        return f"{self.chrom}:{self.start}-{self.end}"
+        return written(self.chrom, self.start, self.end)
 
     @classmethod
     def around(cls, chrom: str, tss: int, length_bp: int) -> Window:

@@ -19,7 +19,7 @@ from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.naming import check_places, listing
 from kipoi_seq2exp.data.pairs import file_baselines
 from kipoi_seq2exp.data.tables import write_lines, write_tsv
-from kipoi_seq2exp.data.windows import Locus
+from kipoi_seq2exp.data.windows import Locus, written
 from kipoi_seq2exp.elements.find import GeneWindows, genomic_mask
 from kipoi_seq2exp.elements.masking import predict_masked
 from kipoi_seq2exp.errors import InputError
@@ -266,7 +266,7 @@ def _notes(scored: pd.DataFrame) -> list[str]:
     missed = counts[BEYOND][counts[BEYOND]["regulated"]]
     if len(missed):
         places = (
-            f"{pair.symbol} {pair.chrom}:{pair.start}-{pair.end} at {pair.distance:,.0f} bp"
+            f"{pair.symbol} {written(pair.chrom, pair.start, pair.end)} at {pair.distance:,.0f} bp"
             for pair in missed.itertuples()
         )
         notes.append(f"missed positives: {listing(places)}")

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 from torch.utils.checkpoint import checkpoint
 
 from kipoi_seq2exp.config import NetworkConfig, Products
@@ -140,10 +141,11 @@ class MambaStack(nn.Module):
     def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Map (B, L, D) to (B, L, D), or to those `rows` of it alone.
 
-        In float32 on the CPU, windows are streamed one by one (see `cpu.forward`, and `cpu.backward` for gradients).
+        In float32 on the CPU, windows are streamed one by one (see `cpu.forward`, and `cpu.backward` for gradients),
+        past the modules inside; where one of them has a hook, they all run one after the other.
         """
         rows = rows or slice(0, hidden.shape[1])
-        if can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:
+        if not has_hooks(self) and can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:
             if torch.is_grad_enabled():
                 return self._normalised(train_stack(self.layers, hidden, rows))
             windows = [stream_stack(self.layers, self.final_norm, w, rows, self.products) for w in hidden]
@@ -159,6 +161,13 @@ class MambaStack(nn.Module):
     def _normalised(self, residual: Tensor) -> Tensor:
         out: Tensor = self.final_norm(residual)
         return out
+
+
+def has_hooks(stack: nn.Module) -> bool:
+    """Whether somebody listens to a module inside: a hook of its own, or one of all modules."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    inside = (module for module in stack.modules() if module is not stack)
+    return has_global_hooks() or any(getattr(module, kind) for module in inside for kind in kinds)
 
 
 @contextmanager

@@ -101,7 +101,6 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
         return CellSet(published.genes, published.labels, split, published.windows, published.peaks)
     assert data.label is not None  # the config has checked it
     genes = read_genes(root / data.genes)
-    labels = read_labels(genes, data.label, root)
     windows = WindowDataset(
         inputs,
         genes,
@@ -110,7 +109,10 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
         blacklist=None if data.blacklist is None else root / data.blacklist,
         missing_features=data.missing_features,
     )
+    labels = read_labels(genes, data.label, root, windows.genome)
     peaks = None if data.peaks is None else Regions(root / data.peaks, "peaks")
+    if peaks is not None:
+        peaks.check_against(windows.genome)
     return CellSet(genes, labels, make_split(genes, config.split), windows, peaks)
 
 

@@ -7,15 +7,20 @@ error that names the gene; labels that are all equal are refused, because nothin
 from __future__ import annotations
 
 import enum
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyBigWig
 
-from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.config import TrackSpec, suggest
+from kipoi_seq2exp.data.naming import check_chromosomes
+from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.signals import SignalTrack, open_signal
+from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 Labels = npt.NDArray[np.float32]
@@ -58,7 +63,9 @@ class LabelConfig:
             raise ConfigError(f"flank_bp must be above 0, found {self.flank_bp}.")
 
 
-def read_labels(genes: pd.DataFrame, config: LabelConfig, folder: Path = Path()) -> Labels:
+def read_labels(
+    genes: pd.DataFrame, config: LabelConfig, folder: Path = Path(), genome: Genome | None = None
+) -> Labels:
     """Return the label of each gene, log10(x + 1).
 
     Parameters
@@ -69,6 +76,8 @@ def read_labels(genes: pd.DataFrame, config: LabelConfig, folder: Path = Path())
         Where the label comes from.
     folder : Path
         What relative paths of tracks are relative to.
+    genome : Genome, optional
+        The FASTA, whose chromosomes the tracks of a label must have.
 
     Returns
     -------
@@ -79,13 +88,13 @@ def read_labels(genes: pd.DataFrame, config: LabelConfig, folder: Path = Path())
     ConfigError
         If the column is absent.
     InputError
-        If a label is missing, negative or no number, or all labels are equal.
+        If a label is missing, negative or no number, all labels are equal, or a track cannot be used.
     """
     if config.column is not None:
         labels = labels_from_column(genes, config.column, config.scale)
     else:
         plus, minus = folder / str(config.plus), folder / str(config.minus)
-        labels = labels_from_tracks(genes, plus, minus, flank_bp=config.flank_bp)
+        labels = labels_from_tracks(genes, plus, minus, flank_bp=config.flank_bp, genome=genome)
     if len(labels) > 1 and np.ptp(labels) == 0:
         raise InputError(
             f"all {len(labels)} labels are {labels[0]:g}: nothing can be learned; check the label's column or tracks."
@@ -109,38 +118,51 @@ def labels_from_column(genes: pd.DataFrame, column: str, scale: LabelScale = Lab
     return labels
 
 
-def labels_from_tracks(genes: pd.DataFrame, plus: Path, minus: Path, *, flank_bp: int = 192) -> Labels:
-    """Sum the 5' ends on each gene's own strand over TSS +- `flank_bp`; log10(x + 1) of the sum."""
-    tracks = {"+": _open(plus), "-": _open(minus)}
+def labels_from_tracks(
+    genes: pd.DataFrame, plus: Path, minus: Path, *, flank_bp: int = 192, genome: Genome | None = None
+) -> Labels:
+    """Sum the 5' ends on each gene's own strand over TSS +- `flank_bp`; log10(x + 1) of the sum.
+
+    Parameters
+    ----------
+    genes : DataFrame
+        With `gene_id`, `chrom`, `tss` (0-based) and `strand`.
+    plus, minus : Path
+        5' ends on each strand; values of the minus strand may carry a minus sign.
+    flank_bp : int
+        Bases to either side of the TSS.
+    genome : Genome, optional
+        The FASTA, whose chromosomes the tracks must have.
+
+    Raises
+    ------
+    InputError
+        If a track is missing, damaged, of another genome build or with the wrong sign, or a TSS lies outside it.
+    """
+    tracks = {
+        strand: open_signal(path, TrackSpec(f"{name} strand of the label"))
+        for strand, name, path in (("+", "plus", plus), ("-", "minus", minus))
+    }
     sums = np.zeros(len(genes))
-    try:
-        for row, (chrom, tss, strand) in enumerate(zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)):
-            track, path = tracks[strand], plus if strand == "+" else minus
-            length = track.chroms().get(str(chrom))
-            if length is None:
-                names = sorted(track.chroms())
-                raise InputError(f"{path.name} has no chromosome '{chrom}' (it has {', '.join(names[:5])}).")
-            start, end = max(0, int(tss) - flank_bp), min(length, int(tss) + flank_bp)
-            if start >= end:
-                raise InputError(f"{path.name}: the TSS {tss} of {genes['gene_id'].iloc[row]} lies outside {chrom}.")
-            values = np.nan_to_num(np.asarray(track.values(str(chrom), start, end), dtype=np.float64))
-            if strand == "+" and (values < 0).any():
-                raise InputError(f"{path.name} holds negative values near {chrom}:{tss}: give the plus strand's track.")
-            sums[row] = np.abs(values).sum()
-    finally:
-        for track in tracks.values():
-            track.close()
+    for strand, track in tracks.items():
+        with closing(track):
+            rows = np.flatnonzero(genes["strand"] == strand)
+            chroms = genes["chrom"].iloc[rows]
+            check_chromosomes(chroms, track.lengths, {} if genome is None else genome.lengths, track.where)
+            for row in rows:
+                sums[row] = _sum_at(track, genes.iloc[row], flank_bp, signed=strand == "-")
     return np.log10(sums + 1).astype(np.float32)
 
 
-def _open(path: Path) -> pyBigWig.bigWigFile:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (a track of 5' ends for the label).")
-    try:
-        track = pyBigWig.open(str(path))
-        readable = track is not None and track.isBigWig()
-    except RuntimeError:
-        readable = False
-    if not readable:
-        raise InputError(f"{path}: is not a bigWig file (a track of 5' ends for the label).")
-    return track
+def _sum_at(track: SignalTrack[Any], gene: pd.Series, flank_bp: int, *, signed: bool) -> float:
+    """Sum the 5' ends of one gene."""
+    chrom, tss = str(gene["chrom"]), int(gene["tss"])
+    length = track.lengths[chrom]
+    if length is not None and not -flank_bp < tss < length + flank_bp:
+        raise InputError(f"{track.where}: the TSS {written(chrom, tss)} of {gene['gene_id']} lies outside {chrom}.")
+    values = track.signed_values(chrom, tss - flank_bp, tss + flank_bp).astype(np.float64)
+    if not signed and (values < 0).any():
+        raise InputError(
+            f"{track.where} holds negative values near {written(chrom, tss)}: give the plus strand's track."
+        )
+    return float(np.abs(values).sum())

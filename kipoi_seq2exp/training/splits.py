@@ -6,7 +6,6 @@ see the DNA and the tracks it is judged on: `check_overlap` finds them and refus
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from kipoi_seq2exp.config import suggest
+from kipoi_seq2exp.data.windows import parse_region
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 Rows = npt.NDArray[np.int64]
@@ -94,7 +94,7 @@ def split_by_chromosome(
 
 
 def split_by_region(genes: pd.DataFrame, validation: Sequence[str], test: Sequence[str]) -> Split:
-    """Hold out the genes whose TSS lies in regions such as "chr22:16370000-18220000" (0-based, half-open)."""
+    """Hold out the genes whose TSS lies in regions such as "chr22:16,370,001-18,220,000" (as browsers write)."""
     return _from_masks(_in_regions(genes, validation), _in_regions(genes, test))
 
 
@@ -240,13 +240,10 @@ def _in_regions(genes: pd.DataFrame, regions: Sequence[str]) -> Chosen:
     chroms, tss = genes["chrom"].astype(str).to_numpy(), genes["tss"].to_numpy(dtype=np.int64)
     chosen = np.zeros(len(genes), dtype=bool)
     for region in regions:
-        match = re.fullmatch(r"([^:]+):([\d,]+)-([\d,]+)", region)
-        start, end = (int(text.replace(",", "")) for text in match.groups()[1:]) if match else (0, 0)
-        if match is None or end <= start:
-            raise ConfigError(f"'{region}' is no region: write chrom:start-end, e.g. chr22:16370000-18220000.")
-        inside = (chroms == match.group(1)) & (tss >= start) & (tss < end)
+        place = parse_region(region)
+        inside = (chroms == place.chrom) & (tss >= place.start) & (tss < place.end)
         if not inside.any():
-            raise ConfigError(f"no gene has its TSS in the region '{region}'{_chromosomes(match.group(1), chroms)}.")
+            raise ConfigError(f"no gene has its TSS in the region '{region}'{_chromosomes(place.chrom, chroms)}.")
         chosen |= inside
     return chosen
 

@@ -77,7 +77,7 @@ def test_other_genome_is_told_apart(tiny, tmp_path, chrom, interval, message):
 def test_negative_value_is_named_where_it_would_be_read(tmp_path):
     signal = open_signal(write(tmp_path / "x.bg", [(0, 5, 1.0), (10, 12, -3.0)]), SPEC)
     signal.check_values([Window("chr1", 0, 10)])
-    with pytest.raises(InputError, match=r"track 'h3k27ac' \(.*x\.bg\) has the value -3 at chr1:10"):
+    with pytest.raises(InputError, match=r"track 'h3k27ac' \(.*x\.bg\) has the value -3 at chr1:11"):
         signal.check_values([Window("chr1", 0, 20)])
 
 

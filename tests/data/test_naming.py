@@ -59,7 +59,7 @@ def test_another_tss_of_a_gene_is_no_other_build():
     [
         (
             moved(12_500),
-            "x.tsv: 3 of the 3 genes that it shares with y lie elsewhere .A starts at chr1:1,012,500 here but",
+            "x.tsv: 3 of the 3 genes that it shares with y lie elsewhere .A starts at chr1:1,012,501 here but",
         ),
         (moved(300_000, "A") | {"D": ("chr1", 1), "B": ("chr7", 2_000_000)}, "different genome builds; lift one over"),
         ({"A": ("chr1", 1_060_000)}, "1 of the 1 genes"),

@@ -190,5 +190,5 @@ def test_bgzip_needs_its_ending(fasta, tmp_path):
 def test_letters_that_are_no_bases_are_named(tmp_path):
     path = tmp_path / "protein.fa"
     path.write_text(">chr1\nACGTACGTACGTJ\n")
-    with pytest.raises(InputError, match="found 'J' at chr1:12"):
+    with pytest.raises(InputError, match="found 'J' at chr1:13"):
         Genome(path).bases("chr1", 0, 13)

@@ -63,7 +63,7 @@ def test_value_that_is_no_amount_is_named_with_its_place(tmp_path, bad, shown):
     write_bigwig(tmp_path / "x.bw", {"chr1": values})
     signal = open_signal(tmp_path / "x.bw", SPEC)
     assert signal.values("chr1", 0, 437).all()
-    with pytest.raises(InputError, match=rf"track 'dnase' \(.*x\.bw\) has the value {shown} at chr1:437"):
+    with pytest.raises(InputError, match=rf"track 'dnase' \(.*x\.bw\) has the value {shown} at chr1:438"):
         signal.values("chr1", -10, 500)
 
 
@@ -73,7 +73,7 @@ def test_negative_values_are_found_beforehand_where_they_would_be_read(tmp_path)
     write_bigwig(tmp_path / "x.bw", {"chr1": values})
     signal = open_signal(tmp_path / "x.bw", SPEC)
     signal.check_values([Window("chr1", 0, 400), Window("chr1", 500, 900)])
-    with pytest.raises(InputError, match="value -2 at chr1:437"):
+    with pytest.raises(InputError, match="value -2 at chr1:438"):
         signal.check_values([Window("chr1", 0, 400), Window("chr1", 400, 900)])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kipoi_seq2exp.data.windows import Window, pad
+from kipoi_seq2exp.data.windows import Window, pad, parse_region, written
 from kipoi_seq2exp.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ def test_length_must_be_even_and_positive(length_bp):
 
 
 def test_window_must_end_after_its_start():
-    with pytest.raises(ConfigError, match="chr1:5-5"):
+    with pytest.raises(ConfigError, match="chr1 5 to 5"):
         Window("chr1", 5, 5)
 
 
@@ -37,3 +37,17 @@ def test_padding_puts_each_base_in_its_place(span):
     expected = [chromosome[i] if 0 <= i < 100 else 0 for i in range(*span)]
     np.testing.assert_array_equal(padded, expected)
     assert 0 <= start <= end <= 100
+
+
+def test_a_region_is_read_and_written_as_browsers_do():
+    region = parse_region("chr22:1,001-2,000")
+    assert (region.chrom, region.start, region.end, len(region)) == ("chr22", 1_000, 2_000, 1_000)
+    assert str(region) == "chr22:1,001-2,000"
+    assert parse_region(str(region)) == region
+    assert written("chr22", 1_000) == "chr22:1,001"
+
+
+@pytest.mark.parametrize("text", ["chr22", "chr22:5", "chr22:0-5", "chr22:6-5", "chr22:a-b"])
+def test_no_region_is_one_sentence(text):
+    with pytest.raises(ConfigError, match=f"'{text}' is no region: write CHR:FIRST-LAST"):
+        parse_region(text)

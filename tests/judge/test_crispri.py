@@ -213,7 +213,7 @@ def test_the_command(tmp_path, run, capsys):
     said = capsys.readouterr().out
     assert said.count(MASK) == 4
     assert "1 positives missed" in said
-    assert "missed positives: gene04 chr1:48010-48410 at 15,000 bp" in said
+    assert "missed positives: gene04 chr1:48,011-48,410 at 15,000 bp" in said
     assert "0-10 kb: 6 pairs, 3 positive (floor 0.500); fewer than 10 of a kind" in said
     assert f"  {MASK:<26} AUPRC 0.000 [0.000, 0.000]  precision at 70 % recall not reached" in said
     table = pd.read_csv(tmp_path / "r" / "crispri.tsv", sep="\t", comment="#")

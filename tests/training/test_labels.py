@@ -6,6 +6,7 @@ import pyBigWig
 import pytest
 
 from kipoi_seq2exp.config import from_mapping
+from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.training.labels import LabelConfig, LabelScale, labels_from_tracks, read_labels
 
@@ -81,13 +82,30 @@ def test_bad_settings_are_named(fields, message):
 def test_bad_files_are_named(tracks):
     folder = tracks[0]
     (folder / "page.bw").write_text("<html>")
-    with pytest.raises(InputError, match=r"page.bw: is not a bigWig"):
+    with pytest.raises(InputError, match=r"page.bw\) is no bigWig: it holds a web page"):
         labels_from_tracks(gene_table(), folder / "page.bw", folder / "minus.bw")
-    with pytest.raises(InputError, match=r"none.bw: no such file"):
+    with pytest.raises(InputError, match=r"none.bw\): no such file"):
         labels_from_tracks(gene_table(), folder / "none.bw", folder / "minus.bw")
-    with pytest.raises(InputError, match=r"plus.bw has no chromosome 'chr9' \(it has chr1\)"):
+    with pytest.raises(InputError, match=r"plus.bw\) has no chromosome 'chr9' \(it has chr1\)"):
         labels_from_tracks(gene_table().assign(chrom="chr9"), folder / "plus.bw", folder / "minus.bw")
-    with pytest.raises(InputError, match=r"lies outside chr1"):
+    with pytest.raises(InputError, match=r"the TSS chr1:9,001 of G0 lies outside chr1"):
         labels_from_tracks(gene_table(tss=(9_000, 1, 1)), folder / "plus.bw", folder / "minus.bw")
     with pytest.raises(ConfigError, match=r"did you mean 'reads'"):
         read_labels(gene_table([1, 2, 3]), LabelConfig(column="raeds"))
+
+
+@pytest.mark.parametrize("name", ["plus.bw", "minus.bw"])
+def test_a_label_track_that_is_cut_short_is_refused(tracks, name):
+    folder = tracks[0]
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: int(0.7 * len(whole))])
+    with pytest.raises(InputError, match=rf"strand of the label' \(.*{name}\) is truncated"):
+        labels_from_tracks(gene_table(), folder / "plus.bw", folder / "minus.bw")
+
+
+def test_a_label_track_of_another_build_is_refused(tracks, tmp_path):
+    (tmp_path / "other.fa").write_text(">chr1\n" + "A" * 2_900 + "\n")
+    with pytest.raises(InputError, match=r"chr1 is 3,000 bp long but 2,900 bp in the FASTA"):
+        read_labels(
+            gene_table(), LabelConfig(plus="plus.bw", minus="minus.bw"), tracks[0], Genome(tmp_path / "other.fa")
+        )

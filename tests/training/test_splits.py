@@ -56,7 +56,7 @@ def test_cross_validation_predicts_every_gene_once():
 
 def test_regions_are_half_open():
     genes = gene_table(["chr1", "chr1", "chr1", "chr2"], [99, 100, 200, 150])
-    split = splits.split_by_region(genes, validation=[], test=["chr1:100-200"])
+    split = splits.split_by_region(genes, validation=[], test=["chr1:101-200"])
     assert split.test.tolist() == [1]
     assert split.train.tolist() == [0, 2, 3]
 

@@ -145,3 +145,44 @@ def test_wrong_requests_are_named(model, x):
         model.gradient(x, avg_func="mean")
     with pytest.raises(ConfigError, match="does not fit a layer"):
         model.gradient(x, filter_idx=5)
+
+
+def layers_of(network):
+    """Every module that is called, by its dotted name (a list of layers is not)."""
+    lists = (torch.nn.ModuleList,)
+    return [name for name, module in network.named_modules() if name and not isinstance(module, lists)]
+
+
+@pytest.mark.parametrize("variant", [Variant.SOFT, Variant.HARD])
+def test_every_layer_can_be_looked_at_and_differentiated(variant, x):
+    torch.manual_seed(0)
+    config = NetworkConfig(variant, window_bp=LENGTH, promoter_bp=40, d_model=16, generator_layers=2, encoder_layers=2)
+    model, one = ArrayModel(Seq2Exp(config).eval()), {name: values[:1] for name, values in x.items()}
+    layers = layers_of(model.network)
+    assert len(layers) > 25
+    for layer in layers:
+        assert np.isfinite(model.activation(one, layer)).all(), layer
+        gradient = model.gradient(one, layer)
+        assert gradient["onehot"].any() or gradient["signals"].any() or gradient["features"].any(), layer
+
+
+def test_what_a_layer_puts_out_is_what_the_next_one_reads(model, x):
+    heads, streamed = model.activation(x, "expression_head"), expression(model, x)
+    np.testing.assert_allclose(heads[:, 0], streamed, rtol=0, atol=1e-6)
+    inner = model.activation(x, "encoder.layers.0.out_proj")  # every module of the stack runs by itself
+    np.testing.assert_allclose(inner, model.activation(x, "encoder.layers.0"), rtol=0, atol=1e-6)
+
+
+def test_hooks_are_called_and_change_no_prediction(model, x):
+    """Streaming goes past the modules inside a stack: with a hook it must not."""
+    wanted, called = expression(model, x), []
+    network = model.network
+    for name in layers_of(network):
+        network.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
+    try:
+        np.testing.assert_allclose(expression(model, x), wanted, rtol=0, atol=1e-5)
+        assert set(called) == set(layers_of(network))
+    finally:
+        for module in network.modules():
+            module._forward_hooks.clear()
+    np.testing.assert_array_equal(expression(model, x), wanted)
