@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kipoi_seq2exp.config import NetworkConfig
+from kipoi_seq2exp.nn.cpu.stem import read_codes, strongest_matches
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,20 @@ class TokenStem(nn.Module):
     def forward(self, onehot: Tensor, grid: TokenGrid) -> Tensor:
         """Map (B, L, 4) to (B, T, D); a base beyond the window reads as N."""
         left = (self.motifs.kernel_size[0] - 1) // 2
-        right = self.motifs.kernel_size[0] - 1 - left
-        beyond = grid.beyond_bp
-        bases = functional.pad(onehot.transpose(1, 2), (beyond + left, beyond + right))
-        strongest = functional.max_pool1d(self.motifs(bases), grid.token_bp)
-        out: Tensor = self.mix(functional.gelu(strongest).transpose(1, 2))
+        before = grid.beyond_bp + left
+        after = grid.beyond_bp + self.motifs.kernel_size[0] - 1 - left
+        codes = read_codes(onehot, before, after)
+        if codes is None:
+            strongest = self._strongest(functional.pad(onehot, (0, 0, before, after)), grid)
+        else:
+            assert self.motifs.bias is not None  # for the type checker
+            strongest = strongest_matches(codes, self.motifs.weight, self.motifs.bias, grid.length)
+        out: Tensor = self.mix(functional.gelu(strongest))
         return out
+
+    def _strongest(self, bases: Tensor, grid: TokenGrid) -> Tensor:
+        """Match all bases, of any numbers and on any device, then take each token's maximum: (B, T, D)."""
+        return functional.max_pool1d(self.motifs(bases.transpose(1, 2)), grid.token_bp).transpose(1, 2)
 
     def unknown(self) -> Tensor:
         """Return the embedding of a token without any known base, (D,), which every token of such a window has."""

@@ -41,6 +41,17 @@ def run_parallel(tasks: Sequence[Callable[[], None]], pool: str = "scan") -> Non
         future.result()
 
 
+def run_queue(tasks: Sequence[Callable[[], None]], pool: str = "scan") -> None:
+    """Run many tasks on as many threads as torch has (see `run_parallel`), each of which takes the next one."""
+    queue = iter(tasks)
+
+    def work() -> None:
+        for task in queue:
+            task()
+
+    run_parallel([work] * min(len(tasks), torch.get_num_threads()), pool)
+
+
 def empty(*shape: int) -> Tensor:
     """Make an uninitialised float32 tensor; a large one lies in huge pages where Linux gives them to who asks.
 

@@ -48,7 +48,7 @@ from kipoi_seq2exp.nn.cpu.simd import (
 CHUNK = 32
 STRETCH = 64  # positions that 16 channels are walked along before the next 16: memory likes it longer, caches shorter
 # numba keys its cache on disk by this file's content alone; a change of `simd` must change this line (a test compares)
-SIMD_SHA256 = "6c4cbf95a0ee74773335d010a5df2ad60b90f9c4e178a28fdcc92e2a8ceff902"
+SIMD_SHA256 = "e5d78c7b62d90174c2e87253df41e9029d0f63eeee1e9f3cd07e58e348310809"
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., None]:

@@ -16,6 +16,7 @@ worked on side by side, so that a long chain of instructions on one does not wai
     add_across(block)                   4 numbers: the sum over the lanes of each state; of `Lanes`: 1 number
     muladd(a, b, c)                     a * b + c, one rounding where the processor can (llvm.fmuladd, not llvm.fma:
                                         that one becomes a library call on processors without it)
+    take_greater(a, b, x, y)            x where a > b or a is not a number, else y
     sigmoid(x), softplus(x)             any x, within 3e-7 relative
     exp2(x)                             2 ** x for x <= 0, within 2e-7: round to the nearest whole number, which
                                         goes into the exponent bits, and a polynomial of degree 5 for the rest
@@ -251,6 +252,18 @@ def muladd(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
         return _call(builder, "fmuladd", *arguments)
 
     return a(a, a, a), code
+
+
+@intrinsic
+def take_greater(typingctx: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+    """Take x in the lanes where a > b or a is not a number, else y."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, b, x, y = arguments
+        taken = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
+        return builder.select(taken, x, y)
+
+    return a(a, a, a, a), code
 
 
 def _exp2(builder: Any, x: Any) -> Any:
