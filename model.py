@@ -29,7 +29,7 @@ class Seq2ExpModel(BaseModel, GradientMixin, LayerActivationMixin):
         fixes.note(weights=weights, weights_sha256=weights_sha256, outputs=outputs)
 
     def predict_on_batch(self, x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return `expression` (B, 1), log10(CAGE + 1), and `element_mask` (B, 200000), 0 to 1, if asked for."""
+        """Return `expression` (B, 1), in the weights' unit, and `element_mask` (B, 200000), 0 to 1, if asked for."""
         return self.arrays.predict(x)
 
     def input_grad(

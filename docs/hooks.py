@@ -201,7 +201,7 @@ def _execute(path: Path) -> tuple[str, dict[str, bytes]]:
     try:
         settings = Config({"KernelManager": {"transport": "ipc"}})
         where = {"metadata": {"path": str(ROOT)}}
-        NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where, config=settings).execute()
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where, config=settings).execute()
     except CellExecutionError as error:
         raise PluginError(f"{path.relative_to(ROOT)} fails: {error}") from None
     text, resources = MarkdownExporter().from_notebook_node(notebook)

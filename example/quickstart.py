@@ -4,8 +4,8 @@
     python example/quickstart.py --fasta hg38.fa --genes genes.tsv --h3k27ac k27.bw --dnase dnase.bw --hic powerlaw
     python example/quickstart.py --kipoi        # the same through Kipoi, after `seq2exp register`
 
-Both ways print one line per gene: its id, the predicted expression log10(CAGE + 1), and the share of the window that
-the network read (the mean of its mask).
+Both ways print one line per gene: its id, the predicted expression in the weights' unit, and the share of the window
+that the network read (the mean of its mask).
 """
 
 from __future__ import annotations

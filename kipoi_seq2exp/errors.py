@@ -32,3 +32,8 @@ class OutputError(Seq2ExpError, OSError):
 
 class ClusterError(Seq2ExpError, RuntimeError):
     """Other machines cannot be reached, or do not do what they were asked for."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 gene", "1,200 genes"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

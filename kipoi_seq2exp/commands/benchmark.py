@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.elements import add_source_options, needs_mask, open_predictions, open_run
 from kipoi_seq2exp.commands.options import Say, Subparsers
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,7 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
     if args.perturb and args.model is None:
         raise ConfigError("--perturb runs the network: give --model and its inputs.")
     pairs = read_pairs(args.pairs, args.pairs_of)
-    say(f"{args.pairs}: {len(pairs)} pairs, {int(pairs['regulated'].sum())} positive")
+    say(f"{args.pairs}: {counted(len(pairs), 'pair')}, {int(pairs['regulated'].sum())} positive")
     header = [f"pairs: {args.pairs}, cell types {', '.join(sorted(set(pairs['cell_type'])))}"]
     if args.model is None and args.results is None:
         judgement = judge_pairs(pairs, bootstrap=args.bootstrap, where=str(args.pairs))

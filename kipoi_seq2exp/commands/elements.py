@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.find import ElementSettings, Found
@@ -201,7 +201,7 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
     cut = (
         f"mask >= {calls.threshold:g}" if calls.top_fraction is None else f"top {calls.top_fraction:.2%} of each window"
     )
-    say(f"{len(elements)} elements of {elements['gene_id'].nunique()} genes ({cut})")
+    say(f"{counted(len(elements), 'element')} of {counted(elements['gene_id'].nunique(), 'gene')} ({cut})")
     if args.perturb and len(elements):
         from kipoi_seq2exp.elements.masking import effect_line
 

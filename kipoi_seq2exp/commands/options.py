@@ -77,7 +77,11 @@ def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True)
         help="a gene feature that the table lacks: stop (default), or use the mean over the training genes",
     )
     inputs.add_argument("--gene-ids", nargs="+", metavar="ID", help="predict only these genes")
-    inputs.add_argument("--label", metavar="COLUMN", help="column of the gene table with the observed log10(CAGE + 1)")
+    inputs.add_argument(
+        "--label",
+        metavar="COLUMN",
+        help="column of the gene table with the observed expression",
+    )
     inputs.add_argument("--cell-type", help="row of the table of cell types, for weights that do not name their inputs")
     return inputs
 

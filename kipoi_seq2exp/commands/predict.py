@@ -22,6 +22,7 @@ from kipoi_seq2exp.commands.options import (
     track_sources,
 )
 from kipoi_seq2exp.config import MaskMode
+from kipoi_seq2exp.errors import counted
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.outputs import Summary
@@ -35,7 +36,7 @@ _DESCRIPTION = """Predict the expression of genes and the DNA that drives it.
       --track h3k27ac=h3k27ac.bw --track dnase=dnase.bw --track hic=powerlaw -o results/
 
 writes into results/
-  predictions.tsv    a row per gene: expression log10(CAGE + 1), fraction of the window kept, ...
+  predictions.tsv    a row per gene: expression in the weights' unit, fraction of the window kept, ...
   elements.bed       intervals that the mask keeps outside the promoter, with scores (BED6+)
   element_mask.bw    the mask of every base; where windows overlap, the maximum
   provenance.json    command, versions, checksums, inputs
@@ -170,10 +171,10 @@ def _report(summary: Summary, say: Say) -> None:
     from kipoi_seq2exp.metrics import score
 
     genes = summary.genes
-    line = f"{len(genes)} genes"
+    line = counted(len(genes), "gene")
     if "n_elements" in genes:
         kept = genes["kept_fraction"].mean()
-        line += f", {len(summary.elements)} elements outside promoters, {kept:.2%} of the bases kept"
+        line += f", {counted(len(summary.elements), 'element')} outside promoters, {kept:.2%} of the bases kept"
     say(line)
     if "observed" in genes and genes["observed"].notna().sum() > 1:
         known = genes[genes["observed"].notna()]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
+from kipoi_seq2exp.errors import counted
 
 _DESCRIPTION = """Write one page of a set of predicted genes: a sortable table, a scatter, loci that zoom.
 
@@ -67,5 +68,5 @@ def run(args: argparse.Namespace, say: Say) -> int:
         files["tracks.ini"] = genome_tracks_ini(shown)
         for name, text in files.items():
             write_lines(text.removesuffix("\n").split("\n"), args.output / name)
-        say(f"{len(predictions)} genes; written: " + ", ".join(str(args.output / name) for name in files))
+        say(f"{counted(len(predictions), 'gene')}; written: " + ", ".join(str(args.output / name) for name in files))
     return 0

@@ -50,7 +50,11 @@ def _add_surroundings(parser: argparse.ArgumentParser) -> None:
     drawn.add_argument(
         "--genes", type=Path, help="the gene table, for observed labels and for outputs without metadata"
     )
-    drawn.add_argument("--label", metavar="COLUMN", help="column of --genes with the observed log10(CAGE + 1)")
+    drawn.add_argument(
+        "--label",
+        metavar="COLUMN",
+        help="column of --genes with the observed expression",
+    )
     drawn.add_argument("--gtf", type=Path, help="gene models")
     drawn.add_argument("--elements", type=Path, metavar="BED", help="known elements to draw beside the called ones")
     drawn.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
-from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.errors import ConfigError, InputError, counted
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.training.config import TrainingConfig
@@ -82,7 +82,7 @@ def run_evaluate(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp import load_model
 
     result = evaluation.evaluate(load_model(weights), config, args.split)
-    say(f"{args.model}: {len(result.table)} genes of the {args.split} split; {result.label}")
+    say(f"{args.model}: {counted(len(result.table), 'gene')} of the {args.split} split; {result.label}")
     for name, value in result.scores.items():
         say(f"{name}: {value.value:.4f} [{value.low:.4f}, {value.high:.4f}]")
     if args.output is not None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, add_input_options, add_network_options
+from kipoi_seq2exp.errors import counted
 
 _DESCRIPTION = """Predict what variants do: per variant and gene within reach, the change of expression and of the mask.
 
@@ -64,10 +65,10 @@ def run(args: argparse.Namespace, say: Say) -> int:
         provenance = provenance_of(request, model, weights_sha256, dataset)
     reached = effects["variant"].nunique()
     notes = [
-        f"{args.vcf}: {len(vcf.variants)} alleles, {vcf.no_sequence} more without a plain sequence left out",
-        f"{len(mismatches)} alleles left out since their REF is not what the FASTA has",
-        f"{len(variants) - reached} alleles lie in no gene's window; {reached} reach "
-        f"{effects['gene_id'].nunique()} genes: {len(effects)} rows",
+        f"{args.vcf}: {counted(len(vcf.variants), 'allele')}, {vcf.no_sequence} more without a plain sequence left out",
+        f"{counted(len(mismatches), 'allele')} left out: the FASTA has another REF",
+        f"{counted(len(variants) - reached, 'allele')} in no gene's window; {counted(reached, 'allele')} in the "
+        f"windows of {counted(effects['gene_id'].nunique(), 'gene')}: {counted(len(effects), 'row')}",
     ]
     files = [args.output / name for name in (TABLE, ANNOTATED, PROVENANCE)]
     write_tsv(effects_table(effects, args.model), files[0])

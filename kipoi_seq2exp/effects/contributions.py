@@ -1,6 +1,6 @@
 """Which bases, and which track values, made a prediction: gradient x input, integrated gradients, mutagenesis.
 
-Contract: one window in; one number per base (and per track) out, in units of the prediction, log10(CAGE + 1). Both
+Contract: one window in; one number per base (and per track) out, in the unit of the prediction. Both
 parts of the network take part, the mask and the encoder; gene features stay as they are. Where the mask is read with a
 threshold (mask modes hard and top), no gradient passes through it: only the encoder's part is told then. The gradients
 are captum's (the extra `interpret`), one window and one layer's intermediates in memory at a time.

@@ -43,7 +43,7 @@ def predict_masked(
     Returns
     -------
     ndarray, (M,)
-        log10(CAGE + 1), one for each mask.
+        In the unit of the prediction, one for each mask.
     """
     import torch
 

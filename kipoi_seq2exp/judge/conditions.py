@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.find import GeneWindows
+from kipoi_seq2exp.errors import counted
 from kipoi_seq2exp.metrics import METRICS, score
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
@@ -97,7 +98,9 @@ def compare_conditions(
 def condition_lines(table: pd.DataFrame) -> list[str]:
     """Lay out a comparison for the reader."""
     width = max(len(name) for name in table["condition"])
-    lines = [f"{table['genes'].iloc[0]} genes; changes of log10 expression against '{table['condition'].iloc[0]}'"]
+    lines = [
+        f"{counted(table['genes'].iloc[0], 'gene')}; changes of log10 expression against '{table['condition'].iloc[0]}'"
+    ]
     for _, row in table.iterrows():
         line = f"{row['condition']:<{width}}  mean |change| {row['mean_abs_change']:.3g}"
         if "mse" in table:

@@ -18,7 +18,7 @@ from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements
 from kipoi_seq2exp.elements.find import genomic_mask
 from kipoi_seq2exp.elements.masking import predict_masked
-from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.conditions import Rows, RowsOf
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
@@ -162,8 +162,8 @@ def overlap_lines(overlap: pd.DataFrame) -> list[str]:
             return f"{row[name]:.2%} [{row[f'{name}_low']:.2%}, {row[f'{name}_high']:.2%}]"
 
         lines += [
-            f"{row['set']}, {row['genes']} genes: of the bases outside promoters it keeps {share('peaks_kept')}, "
-            f"called elements keep {share('called_kept')}",
+            f"{row['set']}, {counted(row['genes'], 'gene')}: of the bases outside promoters it keeps "
+            f"{share('peaks_kept')}, called elements keep {share('called_kept')}",
             f"  the best bases of the mask, as many as in peaks: {share('same_size_precision')} lie in peaks (chance "
             f"{row['peaks_kept']:.2%})",
         ]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, counted
 from kipoi_seq2exp.metrics import Score
 
 Floats = NDArray[np.float64]
@@ -133,7 +133,7 @@ def ranking_lines(table: pd.DataFrame) -> list[str]:
         first = rows.iloc[0]
         few = min(first["positives"], first["pairs"] - first["positives"]) < FEW
         lines.append(
-            f"{label}: {first['pairs']} pairs, {first['positives']} positive (floor {first['floor']:.3f})"
+            f"{label}: {counted(first['pairs'], 'pair')}, {first['positives']} positive (floor {first['floor']:.3f})"
             f"{f'; fewer than {FEW} of a kind: neither order nor intervals mean much' if few else ''}"
         )
         for _, row in rows.sort_values("auprc", ascending=False).iterrows():

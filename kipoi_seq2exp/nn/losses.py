@@ -19,7 +19,7 @@ class Losses:
     Attributes
     ----------
     prediction : Tensor, ()
-        Smooth L1 (beta 1) between predicted and observed log10(CAGE + 1).
+        Smooth L1 (beta 1) between predicted and observed expression.
     kl : Tensor or None, ()
         KL divergence from the prior in nats per base, times its weight; None for a network without a generator.
     total : Tensor, ()
@@ -39,7 +39,7 @@ def seq2exp_loss(output: Seq2ExpOutput, target: Tensor, kl_weight: float = KL_WE
     output : Seq2ExpOutput
         What the network returned.
     target : Tensor, (B,)
-        Observed expression in the network's unit, log10(CAGE + 1).
+        Observed expression in the network's unit.
     kl_weight : float
         Weight of the information bottleneck.
     """

@@ -10,7 +10,7 @@ Glossary (ours = paper's symbol)
     prior           Beta of each base and track, from the track's value                                 (B, L, S)
     z               both together, the probability that a base belongs to an active element             (B, L)
     mask            m, what of the window the encoder sees                                              (B, L)
-    expression      y, log10(CAGE + 1) at the TSS                                                       (B,)
+    expression      y, at the TSS; the published label is log10(CAGE + 1)                              (B,)
 
     window -> embed -> generator -> posterior --+
                                     tracks -> prior --+-> z -> mask -> (embedding * mask) -> encoder -> promoter mean
@@ -50,7 +50,7 @@ class Seq2ExpOutput:
     Attributes
     ----------
     expression : Tensor, (B,)
-        log10(CAGE + 1), or the label that the weights were trained on.
+        In the unit of the label that the weights were trained on (published: log10(CAGE + 1)).
     mask : Tensor or None, (B, L)
         What the encoder saw of each base, 0 to 1, promoter and blacklist applied; None for the plain baseline.
     z, posterior : BetaParams or None, (B, L)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
 
 LABEL_COLUMNS = ("observed", "label", "expression")
-"""Columns of a gene table that are taken for the label, log10(CAGE + 1), when none is named."""
+"""Columns of a gene table that are taken for the label when none is named."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PredictRequest:
     gene_ids : tuple of str or None
         Predict only these genes, in this order.
     label : str or None
-        Column of the gene table with the observed log10(CAGE + 1); by default the first of `LABEL_COLUMNS` there is.
+        Column of the gene table with the observed expression; by default the first of `LABEL_COLUMNS` there is.
     cell_type : str or None
         Row of the table of cell types, for weights that do not name their inputs.
     mask_mode : MaskMode or None

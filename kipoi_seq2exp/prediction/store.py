@@ -4,7 +4,7 @@ The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per g
 
     metadata/gene_id, metadata/ranges/{chr,start,end,strand}   (G,)     the genes, in the order of the gene table
     metadata/observed                                          (G,)     label of each gene, if the table has one
-    preds/expression                                           (G, 1)   log10(CAGE + 1)
+    preds/expression                                           (G, 1)   in the unit of the weights' label
     preds/element_mask                                         (G, L)   mask that the encoder saw, if there is one
     preds/beta_{alpha,beta}                                    (G, L)   concentrations of z, if asked for
     stats/known_fraction                                       (G,)     bases of the window that are A, C, G or T
@@ -47,7 +47,7 @@ class Row:
     Attributes
     ----------
     expression : float
-        log10(CAGE + 1).
+        In the unit of the weights' label.
     known_fraction : float
         Bases of the window that are A, C, G or T.
     mask, alpha, beta : ndarray of float32 or None, (L,)

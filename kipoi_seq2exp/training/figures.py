@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kipoi_seq2exp.errors import counted
 from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.metrics import Score
 
@@ -46,7 +47,7 @@ def draw_scatter(
     axis.set(
         xlabel=f"observed: {label}",
         ylabel="predicted",
-        title=f"{len(observed)} genes, Pearson {scores['pearson'].value:.3f}, MSE {scores['mse'].value:.3f}",
+        title=f"{counted(len(observed), 'gene')}, Pearson {scores['pearson'].value:.3f}, MSE {scores['mse'].value:.3f}",
     )
     axis.xaxis.label.set_wrap(True)
     _save(figure, path)

@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from kipoi_seq2exp.config import Provenance
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, counted
 from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
@@ -316,4 +316,4 @@ def _trained_on(config: TrainingConfig, genes: Mapping[str, int]) -> str:
         Scheme.CROSS_VALIDATION: f"scores by cross-validation over '{split.column}', weights from all genes",
         Scheme.FOLD: f"the paper's fold {split.fold} held out",
     }.get(split.scheme, f"held out: {', '.join((*split.validation, *split.test))}")
-    return f"{genes['train']} genes ({cells}); {held}"
+    return f"{counted(genes['train'], 'gene')} ({cells}); {held}"

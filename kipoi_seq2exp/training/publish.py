@@ -15,7 +15,7 @@ from typing import Any
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, from_mapping, read_yaml, suggest
 from kipoi_seq2exp.data.cells import read_cells
-from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted
 from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
@@ -249,7 +249,7 @@ def _card_data(record: Mapping[str, Any]) -> list[str]:
     lines = ["## Data", ""]
     for data in record["data"]:
         lines += [
-            f"{data['n_genes']} genes of `{data['genes']}`, DNA `{data['fasta']}`:",
+            f"{counted(data['n_genes'], 'gene')} of `{data['genes']}`, DNA `{data['fasta']}`:",
             "",
             "| track | file | unit |",
         ]

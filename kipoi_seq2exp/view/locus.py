@@ -34,7 +34,7 @@ class LocusData:
     ----------
     locus : Locus
     predicted : float
-        log10(CAGE + 1).
+        In the unit of the weights' label.
     observed : float or None
     tracks : tuple of TrackLine
         In the model's order.

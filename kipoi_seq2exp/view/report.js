@@ -222,7 +222,7 @@ function start(data) {
       byId("scatter").appendChild(point);
     }
     const r = known.length > 2 ? pearson(pairs) : null;
-    byId("agreement").textContent = `${data.unit}, ${known.length} genes` + (r === null ? "" : `, Pearson ${r.toFixed(3)}`);
+    byId("agreement").textContent = `${data.unit}, ${known.length} ${known.length === 1 ? "gene" : "genes"}` + (r === null ? "" : `, Pearson ${r.toFixed(3)}`);
   }
 
   function drawTitle(gene) {

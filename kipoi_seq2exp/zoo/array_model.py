@@ -53,7 +53,7 @@ class ArrayModel:
         self.network, self.outputs = network, tuple(outputs)
 
     def predict(self, x: Arrays) -> dict[str, np.ndarray]:
-        """Return the outputs by name: expression (B, 1), log10(CAGE + 1); element_mask (B, L), 0 to 1."""
+        """Return the outputs by name: expression (B, 1), in the weights' unit; element_mask (B, L), 0 to 1."""
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
         with torch.inference_mode():
             for window in self._windows(x):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kipoi_seq2exp.data.naming import check_chromosomes, check_places, listing, other_name
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, counted
 
 FASTA = {"chr1": 1_000, "chrM": 50}
 
@@ -71,3 +71,8 @@ def test_other_places_are_one_sentence(places, message):
     with pytest.raises(InputError, match=message) as error:
         check_places(places, PLACES, "x.tsv", "y")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 genes"), (1, "1 gene"), (2, "2 genes"), (18_021, "18,021 genes")])
+def test_counted_knows_one_from_many(number, said):
+    assert counted(number, "gene") == said

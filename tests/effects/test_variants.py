@@ -286,7 +286,7 @@ def test_the_command_writes_a_table_and_an_annotated_vcf(tiny, tmp_path, records
     said = capsys.readouterr().out
     assert said.startswith("provisional weights")
     assert "5 alleles, 2 more without a plain sequence left out" in said
-    assert "1 alleles lie in no gene's window; 4 reach 2 genes: 4 rows" in said
+    assert "1 allele in no gene's window; 4 alleles in the windows of 2 genes: 4 rows" in said
     table = pd.read_csv(tmp_path / "o" / "variants.tsv", sep="\t")
     assert table.columns[:6].tolist() == ["#CHROM", "POS", "ID", "REF", "ALT", "small/expression/diff"]
     assert set(COLUMNS) - set(table.columns) == {"delta_expression"}
@@ -360,7 +360,7 @@ def test_mismatches_are_skipped_and_counted(tiny, tmp_path, records, capsys):
     wrong[4] = other(wrong[3])
     vcf = write_vcf(tmp_path / "v.vcf", [wrong, records[1]])
     assert main(command(tiny, small_weights(tiny, tmp_path), vcf, tmp_path / "o", "--skip-mismatch")) == 0
-    assert "1 alleles left out since their REF is not what the FASTA has" in capsys.readouterr().out
+    assert "1 allele left out: the FASTA has another REF" in capsys.readouterr().out
 
 
 def test_variants_out_of_reach_are_one_sentence(tiny, tmp_path, records, capsys):
