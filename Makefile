@@ -76,7 +76,7 @@ lint: $(VENV)/.tools ## ruff and mypy alone
 	$(BIN)/mypy
 
 docs: $(VENV)/.tools ## build the documentation into site/ (dead links, undocumented public names and failing tutorials are errors)
-	$(LIMIT) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(LIMIT) NO_MKDOCS_2_WARNING=1 PATH="$(BIN):$$PATH" $(BIN)/mkdocs build --strict --quiet
 
 docs-test: $(VENV)/.tools ## run every command of the documentation that names the bundled example (minutes)
 	$(LIMIT) PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -q -m pages tests/test_docs.py

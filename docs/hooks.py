@@ -18,8 +18,10 @@ import inspect
 import os
 import posixpath
 import re
+import tempfile
 import typing
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             path = posixpath.normpath(posixpath.join(posixpath.dirname(source), picture))
             if path.endswith(".png") and not path.startswith("docs/") and path not in files.src_uris:
                 files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
-    for notebook in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
-        text, pictures = _execute(notebook)
+    notebooks = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+    with ThreadPoolExecutor(len(notebooks)) as pool:  # each runs in a process of its own
+        executed = list(pool.map(_execute, notebooks))
+    for notebook, (text, pictures) in zip(notebooks, executed, strict=True):
         files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=text))
         for name, picture in pictures.items():
             files.append(File.generated(config, f"tutorials/{name}", content=picture))
@@ -198,12 +202,19 @@ def _execute(path: Path) -> tuple[str, dict[str, bytes]]:
     from traitlets.config import Config
 
     notebook = nbformat.read(path, as_version=4)
-    try:
-        settings = Config({"KernelManager": {"transport": "ipc"}})
-        where = {"metadata": {"path": str(ROOT)}}
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where, config=settings).execute()
-    except CellExecutionError as error:
-        raise PluginError(f"{path.relative_to(ROOT)} fails: {error}") from None
+    with tempfile.TemporaryDirectory() as sockets:  # of its own, or two kernels would answer each other
+        client = NotebookClient(
+            notebook,
+            timeout=600,
+            startup_timeout=300,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(ROOT)}},
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise PluginError(f"{path.relative_to(ROOT)} fails: {error}") from None
     text, resources = MarkdownExporter().from_notebook_node(notebook)
     pictures = {f"{path.stem}_{name}": data for name, data in resources["outputs"].items()}
     for name in resources["outputs"]:
