@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,7 @@ def rank_scores(
     labels: NDArray[np.bool_],
     scores: Mapping[str, Floats],
     *,
+    groups: NDArray[Any] | None = None,
     bootstrap: int = 1_000,
     level: float = 0.95,
     seed: int = 0,
@@ -57,8 +59,10 @@ def rank_scores(
         Which pairs are positive.
     scores : mapping of str to ndarray, (n,)
         Higher is more likely positive; -inf is a miss.
+    groups : ndarray, (n,), optional
+        Pairs of one group (a gene's) are resampled together; by default each pair is by itself.
     bootstrap : int
-        Resamples of the pairs; 0 leaves the intervals NaN.
+        Resamples of the groups; 0 leaves the intervals NaN.
     level : float
         Probability that an interval should hold.
     seed : int
@@ -80,9 +84,12 @@ def rank_scores(
     resampled: dict[str, list[Floats]] = {name: [] for name in scores}
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // labels.size)
+    group_of = np.arange(labels.size) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(group_of.max()) + 1
     for first in range(0, bootstrap, block):
         size = min(block, bootstrap - first)
-        weights = random.multinomial(labels.size, np.full(labels.size, 1 / labels.size), size=size).astype(np.float64)
+        drawn = random.multinomial(count, np.full(count, 1 / count), size=size)
+        weights = drawn[:, group_of].astype(np.float64)
         for name, pairs in sorted_pairs.items():
             resampled[name].append(pairs.measure(weights))
     return {name: _ranking(point[name], resampled[name], level) for name in scores}

@@ -1,0 +1,292 @@
+"""Does training find what is there to be found: networks on an invented genome, judged by its known truth.
+
+Contract: a genome and a recipe in; a row per method (what of the distal variance it explains, how its effects agree
+with the true ones), and a row per score that ranks elements, all on the held-out chromosomes.
+
+    distal variance explained = (error of the promoter alone - error) / (error of the promoter alone - error of the oracle)
+
+with errors as mean squared errors of expression. An effect is the fall of the prediction when the mask, else the
+network's own, is 0 for 1 kb on either side of the element's middle. Intervals (95 %) are of genes resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kipoi_seq2exp.analysis.masking import masked_out, predict_masked
+from kipoi_seq2exp.analysis.ranking import rank_scores
+from kipoi_seq2exp.config import NetworkConfig, Variant
+from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.judge import recovery_rivals as rivals
+from kipoi_seq2exp.judge.recovery_genome import PROMOTER_BP, GenomeSettings
+from kipoi_seq2exp.judge.recovery_rivals import FLANK_BP, CalledTracks, Genome
+from kipoi_seq2exp.judge.recovery_train import Lesson, Masks, Trained, predict_windows, train_network
+from kipoi_seq2exp.metrics import Score, paired_differences, score
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.training.sections import OptimiserConfig
+
+Floats = NDArray[np.float64]
+Say = Callable[[str], None]
+
+OURS = "Seq2Exp, tokens"
+PUBLISHED, PLAIN, PEAKS = "published start, a token a base", "no mask", "MACS3 mask"
+NETWORKS = (OURS, PLAIN, PEAKS, PUBLISHED)
+MASK, EFFECT = "mask", "effect"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the networks are built and trained.
+
+    Attributes
+    ----------
+    network : dict of str to object
+        Fields of `NetworkConfig` that differ from the published ones.
+    lesson : Lesson
+    """
+
+    network: Mapping[str, Any]
+    lesson: Lesson
+
+    def config(self, genome: GenomeSettings, **changes: Any) -> NetworkConfig:
+        """Return the network's settings for the windows of a genome."""
+        lengths = {"window_bp": genome.window_bp, "promoter_bp": PROMOTER_BP, "n_tracks": 3, "n_features": 0}
+        return NetworkConfig(**{**self.network, **lengths, **changes})
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a method says of the held-out genes and of the elements in their windows.
+
+    Attributes
+    ----------
+    expression : ndarray, (G,)
+    effect, mask : ndarray, (pairs,), or None
+        Predicted effect of each element; mean of the mask over it.
+    training : Trained or None
+    """
+
+    expression: Floats
+    effect: Floats | None = None
+    mask: Floats | None = None
+    training: Trained | None = None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The tables of a benchmark.
+
+    Attributes
+    ----------
+    methods : DataFrame
+        method; distal (share explained), effect_r and pearson, each with _low and _high; mse; steps; seconds.
+    rankings : DataFrame
+        score, auprc with _low and _high.
+    pairs : DataFrame
+        Every element of a held-out window with its true effect and all scores.
+    notes : tuple of str
+    """
+
+    methods: pd.DataFrame
+    rankings: pd.DataFrame
+    pairs: pd.DataFrame
+    notes: tuple[str, ...] = field(default=())
+
+
+def benchmark_recovery(
+    genome: Genome,
+    recipe: Recipe,
+    networks: tuple[str, ...] = NETWORKS,
+    *,
+    seed: int = 0,
+    macs3: CalledTracks | None = None,
+    say: Say = lambda _: None,
+) -> Recovery:
+    """Train networks on a genome and judge them beside their rivals.
+
+    Parameters
+    ----------
+    genome : RecoveryGenome or GenomeFiles
+    recipe : Recipe
+    networks : tuple of str
+        Of `NETWORKS`, ours first.
+    seed : int
+        Of weights and order.
+    macs3 : CalledTracks, optional
+        Without it, what needs MACS3 is left out, and a note says so.
+    say : callable
+        Told of each network that is done.
+    """
+    test = genome.rows("test")
+    pairs = held_out_pairs(genome)
+    judged = {name: Judged(values) for name, values in rivals.predict_rivals(genome).items()}
+    notes = []
+    for name in networks:
+        if name == PEAKS and macs3 is None:
+            notes.append("MACS3 is not installed: its mask and its ranking of the tracks are left out")
+            continue
+        seconds = judged[OURS].training.seconds if name == PUBLISHED and judged[OURS].training else None
+        judged[name] = _run_network(genome, recipe, name, pairs, seed, seconds, macs3)
+        say(f"{name}: {_training_line(judged[name])}")
+    scores = _candidate_scores(genome, pairs, judged, macs3)
+    observed = genome.genes["expression"].to_numpy()[test]
+    methods = pd.DataFrame([_method_row(name, one, judged, observed, pairs) for name, one in judged.items()])
+    labels, groups = pairs["regulated"].to_numpy(bool), pairs["gene_id"].to_numpy()
+    ranked = rank_scores(labels, scores, groups=groups)
+    rankings = pd.DataFrame([{"score": name, **_columns("auprc", one.auprc)} for name, one in ranked.items()])
+    lines = () if macs3 is None else macs3.lines
+    return Recovery(methods, rankings, pairs.assign(**scores), (*notes, *lines))
+
+
+def held_out_pairs(genome: Genome) -> pd.DataFrame:
+    """Return the pairs of the held-out genes, in the order of the genes."""
+    names = genome.genes["gene_id"].to_numpy()[genome.rows("test")]
+    pairs = genome.pairs[genome.pairs["gene_id"].isin(names)].reset_index(drop=True)
+    return pairs
+
+
+def _run_network(
+    genome: Genome,
+    recipe: Recipe,
+    name: str,
+    pairs: pd.DataFrame,
+    seed: int,
+    seconds: float | None,
+    macs3: CalledTracks | None,
+) -> Judged:
+    """Train a network and let it speak of the held-out genes."""
+    config, lesson = _network_of(recipe, name, genome.settings, seconds)
+    train, test = genome.rows("train"), genome.rows("test")
+    masks = None
+    if config.variant is Variant.PEAKS and macs3 is not None:
+        masks = macs3.masks(genome, np.concatenate([train, test]))
+    labels = genome.genes["expression"].to_numpy()[train]
+    training = train_network(config, genome, train, labels, lesson, seed=seed, masks=masks)
+    spoken = judge_network(training.network, genome, pairs, masks, with_effects=name != PUBLISHED)
+    return replace(spoken, training=training)
+
+
+def _network_of(
+    recipe: Recipe, name: str, genome: GenomeSettings, seconds: float | None
+) -> tuple[NetworkConfig, Lesson]:
+    if name == OURS:
+        return recipe.config(genome), recipe.lesson
+    if name == PLAIN:
+        return recipe.config(genome, variant=Variant.PLAIN), recipe.lesson
+    if name == PEAKS:
+        return recipe.config(genome, variant=Variant.PEAKS), recipe.lesson
+    if name == PUBLISHED:
+        published = {"token_bp": 1, "memory_bp": None, "contact_pool": 0}
+        return recipe.config(genome, **published), replace(recipe.lesson, seconds=seconds)
+    raise ConfigError(f"unknown network '{name}': choose from {', '.join(NETWORKS)}.")
+
+
+def judge_network(
+    network: Seq2Exp, genome: Genome, pairs: pd.DataFrame, masks: Masks | None = None, *, with_effects: bool = True
+) -> Judged:
+    """Predict the held-out genes, each with every element of its window masked out.
+
+    Parameters
+    ----------
+    network : Seq2Exp
+    genome : RecoveryGenome or GenomeFiles
+    pairs : DataFrame
+        Of `held_out_pairs`.
+    masks : mapping of str to ndarray of bool, (L,), optional
+        Of each gene, for a network that is given its mask.
+    with_effects : bool
+        Whether elements are masked out; it takes one prediction for each.
+    """
+    test = genome.rows("test")
+    predicted = predict_windows(network, genome, test, masks)
+    expression = np.array([value for value, _ in predicted])
+    effect, shown = np.zeros(len(pairs)), np.zeros(len(pairs))
+    by_gene = {gene_id: rows for gene_id, rows in pairs.groupby("gene_id", sort=False)}
+    for place, row in enumerate(test):
+        window, mask = genome[int(row)], predicted[place][1]
+        if window.gene_id not in by_gene:
+            continue
+        of_gene = by_gene[window.gene_id]
+        own = np.ones(len(window.onehot), dtype=np.float32) if mask is None else mask
+        start, end = ((of_gene[name] - window.start).to_numpy() for name in ("start", "end"))
+        shown[of_gene.index] = [own[max(0, a) : b].mean() for a, b in zip(start, end, strict=True)]
+        if with_effects:
+            middle = (start + end) // 2
+            without = masked_out(own, np.maximum(0, middle - FLANK_BP), middle + FLANK_BP)
+            effect[of_gene.index] = expression[place] - predict_masked(network, window, without)
+    own_mask = network.config.generates_mask
+    return Judged(expression, effect if with_effects else None, shown if own_mask else None)
+
+
+def _candidate_scores(
+    genome: Genome, pairs: pd.DataFrame, judged: Mapping[str, Judged], macs3: CalledTracks | None
+) -> dict[str, Floats]:
+    """Return every score of the elements: by networks, by tracks, by MACS3."""
+    scores = {}
+    for name, one in judged.items():
+        for what, values in ((MASK, one.mask), (EFFECT, one.effect)):
+            if values is not None:
+                scores[f"{what} of {name}"] = values
+    scores |= rivals.rank_by_tracks(genome, pairs)
+    return scores if macs3 is None else {**scores, **macs3.rank(pairs)}
+
+
+def _method_row(
+    name: str, one: Judged, judged: Mapping[str, Judged], observed: Floats, pairs: pd.DataFrame
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": name}
+    row |= _columns("distal", distal_share(observed, one.expression, judged))
+    if one.effect is not None:
+        groups = pairs["gene_id"].to_numpy()
+        row |= _columns("effect_r", grouped_pearson(pairs["effect"].to_numpy(), one.effect, groups))
+    scores = score(observed, one.expression)
+    row |= {**_columns("pearson", scores["pearson"]), "mse": scores["mse"].value}
+    if one.training is not None:
+        row |= {"steps": one.training.steps, "seconds": round(one.training.seconds)}
+    return row
+
+
+def distal_share(observed: Floats, predicted: Floats, judged: Mapping[str, Judged]) -> Score:
+    """Return the share of the distal variance that predictions explain: 0 as the promoter alone, 1 as the oracle."""
+    promoter, oracle = judged[rivals.PROMOTER].expression, judged[rivals.ORACLE].expression
+    explainable = np.mean((promoter - observed) ** 2) - np.mean((oracle - observed) ** 2)
+    gain = paired_differences(observed, predicted, promoter)["mse"]
+    return Score(*(float(value / explainable) for value in (gain.value, gain.low, gain.high)))
+
+
+def grouped_pearson(
+    truth: Floats, guess: Floats, groups: NDArray[Any], *, bootstrap: int = 1_000, level: float = 0.95, seed: int = 0
+) -> Score:
+    """Return the correlation over pairs, with a bootstrap interval over their genes."""
+    _, of_pair = np.unique(groups, return_inverse=True)
+    count = int(of_pair.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=bootstrap)
+    weights = np.concatenate([np.ones((1, count)), drawn])[:, of_pair]
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    a, b = truth - weights @ truth[:, None], guess - weights @ guess[:, None]
+    covariance, first, second = ((weights * x).sum(axis=1) for x in (a * b, a**2, b**2))
+    scale = np.sqrt(first * second)
+    found = np.divide(covariance, scale, out=np.full(len(scale), np.nan), where=scale > 1e-300)
+    known = found[1:][np.isfinite(found[1:])]
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known.size else (np.nan, np.nan)
+    return Score(float(found[0]), float(low), float(high))
+
+
+def _columns(name: str, value: Score) -> dict[str, float]:
+    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+
+
+def _training_line(one: Judged) -> str:
+    assert one.training is not None  # for the type checker
+    return f"{one.training.steps:,} steps in {one.training.seconds:,.0f} s, last losses {one.training.losses[-50:].mean():.4f}"
+
+
+def default_recipe(**changes: Any) -> Recipe:
+    """Return the recipe of the benchmark."""
+    return Recipe({}, Lesson(OptimiserConfig(**changes)))
