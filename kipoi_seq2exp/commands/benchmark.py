@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kipoi_seq2exp.commands import options
+from kipoi_seq2exp.commands import benchmark_recovery, options
 from kipoi_seq2exp.commands.elements import add_source_options, needs_mask, open_predictions, open_run
 from kipoi_seq2exp.commands.options import Say, Subparsers
 from kipoi_seq2exp.errors import ConfigError, counted
@@ -77,6 +77,7 @@ def add_to(subparsers: Subparsers) -> None:
     peaks = options.add_command(kinds, "peaks", "the mask beside called peaks", _PEAKS)
     peaks.set_defaults(run=run_peaks)
     _add_peak_options(peaks)
+    benchmark_recovery.add_to(kinds)
     for parser in (distal, peaks):
         parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
         options.add_input_options(parser)

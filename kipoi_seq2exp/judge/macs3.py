@@ -108,6 +108,16 @@ class Macs3:
     version: str
 
 
+def _installed() -> str | None:
+    beside = str(Path(sys.executable).parent)
+    return shutil.which(PROGRAM, path=os.pathsep.join([os.environ.get("PATH", os.defpath), beside]))
+
+
+def is_installed() -> bool:
+    """Whether MACS3 is on PATH or beside the Python that runs."""
+    return _installed() is not None
+
+
 def find_macs3() -> Macs3:
     """Find MACS3 on PATH or beside the Python that runs, and ask for its version.
 
@@ -116,8 +126,7 @@ def find_macs3() -> Macs3:
     ConfigError
         If it is not there or does not run.
     """
-    beside = str(Path(sys.executable).parent)
-    file = shutil.which(PROGRAM, path=os.pathsep.join([os.environ.get("PATH", os.defpath), beside]))
+    file = _installed()
     if file is None:
         raise ConfigError(f"the program {PROGRAM} is not on PATH: {_INSTALL}.")
     done = _run([file, "--version"], Path.cwd())

@@ -3,9 +3,9 @@
 Contract: a genome and a recipe in; a row per method (what of the distal variance it explains, how its effects agree
 with the true ones), and a row per score that ranks elements, all on the held-out chromosomes.
 
-    distal variance explained = (error of the promoter alone - error) / (error of the promoter alone - error of the oracle)
+    distal variance explained = (promoter alone - method) / (promoter alone - oracle)
 
-with errors as mean squared errors of expression. An effect is the fall of the prediction when the mask, else the
+of mean squared errors of expression. An effect is the fall of the prediction when the mask, else the
 network's own, is 0 for 1 kb on either side of the element's middle. Intervals (95 %) are of genes resampled.
 """
 
@@ -38,6 +38,22 @@ OURS = "Seq2Exp, tokens"
 PUBLISHED, PLAIN, PEAKS = "published start, a token a base", "no mask", "MACS3 mask"
 NETWORKS = (OURS, PLAIN, PEAKS, PUBLISHED)
 MASK, EFFECT = "mask", "effect"
+
+
+NETWORK: dict[str, Any] = {
+    "d_model": 16,
+    "d_state": 8,
+    "generator_layers": 1,
+    "encoder_layers": 1,
+    "token_bp": 64,
+    "contact_pool": 4,
+    "contact_track": 2,
+    "prior_scale": 1.0,
+    "marginal_scale": 1.0,
+}
+STEPS = {"tracks": 800, "dna": 1_600, "far": 800}
+PEAK_LR = {"tracks": 1e-2, "dna": 1e-2, "far": 1e-2}
+KL_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -127,13 +143,18 @@ def benchmark_recovery(
     pairs = held_out_pairs(genome)
     judged = {name: Judged(values) for name, values in rivals.predict_rivals(genome).items()}
     notes = []
+    seconds = None
     for name in networks:
         if name == PEAKS and macs3 is None:
             notes.append("MACS3 is not installed: its mask and its ranking of the tracks are left out")
             continue
-        seconds = judged[OURS].training.seconds if name == PUBLISHED and judged[OURS].training else None
-        judged[name] = _run_network(genome, recipe, name, pairs, seed, seconds, macs3)
-        say(f"{name}: {_training_line(judged[name])}")
+        trained = _train(genome, recipe, name, seed, seconds, macs3)
+        seconds = trained.seconds if name == OURS else seconds
+        masks = None if macs3 is None or name != PEAKS else macs3.masks(genome, test)
+        spoken = judge_network(trained.network, genome, pairs, masks, with_effects=name != PUBLISHED)
+        judged[name] = replace(spoken, training=trained)
+        loss = trained.losses[-50:].mean()
+        say(f"{name}: {trained.steps:,} steps in {trained.seconds:,.0f} s, the last losses {loss:.4f} on average")
     scores = _candidate_scores(genome, pairs, judged, macs3)
     observed = genome.genes["expression"].to_numpy()[test]
     methods = pd.DataFrame([_method_row(name, one, judged, observed, pairs) for name, one in judged.items()])
@@ -151,25 +172,16 @@ def held_out_pairs(genome: Genome) -> pd.DataFrame:
     return pairs
 
 
-def _run_network(
-    genome: Genome,
-    recipe: Recipe,
-    name: str,
-    pairs: pd.DataFrame,
-    seed: int,
-    seconds: float | None,
-    macs3: CalledTracks | None,
-) -> Judged:
-    """Train a network and let it speak of the held-out genes."""
+def _train(
+    genome: Genome, recipe: Recipe, name: str, seed: int, seconds: float | None, macs3: CalledTracks | None
+) -> Trained:
+    """Train one of `NETWORKS` on the training genes."""
     config, lesson = _network_of(recipe, name, genome.settings, seconds)
-    train, test = genome.rows("train"), genome.rows("test")
-    masks = None
-    if config.variant is Variant.PEAKS and macs3 is not None:
-        masks = macs3.masks(genome, np.concatenate([train, test]))
-    labels = genome.genes["expression"].to_numpy()[train]
-    training = train_network(config, genome, train, labels, lesson, seed=seed, masks=masks)
-    spoken = judge_network(training.network, genome, pairs, masks, with_effects=name != PUBLISHED)
-    return replace(spoken, training=training)
+    rows = genome.rows("train")
+    masks = None if macs3 is None or config.variant is not Variant.PEAKS else macs3.masks(genome, rows)
+    return train_network(
+        config, genome, rows, genome.genes["expression"].to_numpy()[rows], lesson, seed=seed, masks=masks
+    )
 
 
 def _network_of(
@@ -282,11 +294,26 @@ def _columns(name: str, value: Score) -> dict[str, float]:
     return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
 
 
-def _training_line(one: Judged) -> str:
-    assert one.training is not None  # for the type checker
-    return f"{one.training.steps:,} steps in {one.training.seconds:,.0f} s, last losses {one.training.losses[-50:].mean():.4f}"
+def recipe_of(genome: GenomeSettings, steps: int | None = None) -> Recipe:
+    """Return the benchmark's recipe for a genome.
 
-
-def default_recipe(**changes: Any) -> Recipe:
-    """Return the recipe of the benchmark."""
-    return Recipe({}, Lesson(OptimiserConfig(**changes)))
+    Parameters
+    ----------
+    genome : GenomeSettings
+    steps : int, optional
+        Optimiser steps; by default what the task needs.
+    """
+    chosen = STEPS[genome.task.value] if steps is None else steps
+    if chosen < 1:
+        raise ConfigError(f"steps must be at least 1, found {chosen}.")
+    rate = PEAK_LR[genome.task.value]
+    optimiser = OptimiserConfig(
+        max_steps=chosen,
+        warmup_steps=chosen // 5,
+        start_lr=rate / 20,
+        peak_lr=rate,
+        end_lr=rate / 100,
+        kl_weight=KL_WEIGHT,
+        batch_size=8,
+    )
+    return Recipe({**NETWORK, "memory_bp": genome.window_bp // 2}, Lesson(optimiser))

@@ -37,9 +37,17 @@ class GenomeFiles(KnownTruth):
     ----------
     windows : WindowDataset
         Of `genes`, in their order.
+    signals : dict of str to Path
+        The file of each signal track.
     """
 
     windows: WindowDataset
+    signals: dict[str, Path]
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Chromosomes and their lengths in bp."""
+        return self.windows.genome.lengths
 
     def __getitem__(self, index: int) -> WindowInputs:
         """Return the window of a gene."""
@@ -100,14 +108,15 @@ def read_genome(folder: Path) -> GenomeFiles:
     """
     settings = from_mapping(GenomeSettings, read_yaml(folder / SETTINGS), str(folder / SETTINGS))
     tables = {name: _read_table(folder / f"{name}.tsv") for name in TABLES}
-    sources = {name: folder / f"{name}.bw" for name in SIGNALS} | {"hic": folder / CONTACTS}
+    signals = {name: folder / f"{name}.bw" for name in SIGNALS}
+    sources: dict[str, str | Path] = {**signals, "hic": folder / CONTACTS}
     windows = WindowDataset(settings.inputs, folder / "genes.tsv", folder / FASTA, sources)
     if len(windows) != len(tables["genes"]):
         raise InputError(f"{folder / 'genes.tsv'}: a gene is listed twice.")
     for part in PARTS:
         if not (tables["genes"]["part"] == part).any():
             raise InputError(f"{folder / 'genes.tsv'}: the column 'part' names no gene of the part '{part}'.")
-    return GenomeFiles(settings, **tables, windows=windows)
+    return GenomeFiles(settings, **tables, windows=windows, signals=signals)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

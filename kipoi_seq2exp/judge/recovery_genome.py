@@ -45,11 +45,13 @@ NOISE, PROMOTERS = 0.1, 0.1
 
 PROMOTER_BP = 2_048  # a whole number of tokens of 16, 32 and 64 bases
 FAR_BP = 20_000
+WINDOWS_BP = {"tracks": 50_048, "dna": 30_080, "far": 200_000}  # that the tasks are made for
 GAP_BP = 3_200  # between the middles of two elements at the least: a mask of +-1 kb changes one alone
 FREE_BP = 3_000  # round a TSS, without elements
-SPACING_BP = {"tracks": 5_000, "dna": 5_000, "far": 9_000}  # of elements on average
+SPACING_BP = {"tracks": 5_000, "dna": 4_200, "far": 9_000}  # of elements on average
 NEAR_SHARE = 0.1  # task far: share of elements that may lie within 20 kb of a TSS
 FAINT = 0.04  # height of faint tracks
+MOTIFS = 4  # in the weakest enhancer; four more for each unit of activity
 KINDS = {
     "tracks": {"enhancer": 0.5, "open_decoy": 0.25, "marked_decoy": 0.25},
     "dna": {"enhancer": 0.33, "faint_enhancer": 0.17, "decoy": 0.33, "faint_decoy": 0.17},
@@ -303,7 +305,7 @@ def _draw_elements(
     kinds = KINDS[settings.task.value]
     edges = np.cumsum(list(kinds.values()))
     drawn = np.array(list(kinds))[np.searchsorted(edges[:-1], rng.random(len(centres)), side="right")]
-    widths = 350 + (400 * rng.random(len(centres))).astype(int)
+    widths = 500 + (300 * rng.random(len(centres))).astype(int)
     spread = np.where(np.char.startswith(drawn, "faint"), 0.5, 1.25)
     strength = np.round(0.25 + spread * rng.random(len(centres)), 3)
     start = centres - widths // 2
@@ -379,7 +381,7 @@ def _write_bases(
         bases[element.start : element.end] = invented.random_bases(rng, np.full(element.end - element.start, 0.5))
         if settings.task is Task.DNA and element.kind not in ENHANCERS:
             continue
-        copies = invented.motif_copies(element.strength)
+        copies = MOTIFS + round(4 * element.strength)
         middle = (element.start + element.end) // 2
         invented.plant_motifs(bases, middle, invented.ENHANCER_MOTIFS, copies, rng)
     return bases
@@ -407,7 +409,7 @@ def _measure(
     return np.round(h3k27ac, 2).astype(np.float32), np.round(dnase, 2).astype(np.float32)
 
 
-def near_share(genome: RecoveryGenome, beyond_bp: int = FAR_BP) -> float:
+def near_share(genome: KnownTruth, beyond_bp: int = FAR_BP) -> float:
     """Return the share of the variance of expression without noise that elements within a distance explain alone.
 
     It is one minus the variance that is left when the sums of nearer elements are known exactly and those beyond are

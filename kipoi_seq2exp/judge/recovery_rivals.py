@@ -6,10 +6,10 @@ Nothing here looks at the truth of a held-out gene, but for the oracle, which is
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.analysis.macs3 import PeakSettings, call_peaks, find_macs3
 from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.signals import BigWigTrack, SignalTrack
+from kipoi_seq2exp.data.signals import BigWigTrack
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.judge.recovery_files import SIGNALS, GenomeFiles, write_track
-from kipoi_seq2exp.judge.recovery_genome import KnownTruth, RecoveryGenome
+from kipoi_seq2exp.judge.recovery_genome import RecoveryGenome
 
 Floats = NDArray[np.float64]
 Genome = RecoveryGenome | GenomeFiles
@@ -71,7 +71,7 @@ def read_features(genome: Genome, rows: NDArray[np.int64]) -> Features:
         near = amounts[middle - PROMOTER_FLANK_BP : middle + PROMOTER_FLANK_BP]
         promoter.append(np.log1p(near.mean(axis=0)))
         edges = np.linspace(0, length, BINS + 1).astype(int)
-        bins.append(np.stack([signals[a:b].mean(axis=0) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1))
+        bins.append(np.stack([signals[a:b].mean(axis=0) for a, b in itertools.pairwise(edges)], axis=1))
         activity = np.sqrt(amounts.prod(axis=1)) * (10 ** signals[:, 2] - 1)
         activity[middle - FLANK_BP : middle + FLANK_BP] = 0
         summed.append([np.log1p(activity.mean())])
@@ -181,7 +181,7 @@ def call_macs3(genome: Genome) -> CalledTracks:
         If MACS3 is not installed or fails.
     """
     program = find_macs3()
-    lengths = genome.lengths if isinstance(genome, RecoveryGenome) else genome.windows.genome.lengths
+    lengths = genome.lengths
     specs = {spec.name: spec for spec in genome.inputs.tracks}
     peaks, regions, lines = {}, {}, []
     with tempfile.TemporaryDirectory() as name:
@@ -189,14 +189,13 @@ def call_macs3(genome: Genome) -> CalledTracks:
         for track in SIGNALS:
             if isinstance(genome, RecoveryGenome):
                 write_track(genome, track, folder / f"{track}.bw")
-                signal: SignalTrack[Any] = BigWigTrack(folder / f"{track}.bw", specs[track])
+                path = folder / f"{track}.bw"
             else:
-                signal = genome.windows.tracks[track]
-            called = call_peaks(program, signal, lengths, PeakSettings(), folder / f"{track}.narrowPeak")
+                path = genome.signals[track]
+            with BigWigTrack(path, specs[track]) as signal:
+                called = call_peaks(program, signal, lengths, PeakSettings(), folder / f"{track}.narrowPeak")
             columns = {0: "chrom", 1: "start", 2: "end", 4: "score"}
             table = pd.read_csv(called.path, sep="\t", header=None, usecols=list(columns))
             peaks[track], regions[track] = table.rename(columns=columns), Regions(called.path, "peaks")
             lines.append(f"MACS3 on {track}: {called.line}")
-            if isinstance(genome, RecoveryGenome):
-                signal.close()
     return CalledTracks(peaks, regions, tuple(lines))

@@ -23,8 +23,8 @@ from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.nn.bottleneck import apply_annotations
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
-from kipoi_seq2exp.training.data import collate, reverse_complement
-from kipoi_seq2exp.training.module import learning_rate
+from kipoi_seq2exp.training.data import collate, reverse_complement, tokenise
+from kipoi_seq2exp.training.module import learning_rate, run_tokens
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -118,21 +118,21 @@ def train_network(
         network = Seq2Exp(config, windows.inputs, Provenance(status="trained", seed=seed))
         with torch.no_grad():  # the head starts at the mean of the labels
             network.expression_head[-1].bias.fill_(float(labels.mean()))  # type: ignore[operator]
+        reader = _Reader(network, windows, masks)
         if lesson.seconds is not None:
-            lesson = _within(lesson, network, [windows[int(row)] for row in rows[:TIMED_STEPS]], masks)
+            lesson = _within(lesson, network, reader, rows[:TIMED_STEPS])
         started = time.monotonic()
-        losses = _teach(network.train(), windows, rows, labels, lesson, np.random.default_rng(seed), masks)
+        losses = _teach(network.train(), reader, rows, labels, lesson, np.random.default_rng(seed))
     return Trained(network.eval(), len(losses), time.monotonic() - started, np.array(losses))
 
 
 def _teach(
     network: Seq2Exp,
-    windows: Windows,
+    reader: _Reader,
     rows: NDArray[np.int64],
     labels: NDArray[np.float64],
     lesson: Lesson,
     rng: np.random.Generator,
-    masks: Masks | None,
 ) -> list[float]:
     """Take the steps of a lesson; return the prediction's loss at each."""
     settings = lesson.optimiser
@@ -147,8 +147,7 @@ def _teach(
             order = np.concatenate([order, rng.permutation(len(rows))])
         chosen, order = order[: settings.batch_size], order[settings.batch_size :]
         turned = rng.random(len(chosen)) < lesson.reverse_complement
-        batch = _batch(windows, rows[chosen], turned, masks)
-        output = run_batch(network, batch)
+        output = run_batch(network, reader.batch(rows[chosen], turned))
         loss = seq2exp_loss(output, torch.from_numpy(labels[chosen]), settings.kl_weight)
         if not bool(torch.isfinite(loss.total)):
             raise InputError(f"the loss is {float(loss.total):g} at step {step}: lower the peak of the learning rate.")
@@ -161,13 +160,13 @@ def _teach(
     return losses
 
 
-def _within(lesson: Lesson, network: Seq2Exp, examples: list[WindowInputs], masks: Masks | None) -> Lesson:
-    """Return the lesson cut to the steps that fit into its time, going by the first of two windows (the second)."""
+def _within(lesson: Lesson, network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64]) -> Lesson:
+    """Return the lesson cut to the steps that fit into its time, going by the quickest of a few windows."""
     assert lesson.seconds is not None  # for the type checker
     took = []
-    for example in examples:
+    for row in rows:
         started = time.monotonic()
-        output = run_batch(network.train(), collate([_arrays(example, masks)]))
+        output = run_batch(network.train(), reader.batch(np.array([row]), np.array([False])))
         output.expression.sum().backward()
         took.append(time.monotonic() - started)
     network.zero_grad()
@@ -178,19 +177,40 @@ def _within(lesson: Lesson, network: Seq2Exp, examples: list[WindowInputs], mask
     return replace(lesson, optimiser=replace(settings, max_steps=steps, warmup_steps=warmup))
 
 
+class _Reader:
+    """Reads windows as a network trains on them: as tokens, kept in memory, where it works on tokens."""
+
+    def __init__(self, network: Seq2Exp, windows: Windows, masks: Masks | None) -> None:
+        self.windows, self.masks = windows, masks
+        config = network.config
+        self.grid = network.grid(config.window_bp) if config.token_bp > 1 else None
+        self.kept: dict[int, dict[str, Any]] = {}
+
+    def batch(self, rows: NDArray[np.int64], turned: NDArray[np.bool_]) -> dict[str, Any]:
+        """Stack the windows in rows, some of them read from the other strand."""
+        arrays = [self.read(int(row)) for row in rows]
+        return collate([reverse_complement(a) if flip else a for a, flip in zip(arrays, turned, strict=True)])
+
+    def read(self, row: int) -> dict[str, Any]:
+        """Read one window."""
+        if row in self.kept:
+            return self.kept[row]
+        arrays = _arrays(self.windows[row], self.masks)
+        if self.grid is not None:
+            arrays = self.kept[row] = tokenise(arrays, self.grid)
+        return arrays
+
+
 def _arrays(window: WindowInputs, masks: Masks | None) -> dict[str, Any]:
     arrays = {"onehot": window.onehot, "signals": window.signals, "features": window.features}
     arrays |= {"blacklist": window.blacklist, "gene_id": window.gene_id}
     return arrays if masks is None else {**arrays, "peaks": masks[window.gene_id]}
 
 
-def _batch(windows: Windows, rows: NDArray[np.int64], turned: NDArray[np.bool_], masks: Masks | None) -> dict[str, Any]:
-    arrays = [_arrays(windows[int(row)], masks) for row in rows]
-    return collate([reverse_complement(a) if flip else a for a, flip in zip(arrays, turned, strict=True)])
-
-
 def run_batch(network: Seq2Exp, batch: dict[str, Any]) -> Seq2ExpOutput:
-    """Run a network on a batch of windows; one of the variant "peaks" gets the batch's."""
+    """Run a network on a batch of windows, of bases or of tokens; one of the variant "peaks" gets the batch's."""
+    if "tracks" in batch:
+        return run_tokens(network, batch, network.config.window_bp)
     mask = None
     if network.config.variant is Variant.PEAKS:
         mask = apply_annotations(batch["peaks"].float(), None, network.promoter(batch["peaks"].shape[1]))

@@ -55,24 +55,13 @@ class TrainingModule(pl.LightningModule):
     def forward(self, batch: dict[str, Any], sample: Tensor | None = None) -> Seq2ExpOutput:
         """Run the network on a batch of `LabelledWindows`, of bases or of tokens."""
         if "tracks" in batch:
-            return self._forward_tokens(batch)
+            return run_tokens(self.network, batch, self.config.window_bp)
         mask = self.given_mask(batch)
         blacklist = batch["blacklist"] if mask is None else None
         output: Seq2ExpOutput = self.network(
             batch["onehot"], batch["signals"], batch["features"], blacklist=blacklist, mask=mask, sample=sample
         )
         return output
-
-    def _forward_tokens(self, batch: dict[str, Any]) -> Seq2ExpOutput:
-        peaks, kept, onehot = batch.get("peaks"), batch["kept"], batch["onehot"].float()
-        grid = self.network.grid(self.config.window_bp)
-        if self.config.network.variant is not Variant.PEAKS:
-            peaks = None
-        elif peaks is not None:
-            peaks = annotate_tokens(peaks, kept, grid.promoter)
-        unknown = int(batch["rows"].max()) == len(onehot)
-        tokens = Tokens(onehot, unknown, batch["rows"], batch["tracks"], batch["features"], kept, peaks)
-        return self.network.forward_tokens(tokens, grid.window_bp)
 
     def given_mask(self, batch: dict[str, Any]) -> Tensor | None:
         """Return the mask given from outside, (B, L), with promoter and blacklist applied; None without one."""
@@ -140,6 +129,19 @@ class TrainingModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the run's settings beside the weights: resuming checks them."""
         checkpoint["seq2exp_config"] = to_mapping(self.config)
+
+
+def run_tokens(network: Seq2Exp, batch: dict[str, Any], window_bp: int) -> Seq2ExpOutput:
+    """Run a network on a batch of windows of that length as tokens (`training.data.tokenise`)."""
+    peaks, kept, onehot = batch.get("peaks"), batch["kept"], batch["onehot"].float()
+    grid = network.grid(window_bp)
+    if network.config.variant is not Variant.PEAKS:
+        peaks = None
+    elif peaks is not None:
+        peaks = annotate_tokens(peaks, kept, grid.promoter)
+    unknown = int(batch["rows"].max()) == len(onehot)
+    tokens = Tokens(onehot, unknown, batch["rows"], batch["tracks"], batch["features"], kept, peaks)
+    return network.forward_tokens(tokens, window_bp)
 
 
 def build_network(config: TrainingConfig) -> Seq2Exp:

@@ -1,0 +1,118 @@
+"""`seq2exp benchmark recovery`: learning finds what is there, its scores are what they say, both doors agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kipoi_seq2exp.cli import main
+from kipoi_seq2exp.judge import recovery
+from kipoi_seq2exp.judge.recovery import Judged, benchmark_recovery, distal_share, grouped_pearson, recipe_of
+from kipoi_seq2exp.judge.recovery_genome import GenomeSettings, RecoveryGenome, Task, invent_genome
+from kipoi_seq2exp.judge.recovery_rivals import ACTIVITY, ORACLE, PROMOTER, CalledTracks, predict_rivals, rank_by_tracks
+
+SMALL = ["--task", "tracks", "--genes", "15", "--chromosomes", "3", "--window", "16000", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def genome() -> RecoveryGenome:
+    return invent_genome(GenomeSettings(Task.TRACKS, seed=1, genes=15, window_bp=16_000, chromosomes=3))
+
+
+def numbers(folder: Path) -> dict[str, object]:
+    """Everything that was measured, but for the times."""
+    content = json.loads((folder / "recovery.json").read_text())
+    for row in content["methods"]:
+        row.pop("seconds", None)
+    return {name: content[name] for name in ("genome", "network", "lesson", "methods", "rankings")}
+
+
+def test_from_memory_and_from_files_give_the_same_numbers(tmp_path, capsys):
+    words = [*SMALL, "--only-ours", "--to-files", str(tmp_path / "files"), "-o", str(tmp_path / "memory")]
+    assert main(["benchmark", "recovery", *words]) == 0
+    words = ["--from-files", str(tmp_path / "files"), "--steps", "2", "--only-ours", "-o", str(tmp_path / "again")]
+    assert main(["benchmark", "recovery", *words]) == 0
+    assert numbers(tmp_path / "memory") == numbers(tmp_path / "again")
+    for name in ("recovery.md", "recovery_pairs.tsv"):
+        assert (tmp_path / "memory" / name).stat().st_size > 500
+    assert "distal variance explained" in capsys.readouterr().out
+    pairs = pd.read_csv(tmp_path / "memory" / "recovery_pairs.tsv", sep="\t", comment="#")
+    assert {"effect", "regulated", "mask of Seq2Exp, tokens", "effect of Seq2Exp, tokens"} <= set(pairs)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--genes", "6"], "give a --task"),
+        (["--task", "dna", "--genes", "10"], "leave no gene to hold out"),
+        ([*SMALL[:-1], "0"], "steps must be at least 1, found 0"),
+        (["--from-files", "absent"], "genome.yaml: no such file"),
+        (["--from-files", "absent", "--seed", "3"], "--from-files holds a genome as it is: leave out --seed"),
+    ],
+)
+def test_bad_words_are_told_in_one_sentence(words, message, tmp_path, capsys):
+    assert main(["benchmark", "recovery", *words, "-o", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_share_is_0_for_the_promoter_and_1_for_the_oracle():
+    random = np.random.default_rng(1)
+    observed = random.normal(size=200)
+    judged = {PROMOTER: Judged(0.3 * observed), ORACLE: Judged(observed + 0.01 * random.normal(size=200))}
+    assert distal_share(observed, judged[PROMOTER].expression, judged).value == 0
+    assert distal_share(observed, judged[ORACLE].expression, judged).value == pytest.approx(1)
+    half = distal_share(observed, observed - 0.35 * np.sqrt(2) * observed, judged)
+    assert half.value == pytest.approx(0.5, abs=0.01)
+    assert half.low < half.value < half.high
+
+
+def test_the_correlation_is_numpy_s_and_its_interval_knows_of_genes():
+    random = np.random.default_rng(2)
+    shared = random.normal(size=30)
+    truth = np.repeat(shared, 10) + 0.1 * random.normal(size=300)
+    guess = np.repeat(shared + random.normal(size=30), 10)
+    genes = np.repeat(np.arange(30), 10)
+    by_gene, by_pair = grouped_pearson(truth, guess, genes), grouped_pearson(truth, guess, np.arange(300))
+    assert by_gene.value == by_pair.value == pytest.approx(np.corrcoef(truth, guess)[0, 1])
+    assert by_gene.high - by_gene.low > 1.5 * (by_pair.high - by_pair.low)
+
+
+def test_rivals_read_what_they_say(genome):
+    predicted = predict_rivals(genome)
+    assert all(values.shape == genome.rows("test").shape for values in predicted.values())
+    pairs = recovery.held_out_pairs(genome)
+    activity = rank_by_tracks(genome, pairs)[ACTIVITY]
+    kinds = pairs["name"].map(dict(zip(genome.elements["name"], genome.elements["kind"], strict=True)))
+    assert activity[kinds == "enhancer"].min() > activity[kinds != "enhancer"].max()
+
+
+def test_peaks_rank_elements_and_make_masks(genome):
+    pairs = recovery.held_out_pairs(genome)
+    first = pairs.iloc[0]
+    peak = pd.DataFrame({"chrom": [first.chrom], "start": [first.start], "end": [first.end], "score": [50]})
+
+    class Intervals:
+        def mask(self, chrom: str, start: int, end: int) -> np.ndarray:
+            at = np.arange(start, end)
+            return (chrom == first.chrom) & (at >= first.start) & (at < first.end)
+
+    called = CalledTracks({"dnase": peak, "h3k27ac": peak}, {"dnase": Intervals()}, ())  # type: ignore[dict-item]
+    ranks = called.rank(pairs)
+    assert ranks["MACS3 on dnase"].argmax() == 0
+    assert (ranks["MACS3 on dnase"] > 0).sum() == (pairs["name"] == first["name"]).sum()
+    assert ranks["MACS3 on both"][0] == 2_500
+    row = int(np.flatnonzero(genome.genes["gene_id"] == first.gene_id)[0])
+    assert called.masks(genome, np.array([row]))[first.gene_id].sum() == first.end - first.start
+
+
+def test_what_needs_macs3_is_left_out_and_said(genome):
+    result = benchmark_recovery(genome, recipe_of(genome.settings, 1), (recovery.OURS, recovery.PEAKS))
+    assert recovery.PEAKS not in set(result.methods["method"])
+    assert result.notes == ("MACS3 is not installed: its mask and its ranking of the tracks are left out",)
