@@ -103,7 +103,7 @@ def _genome(args: argparse.Namespace) -> Genome:
 
 def _macs3(genome: Genome, say: Say) -> CalledTracks | None:
     """Call peaks, where MACS3 is installed."""
-    from kipoi_seq2exp.analysis.macs3 import is_installed
+    from kipoi_seq2exp.judge.macs3 import is_installed
     from kipoi_seq2exp.judge.recovery_rivals import call_macs3
 
     if not is_installed():

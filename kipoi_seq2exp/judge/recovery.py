@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.analysis.masking import masked_out, predict_masked
-from kipoi_seq2exp.analysis.ranking import rank_scores
 from kipoi_seq2exp.config import NetworkConfig, Variant
+from kipoi_seq2exp.elements.masking import masked_out, predict_masked
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.judge import recovery_rivals as rivals
+from kipoi_seq2exp.judge.ranking import rank_scores
 from kipoi_seq2exp.judge.recovery_genome import PROMOTER_BP, GenomeSettings
 from kipoi_seq2exp.judge.recovery_rivals import FLANK_BP, CalledTracks, Genome
 from kipoi_seq2exp.judge.recovery_train import Lesson, Masks, Trained, predict_windows, train_network
