@@ -92,7 +92,7 @@ class _Matches(torch.autograd.Function):
         return strongest[..., : weight.shape[0]]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         from kipoi_seq2exp.nn.cpu.stem_kernels import strongest_matches_backward
 
