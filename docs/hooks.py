@@ -219,6 +219,7 @@ def _execute(path: Path) -> tuple[str, dict[str, bytes]]:
     pictures = {f"{path.stem}_{name}": data for name, data in resources["outputs"].items()}
     for name in resources["outputs"]:
         text = text.replace(f"({name})", f"({path.stem}_{name})")
+    text = re.sub(r"\x1b\[[\d;]*\w\n?", "", text)  # colours of a terminal
     text = re.sub(r"<style scoped>.*?</style>\n?", "", text, flags=re.DOTALL)
     text = text.replace('<table border="1" class="dataframe">', "<table>")
     where = f"*This page is the notebook [{path.name}]({path.name}), run when the site was built.*"

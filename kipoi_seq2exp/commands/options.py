@@ -190,7 +190,7 @@ def progress_bar(total: int, done: int, unit: str) -> Any:
         dynamic_ncols=watched,
         ncols=None if watched else 80,
         mininterval=0.1 if watched else LINE_S,
-        smoothing=0.05 if watched else 0.3,  # of a state, and genes of a cluster come in bursts
+        smoothing=0.05 if watched else 0.3,  # slow to change: genes of a cluster arrive in bursts
         file=sys.stderr if watched else _Lines(sys.stderr),
     )
 

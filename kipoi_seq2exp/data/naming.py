@@ -1,4 +1,4 @@
-"""One sentence for the ways in which files of different genomes meet: other names ('1', 'chr1'), lengths, places."""
+"""Checks that files belong to one genome: the same names ('1' or 'chr1'), lengths and places, or one clear sentence."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Contract: one window in; one number per base (and per track) out, in the unit of the prediction. Both
 parts of the network take part, the mask and the encoder; gene features stay as they are. Where the mask is read with a
-threshold (mask modes hard and top), no gradient passes through it: only the encoder's part is told then. The gradients
+threshold (mask modes hard and top), no gradient passes through it: only the encoder's part counts then. The gradients
 are captum's (the extra `interpret`), one window and one layer's intermediates in memory at a time.
 """
 

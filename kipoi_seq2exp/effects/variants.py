@@ -234,7 +234,8 @@ def effects_table(effects: pd.DataFrame, model: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row per variant and gene, as kipoi-veff2 has one per variant and exon; no ID is empty there, not ".".
+        A row per variant and gene (kipoi-veff2 has one per variant and exon). A variant without an ID has an empty ID,
+        as in kipoi-veff2, and not ".".
     """
     table = effects[list(COLUMNS)].assign(ID=effects["ID"].replace(".", ""))
     name = Path(model).stem if model.endswith(".safetensors") else f"Seq2Exp/{model}"

@@ -1,10 +1,10 @@
 """How many bases would be called if the tracks' peaks lay elsewhere: a null for the mask, and its false discovery rate.
 
-The null keeps everything but the agreement: in each window every track read from a signal file is rotated through the
-bases outside the promoter, each by its own random number of whole blocks, so that values and the shape of peaks stay
-and their places, against the DNA and against each other, do not. Contact with the TSS follows from distance and stays.
-The false discovery rate at a threshold is the number of bases that reach it under the null (mean over the shuffles)
-over the number that really do, all genes together.
+The null keeps the values of the tracks and the shapes of their peaks, and breaks their places. In each window every
+track that is read from a signal file is rotated through the bases outside the promoter, by its own random number of
+whole blocks, so that tracks no longer agree with the DNA or with each other. Contact with the TSS follows from distance
+and stays. The false discovery rate at a threshold is the number of bases that reach it under the null (mean over the
+shuffles), divided by the number that reach it in the real window, over all genes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Predicted expression under masks given from outside: elements masked out, masks swapped in.
 
-What masks of one window share is computed once: the generator and its evidence never run here, and equal masks (an
-element that the mask leaves out anyway, as most are under a hard mask) are predicted once. What is left is the encoder,
-once a mask: its layers read the window in both directions, so that from the second one on every base sees the change.
+What the masks of one window share is computed once: the generator never runs here, and equal masks are predicted once
+(an element that a hard mask leaves out anyway gives an equal mask). The encoder runs once for each mask: its layers
+read the window in both directions, so from the second layer on every base sees the change.
 """
 
 from __future__ import annotations

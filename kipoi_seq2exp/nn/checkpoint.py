@@ -1,8 +1,8 @@
 """Weights on disk: safetensors with everything needed to rebuild the network in the file's own header.
 
 The header holds one JSON text, ``seq2exp``: ``format`` (this layout's version), ``network`` (`NetworkConfig`),
-``inputs`` (`InputSpec`, or null) and ``provenance``. (One text, since safetensors stores several in random order: the
-same weights shall have the same hash.) No pickle anywhere. A file is written to a temporary name, then renamed.
+``inputs`` (`InputSpec`, or null) and ``provenance``. (One text, since safetensors stores several in random order, and
+the same weights must have the same hash.) No pickle anywhere. A file is written to a temporary name, then renamed.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ settings) and fails at once if that cannot be meant; `Cluster.open` starts or jo
 which `run.fill_store` takes in place of `predict_here`.
 
 A task is a batch of genes, the same batches as in one process. Its rows come back to the process of the command, which
-alone writes the store: only this process needs the results folder, no two processes can write a gene, and a gene is
-counted once whoever computed it how often. Dask runs the batches of a lost worker again. A few batches are on their way
-for each worker, never all of them: rows cannot pile up, and workers that come late get their share.
+alone writes the store. So only this process needs the results folder, no two processes write the same gene, and a gene
+is counted once, however many workers computed it. Dask runs the batches of a lost worker again. Each worker has only a
+few batches waiting for it: finished rows cannot pile up, and workers that join late get their share.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from kipoi_seq2exp.prediction.run import Batch, Run
 from kipoi_seq2exp.prediction.slurm import FREE_PORT, SlurmSettings
 from kipoi_seq2exp.prediction.store import Row
 
-AHEAD = 2  # batches on their way for each worker: one is computed, one waits
-CONNECT_S = 10.0  # that a scheduler may take to answer
-LOOK_S = 1.0  # between two looks at who works
-REPLACE_S = 30.0  # between two attempts to replace lost jobs
-SILENCE_S = 60.0  # without a single worker, after which this is said
+AHEAD = 2  # batches given to each worker: it computes one while the other waits
+CONNECT_S = 10.0  # how long a scheduler may take to answer
+LOOK_S = 1.0  # how often the list of workers is checked
+REPLACE_S = 30.0  # how often lost jobs are replaced
+SILENCE_S = 60.0  # after this long without any worker the user is told
 logger = logging.getLogger(__name__)
 
 

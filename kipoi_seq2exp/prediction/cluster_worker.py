@@ -1,8 +1,8 @@
-"""What a prediction run leaves at each worker of a Dask cluster: the seat where batches of genes are predicted.
+"""What each worker of a Dask cluster keeps of a prediction run: the model and the open files that its batches need.
 
 Contract: the weights are loaded and the files opened once per process, by its first batch, and only if they are those
 of the run. A worker predicts one batch at a time with as many threads as Dask gave it, and reads the next one meanwhile
-if it was given two or more. What a user can cause comes back as a value, so that no worker logs a traceback of it.
+if it was given two or more. An error that a user can cause comes back as a value, so that no worker logs a traceback.
 """
 
 from __future__ import annotations

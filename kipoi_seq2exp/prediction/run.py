@@ -1,7 +1,7 @@
 """From files to stored predictions: a run that can stop at any gene and go on later.
 
 Contract: `prepare` opens everything that a `PredictRequest` names and the store in the results folder; `fill_store`
-predicts every gene that the store does not hold yet, here or wherever `predict_batches` has it done (`cluster`). The
+predicts every gene that the store does not hold yet, in this process or where `predict_batches` sends it. The
 next batch of windows is read in a thread while the network works on this one. Genes are grouped into the same batches
 whether a run was interrupted or not, so that the numbers are the same. This process alone writes the store, and each
 gene once.

@@ -53,7 +53,7 @@ def run_queue(tasks: Sequence[Callable[[], None]], pool: str = "scan") -> None:
 
 
 def empty(*shape: int) -> Tensor:
-    """Make an uninitialised float32 tensor; a large one lies in huge pages where Linux gives them to who asks.
+    """Make an uninitialised float32 tensor; a large one lies in huge pages where Linux gives them on request.
 
     A fresh array of 400 MB is 100,000 page faults from torch's allocator, and 900 from NumPy's, which asks. NumPy's
     begins anywhere, and vectors that straddle two cache lines make a scan slower by a third: so it begins at 64 bytes.

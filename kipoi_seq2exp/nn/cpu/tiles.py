@@ -1,7 +1,7 @@
-"""What both walks over a window have in common (`forward` there, `backward` back): workers, tiles, weights.
+"""What the forward and the backward pass over a window share: workers, tiles, weights.
 
-A window is walked in tiles of `TILE` positions by two workers, one a direction; with more than two threads each worker
-has helpers, which share a tile by rows, and its scan by channels.
+Two workers go through a window in tiles of `TILE` positions, one worker for each direction. With more than two threads
+each worker has helpers, which share the rows of a tile and the channels of its scan.
 """
 
 from __future__ import annotations
