@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kipoi_seq2exp.errors import InputError
-from kipoi_seq2exp.metrics import METRICS, ranks, score
+from kipoi_seq2exp.metrics import METRICS, genome_blocks, ranks, score
 
 
 def test_known_values():
@@ -91,3 +91,24 @@ def test_intervals_narrow_with_more_genes():
         assert all(value.low <= value.value <= value.high for value in found.values())
         widths.append(found["pearson"].high - found["pearson"].low)
     assert widths[1] < widths[0] / 2
+
+
+def test_blocks_are_resampled_whole() -> None:
+    """Genes that come in identical pairs hold half the information: the interval is that of one of each pair."""
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=100)
+    predicted = observed + rng.normal(size=100)
+    single = score(observed, predicted, seed=1)
+    twice = score(np.repeat(observed, 2), np.repeat(predicted, 2), seed=1, blocks=np.repeat(np.arange(100), 2))
+    wrong = score(np.repeat(observed, 2), np.repeat(predicted, 2), seed=1)
+    for name in METRICS:
+        assert twice[name].value == pytest.approx(single[name].value)
+        width = single[name].high - single[name].low
+        assert twice[name].high - twice[name].low == pytest.approx(width, rel=0.15)
+        assert wrong[name].high - wrong[name].low < 0.85 * width
+
+
+def test_blocks_of_the_genome() -> None:
+    blocks = genome_blocks(["chr1", "chr1", "chr2", "chr1"], [10, 999_999, 10, 1_000_000])
+    assert blocks[0] == blocks[1]
+    assert len({blocks[0], blocks[2], blocks[3]}) == 3
