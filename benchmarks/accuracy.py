@@ -279,7 +279,8 @@ def render(results: dict[str, Any], args: argparse.Namespace) -> str:
         "nor baselines were trained on. MSE and Pearson correlation of the label; in brackets 95 % intervals, 1,000 "
         "bootstrap resamples of 1-Mb blocks. Baselines: ridge regression and boosted trees (scikit-learn's "
         "HistGradientBoosting) on ln(x + 1) of the track means at the TSS +-0.5, 1 and 5 kb (promoter) and in 5-kb "
-        "bins over 200 kb, 5' to 3' of the gene. 'DNase peaks as mask' keeps the bases with a DNase peak and the promoter. "
+        "bins over 200 kb, 5' to 3' of the gene. 'DNase peaks as mask' keeps the bases with a DNase peak and the "
+        "promoter. "
         "A cut window has no signal and no DNA beyond the cut.",
         "",
     ]

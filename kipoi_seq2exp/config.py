@@ -262,9 +262,9 @@ class NetworkConfig:
         How far the slowest states of a layer reach when training starts, in base pairs. None: as published, 1,000
         positions.
     contact_pool : int
-        Beside the promoter's mean the head reads this many sums over all other positions of activity x contact x mask
-        (as ln(x + 1)), the activity learned and never negative: an element acts by its contact with the TSS, and one
-        that is masked out does not act. Published: 0.
+        This many sums over all positions outside the promoter, of activity x contact x mask, are added to what the head
+        predicts, each as gain x ln(sum + 1) with activity and gain learned and never negative: an element acts by its
+        contact with the TSS, can only add, and does not act when it is masked out. Published: 0.
     contact_track : int or None
         Which track is the contact, as log10(contact + 1), from 0; needed by `contact_pool` alone.
     strand_feature : int or None

@@ -73,6 +73,38 @@ def rank_scores(
     InputError
         If there is no positive pair, or a score has another length or holds NaN.
     """
+    point, draws = _measured(labels, scores, bootstrap, seed, groups)
+    return {name: _ranking(point[name], draws[name], level) for name in scores}
+
+
+def auprc_difference(
+    labels: NDArray[np.bool_],
+    first: Floats,
+    second: Floats,
+    *,
+    bootstrap: int = 1_000,
+    level: float = 0.95,
+    seed: int = 0,
+    groups: NDArray[Any] | None = None,
+) -> Score:
+    """Return the AUPRC of the second score minus that of the first, with an interval on the same resamples.
+
+    Parameters and errors are those of `rank_scores`.
+    """
+    point, draws = _measured(labels, {"first": first, "second": second}, bootstrap, seed, groups)
+    differences = {"auprc": point["second"] - point["first"]}
+    resampled = [draws["second"][i] - draws["first"][i] for i in range(len(draws["first"]))]
+    return _ranking(differences["auprc"], resampled, level).auprc
+
+
+def _measured(
+    labels: NDArray[np.bool_],
+    scores: Mapping[str, Floats],
+    bootstrap: int,
+    seed: int,
+    groups: NDArray[Any] | None,
+) -> tuple[dict[str, Floats], dict[str, list[Floats]]]:
+    """Measure every score on all pairs and on the same resamples of them."""
     positives = int(labels.sum())
     if not positives:
         raise InputError(f"none of the {labels.size} pairs is positive: nothing can be ranked.")
@@ -92,7 +124,7 @@ def rank_scores(
         weights = drawn[:, group_of].astype(np.float64)
         for name, pairs in sorted_pairs.items():
             resampled[name].append(pairs.measure(weights))
-    return {name: _ranking(point[name], resampled[name], level) for name in scores}
+    return point, resampled
 
 
 class _Sorted:

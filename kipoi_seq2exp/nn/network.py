@@ -17,7 +17,7 @@ Glossary (ours = paper's symbol)
                                                                                  features -> MLP <-+      -> expression
 
 Source: Su et al., ICLR 2025, arXiv 2502.13991. Ours beyond it, all off by default: tokens, the reach of the states
-(`memory_bp`), and a sum over the window of activity x contact x mask beside the promoter's mean (`contact_pool`).
+(`memory_bp`), and what the rest of the window adds to the promoter as activity x contact x mask (`contact_pool`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from kipoi_seq2exp.nn.inputs import Inputs, check_inputs
 from kipoi_seq2exp.nn.mamba import MambaStack
 from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows, read_5_to_3, turned
 
+GAIN = -2.0  # of each sum of `contact_pool` at the start, before softplus
 ACTIVITY_BIAS = -3.0  # of the activities of `contact_pool` at the start: next to none, as of most of a window
 
 
@@ -122,9 +123,9 @@ class Seq2Exp(nn.Module):
         if config.contact_pool:
             self.activity_head = nn.Linear(D, config.contact_pool)
             nn.init.constant_(self.activity_head.bias, ACTIVITY_BIAS)
-        width = D + config.n_features + config.contact_pool
+            self.activity_gain = nn.Parameter(torch.full((config.contact_pool,), GAIN))
         self.expression_head = nn.Sequential(
-            nn.Linear(width, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 1)
+            nn.Linear(D + config.n_features, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 1)
         )
 
     def forward(
@@ -199,8 +200,10 @@ class Seq2Exp(nn.Module):
             evidence = self.generate(sequence, embedded, tokens)
             probability = self.read_mask(evidence.z, tokens.sample)
             mask = bottleneck.annotate_tokens(probability, tokens.kept, grid.promoter)
-        pooled = self.encode(embedded, mask, tokens.tracks, grid)
+        pooled, distal = self.encode(embedded, mask, tokens.tracks, grid)
         expression: Tensor = self.expression_head(torch.cat([pooled, features.to(pooled.dtype)], dim=-1)).squeeze(-1)
+        if distal is not None:
+            expression = expression + distal.to(expression.dtype)
         output = Seq2ExpOutput(expression, mask=None if mask is None else turned(mask, reverse))
         if evidence is None:
             return output, None
@@ -242,24 +245,35 @@ class Seq2Exp(nn.Module):
         hard = self.config.variant is Variant.HARD
         return bottleneck.straight_through(sample, self.config.threshold) if hard else sample
 
-    def encode(self, embedded: Tensor, mask: Tensor | None, tracks: Tensor, grid: TokenGrid) -> Tensor:
-        """Encode what the mask (B, T) keeps of (B, T, D), and average it over the promoter: (B, D).
+    def encode(
+        self, embedded: Tensor, mask: Tensor | None, tracks: Tensor, grid: TokenGrid
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encode what the mask (B, T) keeps of (B, T, D).
 
-        With `contact_pool` the sums of activity x contact x mask follow: (B, D + contact_pool).
+        Returns
+        -------
+        Tensor, (B, D)
+            Its mean over the promoter.
+        Tensor or None, (B,)
+            With `contact_pool`, what all other positions add to the expression.
         """
         if self.config.variant is Variant.HARD and mask is not None:
             packed = [self._encode_packed(window, kept, grid) for window, kept in zip(embedded, mask, strict=True)]
-            return torch.stack(packed)
+            return torch.stack(packed), None
         masked = embedded if mask is None else embedded * mask[..., None].to(embedded.dtype)
         if self.activity_head is None:
             pooled: Tensor = self.encoder(masked, grid.promoter).mean(1)
-            return pooled
+            return pooled, None
         hidden = self.encoder(masked)
-        sums = self.sum_activity(hidden, mask, tracks[..., self.config.contact_track], grid)
-        return torch.cat([hidden[:, grid.promoter].mean(1), sums.to(hidden.dtype)], dim=-1)
+        distal = self.sum_activity(hidden, mask, tracks[..., self.config.contact_track], grid)
+        return hidden[:, grid.promoter].mean(1), distal
 
     def sum_activity(self, hidden: Tensor, mask: Tensor | None, contact: Tensor, grid: TokenGrid) -> Tensor:
-        """Add up activity x contact x mask over all tokens but the promoter's, as ln(x + 1): (B, contact_pool)."""
+        """Add up activity x contact x mask over all tokens but the promoter's: what they add to the expression, (B,).
+
+        Each sum S counts as gain x ln(S + 1), gain and activity never negative: an element can only add, and adds less
+        the more there is already.
+        """
         assert self.activity_head is not None  # for the type checker
         weights = torch.expm1(contact * math.log(10))
         if mask is not None:
@@ -267,7 +281,8 @@ class Seq2Exp(nn.Module):
         outside = torch.ones(grid.length, device=weights.device, dtype=weights.dtype)
         outside[grid.promoter] = 0
         activity = functional.softplus(self.activity_head(hidden))
-        return torch.log1p((activity * (weights * outside)[..., None]).sum(1))
+        sums = torch.log1p((activity * (weights * outside)[..., None]).sum(1))
+        return (sums * functional.softplus(self.activity_gain)).sum(-1)
 
     def _encode_packed(self, window: Tensor, mask: Tensor, grid: TokenGrid) -> Tensor:
         """Hard variant: encode the kept tokens of one window (T, D) alone, moved together."""

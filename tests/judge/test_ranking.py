@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kipoi_seq2exp.errors import InputError
-from kipoi_seq2exp.judge.ranking import rank_scores
+from kipoi_seq2exp.judge.ranking import auprc_difference, rank_scores
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -60,3 +60,20 @@ def test_what_cannot_be_ranked_is_refused():
     for wrong in (np.zeros(2), np.array([0, np.nan, 1])):
         with pytest.raises(InputError, match="one number for each of the 3 pairs"):
             rank_scores(np.array([True, False, True]), {"s": wrong})
+
+
+def test_groups_are_resampled_whole_and_differences_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(60) < 0.4
+    good, poor = labels + rng.normal(size=60), labels + 3 * rng.normal(size=60)
+    single = rank_scores(labels, {"good": good}, seed=2)["good"].auprc
+    twice = np.repeat(labels, 2)
+    grouped = rank_scores(twice, {"good": np.repeat(good, 2)}, seed=2, groups=np.repeat(np.arange(60), 2))["good"].auprc
+    assert grouped.value == pytest.approx(single.value)
+    assert (grouped.low, grouped.high) == pytest.approx((single.low, single.high))
+    difference = auprc_difference(labels, poor, good)
+    assert difference.value == pytest.approx(
+        rank_scores(labels, {"good": good})["good"].auprc.value - rank_scores(labels, {"p": poor})["p"].auprc.value
+    )
+    same = auprc_difference(labels, good, 2 * good)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
