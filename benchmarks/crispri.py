@@ -3,9 +3,9 @@
     SEQ2EXP_DATA=... python benchmarks/crispri.py [--model K562] [--pairs hg19/crispri_K562_training.hg19.tsv.gz]
 
 Each pair's window is centred on the TSS of the pairs' own table. Ranks pairs by the mask of a network, by its
-masked-out effect and by both with contact, beside baselines on the same tracks and on the table's read counts, and writes
-crispri.md and crispri.json beside this script. No CRISPRi label was used in training; what of the scores was chosen
-by looking at these pairs is said in the page. Intervals: 95 %, 1,000 bootstrap resamples of genes.
+masked-out effect and by both with contact, beside baselines on the same tracks and on the table's read counts, and
+writes crispri.md and crispri.json beside this script. No CRISPRi label was used in training; what of the scores was
+chosen by looking at these pairs is said in the page. Intervals: 95 %, 1,000 bootstrap resamples of genes.
 """
 
 from __future__ import annotations
