@@ -79,7 +79,7 @@ def _check_kind(path: Path) -> bool:
             raise InputError(f"{path} is no FASTA: it starts with {shown!r} instead of '>'.")
         return False
     if head[12:14] != b"BC":
-        raise InputError(f"{path} is compressed by plain gzip: decompress it, and compress it with bgzip if you must.")
+        raise InputError(f"{path} is compressed by plain gzip: decompress it, or compress it again with bgzip.")
     if tail != _BGZF_END:
         raise InputError(f"{path} is truncated: the end marker of bgzip is missing; fetch the file again.")
     if not path.name.lower().endswith((".gz", ".bgz")):

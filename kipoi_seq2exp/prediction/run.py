@@ -302,7 +302,7 @@ def open_store(folder: Path, layout: Layout, *, overwrite: bool = False) -> Pred
     changed = differences(store.request, layout.request)
     if changed:
         raise OutputError(
-            f"{path}: holds predictions made otherwise ({'; '.join(changed[:3])}): choose another folder, or start "
+            f"{path}: holds predictions of another run ({'; '.join(changed[:3])}): choose another folder, or start "
             f"anew with --overwrite."
         )
     return store

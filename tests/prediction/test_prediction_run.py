@@ -157,7 +157,7 @@ def test_a_complete_run_computes_nothing_again(tiny, weights, whole_run, monkeyp
 )
 def test_other_settings_are_refused(tiny, weights, whole_run, changes, words):
     request = small_request(tiny, weights, **{"save_beta": True, **changes})
-    with pytest.raises(OutputError, match=f"holds predictions made otherwise .*{words}.*--overwrite"):
+    with pytest.raises(OutputError, match=f"holds predictions of another run .*{words}.*--overwrite"):
         prepare(request, whole_run)
 
 
