@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 
 from kipoi_seq2exp.config import NetworkConfig, Provenance
+from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.zoo import served
 from kipoi_seq2exp.zoo.registry import ServedModel, write_served
 
 REPOSITORY = Path(__file__).parents[1]
-FILES = ("model.py", "dataloader.py", "dataloader.yaml", "model-template.yaml")
+FILES = ("group.yaml", "model.py", "dataloader.py", "dataloader.yaml", "model-template.yaml")
 GENES = ("GENE03", "GENE09")  # the window of the second begins before its chromosome
 EXAMPLE = {
     "genes_file": "genes.tsv",
@@ -49,7 +50,7 @@ def make_group(folder: Path) -> Path:
     rows = []
     for seed, cell in enumerate(("K562", "GM12878")):
         torch.manual_seed(seed)
-        network = Seq2Exp(config, served.inputs_of(cell), Provenance(status="provisional"))
+        network = Seq2Exp(config, read_cells()[cell], Provenance(status="provisional"))
         sha256 = save_model(network, group / "weights" / f"{cell}.safetensors")
         for suffix, outputs in (("", "expression,element_mask"), ("-expression", "expression")):
             weights = f"weights/{cell}.safetensors"

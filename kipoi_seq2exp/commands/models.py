@@ -28,10 +28,14 @@ def add_to(subparsers: Subparsers) -> None:
 
     register = add_command(subparsers, "register", "make `kipoi predict Seq2Exp/K562` work")
     register.set_defaults(run=run_register)
+    register.add_argument(
+        "--from", dest="group", type=Path, metavar="FOLDER", help="a group that `seq2exp publish RUN --to FOLDER` made"
+    )
     register.add_argument("--offline", action="store_true", help="do not try to download Kipoi's model zoo")
 
     unregister = add_command(subparsers, "unregister", "take the registration with Kipoi back")
     unregister.set_defaults(run=run_unregister)
+    unregister.add_argument("name", nargs="?", metavar="GROUP", help="name of a group of your own (default: Seq2Exp)")
 
 
 def run_convert(args: argparse.Namespace, say: Say) -> int:
@@ -58,7 +62,7 @@ def run_register(args: argparse.Namespace, say: Say) -> int:
     """Register with Kipoi."""
     from kipoi_seq2exp.zoo.register import register
 
-    for step in register(offline=args.offline).steps:
+    for step in register(offline=args.offline, group=args.group).steps:
         say(step)
     return 0
 
@@ -67,7 +71,7 @@ def run_unregister(args: argparse.Namespace, say: Say) -> int:
     """Take the registration back."""
     from kipoi_seq2exp.zoo.register import unregister
 
-    for step in unregister().steps:
+    for step in (unregister() if args.name is None else unregister(name=args.name)).steps:
         say(step)
     return 0
 

@@ -44,11 +44,21 @@ def add_to(subparsers: Subparsers) -> None:
     publish = add_command(subparsers, "publish", "serve the weights of a run under a name")
     publish.set_defaults(run=run_publish)
     publish.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder of `seq2exp train`")
-    publish.add_argument("--as", dest="name", required=True, metavar="NAME", help="e.g. K562")
+    publish.add_argument("--as", dest="name", metavar="NAME", help="e.g. K562 (with --to: by default the cell type)")
     publish.add_argument(
         "--status", choices=("trained", "provisional"), default="trained", help="what outputs say of it"
     )
-    publish.add_argument("--cell-type", help="row of the table of cell types (default: the run's)")
+    publish.add_argument(
+        "--drop-others", action="store_true", help="take members that read other tracks or features out of the group"
+    )
+    own = publish.add_argument_group("a group of your own, instead of this package's")
+    own.add_argument("--to", type=Path, metavar="FOLDER", help="make a Kipoi group there, named like the folder")
+    own.add_argument(
+        "--author", action="append", default=[], metavar="NAME", help="who made the weights; once for each"
+    )
+    own.add_argument("--licence", metavar="NAME", help="of the weights, e.g. MIT or CC-BY-4.0")
+    own.add_argument("--cite", metavar="URL", help="what shall be cited")
+    own.add_argument("--overwrite", action="store_true", help="replace the group that the folder holds")
 
 
 def run_fetch(args: argparse.Namespace, say: Say) -> int:
@@ -93,14 +103,39 @@ def run_evaluate(args: argparse.Namespace, say: Say) -> int:
 
 def run_publish(args: argparse.Namespace, say: Say) -> int:
     """Publish a run."""
-    published = _training("publish").publish(args.run_folder, args.name, status=args.status, cell_type=args.cell_type)
+    if args.to is not None:
+        return _publish_folder(args, say)
+    if args.name is None:
+        raise ConfigError("say under which name: --as NAME; or --to FOLDER for a group of your own.")
+    publish = _training("publish").publish
+    published = publish(args.run_folder, args.name, status=args.status, drop_others=args.drop_others)
     say(f"written: {published.weights}, {published.card}")
     say("served as: " + ", ".join(row.model for row in published.rows))
-    from kipoi_seq2exp.zoo.registry import DEFAULT_MODEL, read_served
+    from kipoi_seq2exp.zoo.group import read_about
+    from kipoi_seq2exp.zoo.registry import group_dir, read_served
     from kipoi_seq2exp.zoo.served import refresh
 
-    if DEFAULT_MODEL in read_served():
+    if read_about(group_dir()).default in read_served():
         say("rewritten: " + ", ".join(str(path) for path in refresh()))
+    return 0
+
+
+def _publish_folder(args: argparse.Namespace, say: Say) -> int:
+    if not args.author or not args.licence:
+        raise ConfigError(
+            "say who made the weights and under which licence they may be used: --author NAME (once for each) and "
+            "--licence NAME."
+        )
+    folders = _training("publish_folder")
+    signature = folders.Signature(tuple(args.author), args.licence, args.cite)
+    published = folders.publish_folder(
+        args.run_folder, args.to, signature, name=args.name, status=args.status, overwrite=args.overwrite
+    )
+    group = args.to.resolve()
+    say(f"written: {group} ({', '.join(row.model for row in published.rows)}; card: {published.card})")
+    say(f"make it known to Kipoi: seq2exp register --from {args.to}")
+    served = f"{group.name}/{published.rows[0].model}"
+    say(f"then: kipoi test {served}; kipoi predict {served} ...")
     return 0
 
 

@@ -146,6 +146,11 @@ class WindowDataset:
             blacklist = self.blacklist.mask(window.chrom, start, end)
         return self.genome.onehot(window.chrom, start, end), self._signals(query, window), blacklist
 
+    def track_values(self, index: int, name: str, start: int, end: int) -> NDArray[np.float32]:
+        """Return a track of the gene in row `index` over any stretch round it, in its own unit: float32 (L,)."""
+        query = self._queries[index]
+        return self._values(name, query, Window(query.chrom, start, end))
+
     def __iter__(self) -> Iterator[WindowInputs]:
         return (self[index] for index in range(len(self)))
 

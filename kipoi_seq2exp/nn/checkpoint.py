@@ -83,6 +83,22 @@ def read_model(
     return model.to(device).eval()
 
 
+def read_inputs(file: Path) -> InputSpec | None:
+    """Return what the weights in a file read, without loading them.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read or is none of this package.
+    """
+    try:
+        with safe_open(file, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file}: not a readable safetensors file ({' '.join(str(error).split())}).") from None
+    return _settings(file, metadata)[1]
+
+
 def _read(file: Path) -> tuple[NetworkConfig, InputSpec | None, Provenance, dict[str, Tensor]]:
     try:
         with safe_open(file, framework="pt") as handle:
@@ -90,6 +106,10 @@ def _read(file: Path) -> tuple[NetworkConfig, InputSpec | None, Provenance, dict
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{file}: not a readable safetensors file ({' '.join(str(error).split())}).") from None
+    return *_settings(file, metadata), state
+
+
+def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[NetworkConfig, InputSpec | None, Provenance]:
     try:
         header = json.loads(metadata.get(HEADER, "{}"))
         if header.get("format") != FORMAT:
@@ -102,7 +122,7 @@ def _read(file: Path) -> tuple[NetworkConfig, InputSpec | None, Provenance, dict
         provenance = from_mapping(Provenance, header["provenance"], f"{file}: provenance")
     except (KeyError, json.JSONDecodeError, ConfigError) as error:
         raise WeightsError(f"{file}: its settings cannot be read ({error}).") from None
-    return config, inputs, provenance, state
+    return config, inputs, provenance
 
 
 def fill_parameters(model: Seq2Exp, state: Mapping[str, Tensor], where: str) -> None:

@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, from_mapping, read_yaml, suggest
-from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, from_mapping, read_yaml, suggest
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted
 from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
+from kipoi_seq2exp.zoo.group import check_agreement, member_inputs
 from kipoi_seq2exp.zoo.models import load_model
 from kipoi_seq2exp.zoo.registry import PROVISIONAL, ServedModel, group_dir, read_served, write_served
 
 LIMIT_BYTES = 20_000_000  # weights travel in the repository and in the wheel
 STATUSES = (PROVISIONAL, "trained")
+OUTPUTS = "expression,element_mask"
 EXPRESSION_ONLY = "-expression"  # the member of the group whose rows stay readable as a table
 MODELS_TSV = "models.tsv"
 
@@ -47,9 +48,15 @@ class Published:
 
 
 def publish(
-    run: str | Path, name: str, group: Path | None = None, *, status: str = "trained", cell_type: str | None = None
+    run: str | Path,
+    name: str,
+    group: Path | None = None,
+    *,
+    status: str = "trained",
+    licence: str | None = None,
+    drop_others: bool = False,
 ) -> Published:
-    """Serve the weights of a run under a name.
+    """Serve the weights of a run under a name; what follows from them is rewritten by `served.refresh`.
 
     Parameters
     ----------
@@ -61,25 +68,31 @@ def publish(
         The group's folder; by default the installation's own.
     status : str
         "trained", or "provisional" for weights that only show that the software works.
-    cell_type : str, optional
-        Row of the table of cell types that the data loader follows; by default the run's.
+    licence : str, optional
+        Of the weights; by default the group's.
+    drop_others : bool
+        Take members that read other tracks or features out of the group (Kipoi gives a group one data loader).
 
     Raises
     ------
     InputError
         If the run is not finished.
     ConfigError
-        If the status is unknown, or the data loader would feed the model other inputs than it was trained on.
+        If the status is unknown, or another member of the group reads other tracks or features.
     WeightsError
         If the weights are too large to be served.
     """
     run, group = Path(run), group or group_dir()
     if status not in STATUSES:
         raise ConfigError(f"unknown status '{status}'{suggest(status, STATUSES)}.")
-    model, record, config = _read_run(run)
-    cell_type = cell_type or config.inputs.cell_type
-    _check_inputs(model, cell_type)
-    model.provenance = dataclasses.replace(model.provenance, status=status, source_sha256=str(record["weights_sha256"]))
+    model, record, config = read_run(run)
+    if model.inputs is None:
+        raise ConfigError("the weights do not say which inputs they read: train them with this version.")
+    others = _others(group, f"weights/{name}.safetensors")
+    dropped = _disagreeing(group, others, model.inputs, name, drop_others)
+    source = str(record["weights_sha256"])
+    licence = licence or model.provenance.licence
+    model.provenance = dataclasses.replace(model.provenance, status=status, source_sha256=source, licence=licence)
     weights, card = group / "weights" / f"{name}.safetensors", group / "weights" / f"{name}.md"
     size = (run / "best.safetensors").stat().st_size
     if size > LIMIT_BYTES:
@@ -88,11 +101,39 @@ def publish(
         )
     sha256 = save_model(model, weights)
     write_text(card, render_card(name, model, config, record, sha256))
-    rows = _update_rows(group, name, cell_type, model.provenance, config, sha256)
+    rows = _update_rows(group, name, model, config, sha256, dropped)
     return Published(weights, card, rows)
 
 
-def _read_run(run: Path) -> tuple[Seq2Exp, dict[str, Any], TrainingConfig]:
+def _others(group: Path, weights: str) -> dict[str, ServedModel]:
+    """Return the rows of models.tsv that name other weights."""
+    served = read_served(group) if (group / MODELS_TSV).is_file() else {}
+    return {name: row for name, row in served.items() if row.weights != weights}
+
+
+def _disagreeing(
+    group: Path, others: Mapping[str, ServedModel], inputs: InputSpec, name: str, drop: bool
+) -> frozenset[str]:
+    """Return the members whose weights read other inputs, if they may be dropped; else refuse."""
+    found = set()
+    for other, row in others.items():
+        try:
+            check_agreement(inputs, name, member_inputs(group, other), other)
+        except ConfigError:
+            if not drop:
+                raise
+            found.add(row.weights)
+    return frozenset(found)
+
+
+def read_run(run: Path) -> tuple[Seq2Exp, dict[str, Any], TrainingConfig]:
+    """Return the network, the record and the settings of a finished run.
+
+    Raises
+    ------
+    InputError
+        If the folder is none.
+    """
     for name in ("best.safetensors", "record.json", "config.yaml"):
         if not (run / name).is_file():
             raise InputError(f"{run}: holds no {name}: it is no finished run of 'seq2exp train'.")
@@ -101,51 +142,22 @@ def _read_run(run: Path) -> tuple[Seq2Exp, dict[str, Any], TrainingConfig]:
     return load_model(run / "best.safetensors", "cpu", sha256=record["weights_sha256"]), record, config
 
 
-def _check_inputs(model: Seq2Exp, cell_type: str) -> None:
-    """Refuse weights that the data loader, following the table of cell types, would feed something else."""
-    cells = read_cells()
-    if cell_type not in cells:
-        raise ConfigError(f"no cell type '{cell_type}' in the table of cell types{suggest(cell_type, cells)}.")
-    row, inputs = cells[cell_type], model.inputs
-    if inputs is None:
-        raise ConfigError("the weights do not say which inputs they read: train them with this version.")
-    for what, served, trained in (
-        ("window", row.window_bp, inputs.window_bp),
-        ("promoter", row.promoter_bp, inputs.promoter_bp),
-        ("tracks", _essentials(row, "tracks"), _essentials(inputs, "tracks")),
-        ("features", _essentials(row, "features"), _essentials(inputs, "features")),
-    ):
-        if served != trained:
-            raise ConfigError(
-                f"the weights were trained with other {what} ({trained}) than the row '{cell_type}' of the table of "
-                f"cell types gives the data loader ({served}): make the two agree."
-            )
-
-
-def _essentials(inputs: InputSpec, part: str) -> Any:
-    """Return what changes the numbers that a model is fed, without descriptions and means."""
-    plain = ("unit", "description", "mean")
-    return [
-        {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in plain}
-        for row in getattr(inputs, part)
-    ]
-
-
 def _update_rows(
-    group: Path, name: str, cell_type: str, provenance: Provenance, config: TrainingConfig, sha256: str
+    group: Path, name: str, model: Seq2Exp, config: TrainingConfig, sha256: str, dropped: frozenset[str]
 ) -> tuple[ServedModel, ...]:
     """Rewrite the rows of models.tsv that name these weights; make the two usual ones where there are none."""
     served = read_served(group) if (group / MODELS_TSV).is_file() else {}
-    weights = f"weights/{name}.safetensors"
+    served = {member: row for member, row in served.items() if row.weights not in dropped}
+    weights, provenance = f"weights/{name}.safetensors", model.provenance
     common = {
-        "cell_type": cell_type,
+        "cell_type": config.inputs.cell_type,
         "weights": weights,
         "weights_sha256": sha256,
         "status": provenance.status,
         "trained_on": _one_line(f"{provenance.trained_on}. {config.about}" if config.about else provenance.trained_on),
         "training_procedure": _one_line(training_procedure(config)),
     }
-    outputs = {name: "expression,element_mask", f"{name}{EXPRESSION_ONLY}": "expression"}
+    outputs = {name: OUTPUTS if model.config.generates_mask else "expression", f"{name}{EXPRESSION_ONLY}": "expression"}
     for member, given in outputs.items():
         if member not in served:
             served[member] = ServedModel(model=member, outputs=given, **common)
@@ -153,6 +165,9 @@ def _update_rows(
         if row.weights == weights:
             served[member] = dataclasses.replace(row, **common)
     write_served(served.values(), group)
+    for file in dropped:
+        for path in (group / file, (group / file).with_suffix(".md")):
+            path.unlink(missing_ok=True)
     return tuple(row for row in served.values() if row.weights == weights)
 
 

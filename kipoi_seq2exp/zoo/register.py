@@ -16,10 +16,10 @@ from pathlib import Path
 
 from kipoi_seq2exp.config import read_yaml
 from kipoi_seq2exp.errors import ConfigError, OutputError
+from kipoi_seq2exp.zoo.group import read_about
 from kipoi_seq2exp.zoo.registry import GROUP, GROUP_ENTRIES, group_dir
 
 ZOO_URL = "https://github.com/kipoi/models.git"
-EXCLUDE_LINE = f"/{GROUP}/"
 _CLONE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30", "clone", "--depth=1")  # a dead network ends
 _LEFTOVERS = ("__pycache__", "downloaded")  # what Kipoi and Python put beside the links
 
@@ -32,8 +32,8 @@ class Registration:
     steps: tuple[str, ...]
 
 
-def register(home: Path | None = None, *, offline: bool = False) -> Registration:
-    """Make `kipoi predict Seq2Exp/K562` find this group; again and again does no harm.
+def register(home: Path | None = None, *, offline: bool = False, group: Path | None = None) -> Registration:
+    """Make `kipoi predict Seq2Exp/K562` find this group, or a group of one's own; again and again does no harm.
 
     Parameters
     ----------
@@ -41,25 +41,28 @@ def register(home: Path | None = None, *, offline: bool = False) -> Registration
         The folder that holds `.kipoi`, instead of the user's home.
     offline : bool
         Do not try to download the model zoo; Kipoi fills it in itself once it can.
+    group : Path, optional
+        Folder that `seq2exp publish --to` made; by default this package's own group.
 
     Raises
     ------
     ConfigError
-        If git is missing, or the zoo already holds a `Seq2Exp` that is not a registration.
+        If git is missing, the folder is no group, or the zoo already holds one of that name that is no registration.
     OutputError
         If Kipoi's folder cannot be written.
     """
     source = _zoo_source(home)
-    directory = source.path / GROUP
+    folder, name = (group_dir(), GROUP) if group is None else _own_group(group)
+    directory = source.path / name
     steps: list[str] = []
     try:
         _check_replaceable(directory)
         if source.uses_git:
-            steps += _ensure_clone(source, offline)
+            steps += _ensure_clone(source, name, offline)
         directory.mkdir(parents=True, exist_ok=True)
-        steps.append(_link_entries(directory, group_dir()))
+        steps.append(_link_entries(directory, folder))
         if (source.path / ".git").exists():
-            steps.append(_exclude(source.path, present=True))
+            steps.append(_exclude(source.path, name, present=True))
     except OSError as error:
         raise OutputError(f"{error.filename or directory}: cannot be written ({error.strerror}).") from None
     if source.uses_git and source.auto_update:
@@ -69,8 +72,20 @@ def register(home: Path | None = None, *, offline: bool = False) -> Registration
     return Registration(directory, tuple(steps))
 
 
-def unregister(home: Path | None = None) -> Registration:
-    """Take the registration back; Kipoi's clone of the zoo stays.
+def _own_group(folder: Path) -> tuple[Path, str]:
+    """Return the folder of a group of one's own and its name, after checking that everything Kipoi reads is there."""
+    folder = folder.resolve()
+    missing = [name for name in GROUP_ENTRIES if not (folder / name).exists()]
+    if missing:
+        raise ConfigError(f"{folder}: holds no {missing[0]}: it is no group made by 'seq2exp publish RUN --to FOLDER'.")
+    name = read_about(folder).name
+    if name == GROUP:
+        raise ConfigError(f"{folder}: '{GROUP}' is the name of this package's own group, which 'register' alone adds.")
+    return folder, name
+
+
+def unregister(home: Path | None = None, name: str = GROUP) -> Registration:
+    """Take the registration of a group back; Kipoi's clone of the zoo stays.
 
     Raises
     ------
@@ -78,7 +93,7 @@ def unregister(home: Path | None = None) -> Registration:
         If the folder holds anything that `register` did not put there.
     """
     source = _zoo_source(home)
-    directory = source.path / GROUP
+    directory = source.path / name
     if not directory.exists():
         return Registration(directory, (f"{directory} does not exist: nothing to do.",))
     _check_replaceable(directory)
@@ -91,7 +106,7 @@ def unregister(home: Path | None = None) -> Registration:
         directory.rmdir()
         steps = [f"removed {directory}"]
         if (source.path / ".git").exists():
-            steps.append(_exclude(source.path, present=False))
+            steps.append(_exclude(source.path, name, present=False))
     except OSError as error:
         raise OutputError(f"{error.filename or directory}: cannot be removed ({error.strerror}).") from None
     return Registration(directory, tuple(steps))
@@ -130,11 +145,11 @@ def _check_replaceable(directory: Path) -> None:
             raise ConfigError(f"{entry}: is not a link made by this package: move {directory} away first.")
 
 
-def _ensure_clone(source: _ZooSource, offline: bool) -> list[str]:
+def _ensure_clone(source: _ZooSource, name: str, offline: bool) -> list[str]:
     """Make sure that Kipoi's folder is a git repository of its own: `git pull` would else update one further up."""
     if (source.path / ".git").exists():
         return [f"found Kipoi's model zoo at {source.path}"]
-    if source.path.exists() and any(entry.name != GROUP for entry in source.path.iterdir()):
+    if source.path.exists() and any(entry.name not in (GROUP, name) for entry in source.path.iterdir()):
         return [f"found {source.path}, which is no git clone; left as it is"]
     if shutil.which("git") is None:
         raise ConfigError(
@@ -194,12 +209,13 @@ def _link_entries(directory: Path, group: Path) -> str:
     return f"linked {directory} to {group}" if changed else f"{directory} is registered already"
 
 
-def _exclude(clone: Path, *, present: bool) -> str:
-    """Add our folder to the clone's private list of ignored files, or take it off."""
+def _exclude(clone: Path, name: str, *, present: bool) -> str:
+    """Add a group's folder to the clone's private list of ignored files, or take it off."""
+    ours = f"/{name}/"
     path = clone / ".git" / "info" / "exclude"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if (EXCLUDE_LINE in lines) != present:
-        lines = [*lines, EXCLUDE_LINE] if present else [line for line in lines if line != EXCLUDE_LINE]
+    if (ours in lines) != present:
+        lines = [*lines, ours] if present else [line for line in lines if line != ours]
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return f"{'hid it from' if present else 'took it off the ignored files of'} the git of {clone}"

@@ -19,7 +19,9 @@ from kipoi_seq2exp.files import verify_sha256, write_text
 
 GROUP = "Seq2Exp"
 DEFAULT_MODEL = "K562"  # what the bare name `Seq2Exp` serves
+GROUP_ABOUT = "group.yaml"  # see `zoo.group`
 GROUP_ENTRIES = (
+    GROUP_ABOUT,
     "model.yaml",
     "model-template.yaml",
     "models.tsv",
@@ -41,7 +43,7 @@ class ServedModel:
     model : str
         Name inside the group, e.g. "K562".
     cell_type : str
-        Row of the table of cell types (`cells.yaml`).
+        As the weights say, e.g. "K562".
     outputs : str
         Names of the outputs, separated by commas: "expression,element_mask" or "expression".
     weights : str
@@ -156,7 +158,7 @@ def served_model(name: str, group: Path | None = None) -> ServedModel:
         If no served model has that name.
     """
     served = read_served(group)
-    short = name.removeprefix(f"{GROUP}/")
+    short = name.rpartition("/")[2] if group is not None else name.removeprefix(f"{GROUP}/")
     short = DEFAULT_MODEL if short == GROUP else short
     if short not in served:
         raise WeightsError(f"no model is called '{name}'{suggest(short, served)}.")

@@ -1,6 +1,6 @@
-"""What follows from the served weights and the example: `model.yaml`, the expected predictions, the example's inputs.
+"""What follows from a group's weights and its example: the files Kipoi reads, the expected predictions.
 
-`refresh` brings the first two up to date after weights were published; the tests check that nobody forgot.
+`refresh` brings them up to date after weights were published; the tests check that nobody forgot.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import functools
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kipoi_seq2exp.config import InputSpec, Transform, read_yaml, suggest
-from kipoi_seq2exp.errors import ConfigError, OutputError, WeightsError
+from kipoi_seq2exp.config import Transform, read_yaml
+from kipoi_seq2exp.errors import OutputError
 from kipoi_seq2exp.files import make_folder, whole_file, write_text
+from kipoi_seq2exp.zoo.group import member_inputs, read_about, write_group_files
 from kipoi_seq2exp.zoo.registry import (
-    DEFAULT_MODEL,
     PROVISIONAL,
     ServedModel,
     expected_path,
@@ -27,24 +27,33 @@ from kipoi_seq2exp.zoo.registry import (
     write_served,
 )
 
+if TYPE_CHECKING:
+    from kipoi_seq2exp.data.dataset import WindowDataset
+
 EXPECTED_ROWS = 1
 EXPECTED_DECIMALS = 4  # of the mask: half a unit of these is a third of the tolerance of the test, and saves space
 
 
 def refresh(group: Path | None = None) -> tuple[Path, ...]:
-    """Rewrite what follows from the weights: their units in `models.tsv`, `model.yaml`, the expected predictions.
+    """Rewrite what follows from the weights: their units in `models.tsv`, Kipoi's files, the expected predictions.
 
     Returns
     -------
     tuple of Path
         The files written.
+
+    Raises
+    ------
+    ConfigError
+        If the members of the group do not read the same tracks and features.
     """
     group = group or group_dir()
+    made = write_group_files(group)
     rows = [with_units(row, group) for row in read_served(group).values()]
     write_served(rows, group)
     path = group / "model.yaml"
     write_text(path, render_model_yaml(group))
-    return group / "models.tsv", path, *(write_expected(row, group) for row in rows)
+    return group / "models.tsv", *made, path, *(write_expected(row, group) for row in rows)
 
 
 def with_units(row: ServedModel, group: Path) -> ServedModel:
@@ -55,11 +64,7 @@ def with_units(row: ServedModel, group: Path) -> ServedModel:
     WeightsError
         If the weights do not name their inputs.
     """
-    from kipoi_seq2exp.zoo.models import load_model
-
-    inputs = load_model(group / row.weights, "cpu", sha256=row.weights_sha256).inputs
-    if inputs is None:
-        raise WeightsError(f"{group / row.weights}: does not name its inputs: publish weights of this version.")
+    inputs = member_inputs(group, row.model)
     tracks = [
         f"{track.name} ({track.description or track.kind.value}; unit: {track.unit or 'that of the file'}; "
         f"read as {_TRANSFORM_WORDS[track.transform]})"
@@ -80,9 +85,10 @@ def render_model_yaml(group: Path) -> str:
     """Return `model.yaml`: the template with the row of the default model, so that the two can never disagree."""
     import jinja2
 
-    row = read_served(group)[DEFAULT_MODEL]
+    default = read_about(group).default
+    row = read_served(group)[default]
     template = jinja2.Template((group / "model-template.yaml").read_text(encoding="utf-8"))
-    head = f"# Made from model-template.yaml and the row {DEFAULT_MODEL} of models.tsv: change those instead.\n"
+    head = f"# Made from model-template.yaml and the row {default} of models.tsv: change those instead.\n"
     body: str = template.render(dataclasses.asdict(row))
     return head + body.lstrip("\n") + "\n"
 
@@ -97,7 +103,7 @@ def write_expected(row: ServedModel, group: Path) -> Path:
     from kipoi_seq2exp.zoo.array_model import ArrayModel
     from kipoi_seq2exp.zoo.models import load_model
 
-    inputs = example_inputs(row.cell_type, group, EXPECTED_ROWS)
+    inputs = example_inputs(row.model, group, EXPECTED_ROWS)
     network = load_model(group / row.weights, "cpu", sha256=row.weights_sha256)
     predictions = ArrayModel(network, row.output_names).predict(inputs)
     if "element_mask" in predictions:
@@ -111,33 +117,43 @@ def write_expected(row: ServedModel, group: Path) -> Path:
     return path
 
 
-def example_inputs(cell_type: str, group: Path, rows: int | None = None) -> dict[str, np.ndarray]:
-    """Return the model's inputs for the genes of the bundled example: onehot (B, L, 4), signals (B, L, S), ..."""
-    from kipoi_seq2exp.data.dataset import WindowDataset
+def write_example_predictions(model: str, group: Path) -> Path:
+    """Write the predicted expression of every gene of a group's example, for people to compare with."""
+    from kipoi_seq2exp.zoo.array_model import ArrayModel
+    from kipoi_seq2exp.zoo.models import load_model
 
-    files = {name: group / value for name, value in example_files(group).items()}
-    sources = {"h3k27ac": files["h3k27ac_file"], "dnase": files["dnase_file"], "hic": files["hic_file"]}
-    spec = inputs_of(cell_type)
-    with WindowDataset(spec, files["genes_file"], files["fasta_file"], sources, files["blacklist_file"]) as windows:
+    row = read_served(group)[model]
+    network = load_model(group / row.weights, "cpu", sha256=row.weights_sha256)
+    with example_windows(model, group) as windows:
+        genes = windows.genes["gene_id"].tolist()
+    values = ArrayModel(network, ["expression"]).predict(example_inputs(model, group))["expression"][:, 0]
+    path = group / "example" / "predictions.tsv"
+    lines = ["gene_id\texpression", *(f"{gene}\t{value:.4f}" for gene, value in zip(genes, values, strict=True))]
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def example_inputs(model: str, group: Path, rows: int | None = None) -> dict[str, np.ndarray]:
+    """Return a member's inputs for the genes of the group's example: onehot (B, L, 4), signals (B, L, S), ..."""
+    with example_windows(model, group) as windows:
         chosen = [windows[i] for i in range(len(windows) if rows is None else min(rows, len(windows)))]
     names = ("onehot", "signals", "features", "blacklist")
     return {name: np.stack([getattr(window, name) for window in chosen]) for name in names}
 
 
-def inputs_of(cell_type: str) -> InputSpec:
-    """Return the row of the table of cell types.
+def example_windows(model: str, group: Path) -> WindowDataset:
+    """Open the windows of the genes of a group's example, as a member reads them."""
+    from kipoi_seq2exp.data.dataset import WindowDataset
 
-    Raises
-    ------
-    ConfigError
-        If there is none of that name.
-    """
-    from kipoi_seq2exp.data.cells import read_cells
+    files, inputs = example_files(group), member_inputs(group, model)
+    sources = {name: _placed(group, files[f"{name}_file"]) for name in inputs.track_names}
+    blacklist = files.get("blacklist_file")
+    genes, fasta = group / files["genes_file"], group / files["fasta_file"]
+    return WindowDataset(inputs, genes, fasta, sources, None if blacklist is None else group / blacklist)
 
-    cells = read_cells()
-    if cell_type not in cells:
-        raise ConfigError(f"cell_type: unknown '{cell_type}'{suggest(cell_type, cells)}.")
-    return cells[cell_type]
+
+def _placed(group: Path, source: str) -> str:
+    return source if source == "powerlaw" else str(group / source)
 
 
 def example_files(group: Path) -> dict[str, str]:
@@ -153,6 +169,9 @@ def copy_example(group: Path, arguments: Any, folder: Path, absolute: bool, dry_
     files = example_files(group)
     values = {name: argument.example for name, argument in arguments.items() if _is_plain(argument.example)}
     for name, relative in files.items():
+        if not (group / relative).is_file():  # the word powerlaw
+            values[name] = relative
+            continue
         source, target = group / relative, folder / Path(relative).name
         values[name] = str(target.absolute() if absolute else target)
         if not dry_run and not (target.exists() and target.samefile(source)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import pytest
 from training_runs import write_run
@@ -79,13 +78,21 @@ def test_publishing_again_replaces_the_rows_and_keeps_the_others(run, group):
     assert after["K562"].status == "trained"
 
 
-def test_inputs_that_the_data_loader_would_not_give_are_refused(run, group):
-    with pytest.raises(ConfigError, match=r"trained with other tracks .* than the row 'K562-chr22'"):
-        publish(run, "K562", group, cell_type="K562-chr22")
-    with pytest.raises(ConfigError, match=re.escape("no cell type 'K526' in the table of cell types (did you mean")):
-        publish(run, "K562", group, cell_type="K526")
-    assert not (group / "models.tsv").exists()
-    assert not list((group / "weights").iterdir())
+def test_members_that_read_other_inputs_are_refused_or_dropped(run, group, tiny, tmp_path):
+    publish(run, "GM12878", group)
+    changes = {"inputs": to_mapping(dataclasses.replace(read_cells()["K562"], features=())), "name": "other"}
+    changes |= {"train_window_bp": 2_400, "optimiser__max_steps": 3, "split__allow_overlap": True}
+    other = fit(write_run(tiny, tmp_path, **changes), tmp_path / "runs").folder
+    before = (group / "models.tsv").read_text()
+    with pytest.raises(
+        ConfigError, match=r"must read the same features, but 'K562' has none and 'GM12878' has UTR5LEN"
+    ):
+        publish(other, "K562", group)
+    assert (group / "models.tsv").read_text() == before
+    assert not (group / "weights" / "K562.safetensors").exists()
+    publish(other, "K562", group, drop_others=True)
+    assert list(read_served(group)) == ["K562", "K562-expression"]
+    assert sorted(path.name for path in (group / "weights").iterdir()) == ["K562.md", "K562.safetensors"]
 
 
 def test_what_cannot_be_published_is_named(run, group, tmp_path, monkeypatch):
@@ -96,11 +103,3 @@ def test_what_cannot_be_published_is_named(run, group, tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "LIMIT_BYTES", 1_000)
     with pytest.raises(WeightsError, match="served ones may take 0 MB"):
         publish(run, "K562", group)
-
-
-def test_a_row_differs_only_in_what_changes_the_numbers():
-    row = read_cells()["K562"]
-    tracks = tuple(dataclasses.replace(track, unit="another", description="x") for track in row.tracks)
-    assert publishing._essentials(row, "tracks") == publishing._essentials(
-        dataclasses.replace(row, tracks=tracks), "tracks"
-    )

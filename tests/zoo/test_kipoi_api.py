@@ -179,7 +179,7 @@ def test_each_member_brings_its_cell_type_and_outputs(run):
                 model.default_dataloader(**arguments).windows.inputs.cell_type,
                 list(model.predict_on_batch(next(model.default_dataloader(**arguments).batch_iter())["inputs"])),
                 list(model.schema.targets),
-                model.default_dataloader.example_kwargs.get("cell_type"),
+                model.default_dataloader.example_kwargs.get("model"),
             ]
         """
     )

@@ -248,7 +248,7 @@ def test_get_example_gives_files_that_predict(group, home, tmp_path):
     ("change", "words"),
     [
         ({"blacklist_fil": "x"}, ("unknown argument 'blacklist_fil'", "did you mean 'blacklist_file'")),
-        ({"cell_type": "K526"}, ("K526", "did you mean 'K562'")),
+        ({"model": "K526"}, ("K526", "did you mean 'K562'")),
         ({"genes_file": "no/such.tsv"}, ("no/such.tsv",)),
     ],
 )

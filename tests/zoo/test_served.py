@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
-from kipoi_seq2exp.data.cells import read_cells
-from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.zoo import served
 from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.group import group_inputs, member_inputs, read_about, render_group
 from kipoi_seq2exp.zoo.models import load_model
 from kipoi_seq2exp.zoo.registry import expected_path, group_dir, read_served, weights_path
 
@@ -53,10 +52,15 @@ def test_weights_are_small_and_intact():
 
 def test_the_weights_read_what_the_data_loader_gives(weights):
     rows, network = weights
-    spec = served.inputs_of(rows[0].cell_type)
+    for row in rows:
+        assert member_inputs(group_dir(), row.model) == network.inputs
     assert network.inputs is not None
-    assert (network.inputs.track_names, network.inputs.feature_names) == (spec.track_names, spec.feature_names)
-    assert network.config.window_bp == spec.window_bp
+    assert network.config.window_bp == network.inputs.window_bp
+
+
+def test_the_files_that_kipoi_reads_follow_from_the_weights():
+    made = render_group(read_about(group_dir()), group_inputs(group_dir()))
+    assert {name: (group_dir() / name).read_text(encoding="utf-8") for name in made} == made
 
 
 def test_every_expected_prediction_is_still_made(weights):
@@ -67,7 +71,7 @@ def test_every_expected_prediction_is_still_made(weights):
             assert set(file["preds"]) == set(row.output_names)
             inputs = {name: values[:] for name, values in file["inputs"].items()}
             wanted = {name: values[:] for name, values in file["preds"].items()}
-        example = served.example_inputs(row.cell_type, group_dir(), served.EXPECTED_ROWS)
+        example = served.example_inputs(row.model, group_dir(), served.EXPECTED_ROWS)
         for name, values in example.items():
             np.testing.assert_allclose(inputs[name], values, rtol=1e-6, atol=1e-6)
         found = ArrayModel(network, row.output_names).predict(inputs)
@@ -82,23 +86,18 @@ def test_the_schemas_agree_with_the_model_and_the_table_of_inputs():
     data = yaml.safe_load((folder / "dataloader.yaml").read_text(encoding="utf-8"))
     given, read = data["output_schema"]["inputs"], model["schema"]["inputs"]
     assert {name: field["shape"] for name, field in given.items()} == {name: f["shape"] for name, f in read.items()}
-    for spec in read_cells().values():
-        window, tracks, features = spec.window_bp, len(spec.tracks), len(spec.features)
-        assert {name: field["shape"] for name, field in read.items()} == {
-            "onehot": f"({window}, 4)",
-            "signals": f"({window}, {tracks})",
-            "features": f"({features},)",
-            "blacklist": f"({window},)",
-        }
-        assert tuple(read["features"]["column_labels"]) == spec.feature_names
+    spec = group_inputs(folder)
+    window = spec.window_bp
+    assert {name: field["shape"] for name, field in read.items()} == {
+        "onehot": f"({window}, 4)",
+        "signals": f"({window}, {len(spec.tracks)})",
+        "features": f"({len(spec.features)},)",
+        "blacklist": f"({window},)",
+    }
+    assert tuple(read["features"]["column_labels"]) == spec.feature_names
     assert {name: field["shape"] for name, field in model["schema"]["targets"].items()} == {
         "expression": "(1,)",
         "element_mask": f"({window},)",
     }
     for fields in (*given.values(), *read.values(), *data["args"].values(), *model["schema"]["targets"].values()):
         assert fields["doc"]
-
-
-def test_an_unknown_cell_type_is_named():
-    with pytest.raises(ConfigError, match="did you mean 'K562'"):
-        served.inputs_of("K526")

@@ -1,0 +1,92 @@
+"""The data loader that every group of ours hands to Kipoi: windows as the weights of a member read them.
+
+A group's own `dataloader.py` names the arguments, one file for each track, and calls `open`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kipoi.data import Dataset
+from kipoi.metadata import GenomicRanges
+from kipoi.specs import DataLoaderDescription
+from kipoi_utils.data_utils import numpy_collate
+from torch.utils.data import DataLoader
+
+from kipoi_seq2exp.config import to_mapping
+from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.zoo import fixes, served
+from kipoi_seq2exp.zoo.group import member_inputs
+
+fixes.install()
+
+
+class GroupDataset(Dataset):  # type: ignore[misc]
+    """One window per gene, for a member of the group in the folder `group`."""
+
+    strict_arguments = True
+    group: Path
+
+    def open(
+        self,
+        model: str,
+        genes: str,
+        fasta: str,
+        sources: Mapping[str, str],
+        blacklist: str | None,
+        missing_features: str,
+        gene_ids: list[str] | str | None,
+    ) -> None:
+        """Open the windows that a member reads; its weights say what its tracks and features are.
+
+        Raises
+        ------
+        Seq2ExpError
+            If the member is unknown, or a file or a row cannot be used.
+        """
+        gene_ids = gene_ids.split(",") if isinstance(gene_ids, str) else gene_ids
+        inputs = member_inputs(self.group, model)
+        given: dict[str, Any] = {"genes": genes, "fasta": fasta, "sources": dict(sources), "blacklist": blacklist}
+        given["missing_features"] = missing_features
+        self.windows = WindowDataset(inputs, gene_ids=gene_ids, **given)
+        fixes.note(inputs=given, reads=to_mapping(inputs), folder=str(Path.cwd()))
+
+    def __len__(self) -> int:
+        """Return the number of genes."""
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return inputs and metadata of one gene, as Kipoi's schema names them."""
+        window = self.windows[index]
+        ranges = GenomicRanges(window.chrom, window.start, window.end, window.gene_id, window.strand)
+        return {
+            "inputs": {
+                "onehot": window.onehot.astype(np.float32),
+                **{name: getattr(window, name) for name in ("signals", "features", "blacklist")},
+            },
+            "metadata": {"ranges": ranges, "gene_id": window.gene_id, "tss": window.tss},
+        }
+
+    def _batch_iterable(
+        self, batch_size: int = 32, shuffle: bool = False, num_workers: int = 0, drop_last: bool = False, **_: Any
+    ) -> Any:
+        # torch's loader notices a worker that dies, Kipoi's own waits for ever
+        return DataLoader(self, batch_size, shuffle, None, None, num_workers, numpy_collate, drop_last=drop_last)
+
+    @classmethod
+    def get_output_schema(cls) -> Any:
+        """Return the schema of `dataloader.yaml`, known from now on as ours."""
+        return fixes.claim(super().get_output_schema())
+
+    @classmethod
+    def download_example(cls, output_dir: str, absolute_path: bool = False, dry_run: bool = False) -> dict[str, Any]:
+        """Copy the example to a folder and return the arguments that read it there."""
+        return served.copy_example(cls.group, cls.args, Path(output_dir), absolute_path, dry_run)
+
+    @classmethod
+    def describe(cls) -> None:
+        """Take arguments and schema from the group's `dataloader.yaml`."""
+        cls._add_description_factory(DataLoaderDescription.load(str(cls.group / "dataloader.yaml")))
