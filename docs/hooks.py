@@ -183,11 +183,11 @@ def _models() -> str:
 
     table = pd.read_csv(ROOT / "models.tsv", sep="\t")
     rows = [
-        f"| `Seq2Exp/{row.model}` | {row.outputs.replace(',', ', ')} | {row.label} | {row.status} | "
-        f"[card](cards/{Path(row.weights).stem}.md) |"
+        f"| [`Seq2Exp/{row.model}`](cards/{Path(row.weights).stem}.md)<br><small>{row.outputs.replace(',', ', ')}; "
+        f"{row.status}</small> | {row.label} |"
         for row in table.itertuples()
     ]
-    return "\n".join(["| model | outputs | predicts | weights | more |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| model, outputs, weights | predicts |", "|---|---|", *rows])
 
 
 # ----------------------------------------------------------------------------------------------------------- notebooks
