@@ -1,4 +1,4 @@
-"""Predict expression and elements of a few genes in Python: on the bundled example, or on any data given its paths.
+"""Predict expression and elements of a few genes in Python: on the real example, or on any data given its paths.
 
     python example/quickstart.py
     python example/quickstart.py --fasta hg38.fa --genes genes.tsv --h3k27ac k27.bw --dnase dnase.bw --hic powerlaw
@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-EXAMPLE = Path(__file__).resolve().parent
+EXAMPLE = Path(__file__).resolve().parent / "human"
 
 
 def with_the_package(paths: argparse.Namespace) -> Iterator[tuple[str, float, float]]:
@@ -61,19 +61,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="K562", help="a served model, or (without --kipoi) a .safetensors file")
     parser.add_argument("--genes", default=str(EXAMPLE / "genes.tsv"), help="TSV, BED6 or GTF")
-    parser.add_argument("--fasta", default=str(EXAMPLE / "genome.fa"))
-    parser.add_argument("--h3k27ac", default=str(EXAMPLE / "h3k27ac.bw"), help="bigWig")
-    parser.add_argument("--dnase", default=str(EXAMPLE / "dnase.bw"), help="bigWig")
-    parser.add_argument(
-        "--hic", default=str(EXAMPLE / "contacts.cool"), help=".cool, .mcool, .hic or the word powerlaw"
-    )
+    parser.add_argument("--fasta", default=str(EXAMPLE / "genome.fa.gz"))
+    parser.add_argument("--h3k27ac", default=str(EXAMPLE / "K562.h3k27ac.bw"), help="bigWig, bedGraph or peaks")
+    parser.add_argument("--dnase", default=str(EXAMPLE / "K562.dnase.bw"), help="bigWig, bedGraph or peaks")
+    parser.add_argument("--hic", default="powerlaw", help=".cool, .mcool, .hic or the word powerlaw")
     parser.add_argument("--blacklist", help="BED of bases that the mask may not keep")
     parser.add_argument("--missing-features", default="error", choices=["error", "mean"])
     parser.add_argument("--gene-ids", nargs="+", help="predict only these genes")
     parser.add_argument("--kipoi", action="store_true", help="go through Kipoi")
     paths = parser.parse_args()
-    if paths.blacklist is None and Path(paths.genes).parent == EXAMPLE:
-        paths.blacklist = str(EXAMPLE / "blacklist.bed")
     print("gene_id\texpression\tkept_fraction")
     for gene_id, expression, kept in (with_kipoi if paths.kipoi else with_the_package)(paths):
         print(f"{gene_id}\t{expression:.4f}\t{kept:.4f}", flush=True)
