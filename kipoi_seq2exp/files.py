@@ -7,15 +7,20 @@ stays behind, and a file that was there before is replaced only by a whole one.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
+import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kipoi_seq2exp.errors import OutputError, WeightsError
 
+_STAGING = re.compile(r"\..*\.(\d{1,10})\.[a-z0-9_]{8}\.tmp")  # see `staging_folder`
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the command again",
@@ -42,28 +47,60 @@ def make_folder(path: Path) -> None:
     OutputError
         If it cannot be made or written to.
     """
-    probe = path / f".writable.{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except FileExistsError:
         raise OutputError(f"{path}: is a file; give a folder for the results.") from None
     except OSError as error:
         raise output_error(path, error) from None
 
 
+def staging_folder(target: Path) -> Path:
+    """Make a folder beside `target`, new and open to this user alone, in which `target` is prepared.
+
+    Nobody can have placed a link there before. Folders that earlier processes left (they were killed) are removed.
+    """
+    remove_leftovers(target.parent.absolute())
+    prefix = f".{target.name.encode()[:60].decode(errors='ignore')}.{os.getpid()}."
+    return Path(tempfile.mkdtemp(".tmp", prefix, target.parent))
+
+
+@functools.cache  # once a folder and process
+def remove_leftovers(folder: Path) -> None:
+    """Remove the staging folders of this user whose process is gone."""
+    for entry in folder.glob(".*.tmp"):
+        found = _STAGING.fullmatch(entry.name)
+        with suppress(OSError):
+            state = entry.lstat()
+            if found and stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not _alive(int(found[1])):
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; renamed to `path` when the block ends well, else removed.
+    """Give a temporary name near `path` to write to; renamed to `path` when the block ends well, else removed.
 
     Raises
     ------
     OutputError
         If writing fails, for lack of room or permission.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder = None
     try:
+        folder = staging_folder(path)
+        temporary = folder / path.name
         yield temporary
         temporary.replace(path)
     except OutputError:
@@ -71,11 +108,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(path, error) from None
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):  # what went wrong before is what the user must hear
-                temporary.unlink(missing_ok=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # what went wrong before is what the user must hear
 
 
 def write_text(path: Path, text: str) -> None:

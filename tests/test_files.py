@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from kipoi_seq2exp import files
 from kipoi_seq2exp.errors import OutputError
 from kipoi_seq2exp.files import make_folder, output_error, remove_folder, whole_file
 
@@ -17,7 +21,7 @@ def test_a_whole_file_replaces_the_old_one(tmp_path):
     with whole_file(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
-        assert temporary.parent == tmp_path
+        assert temporary.parent.parent == tmp_path
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -91,3 +95,33 @@ def test_remove_folder(tmp_path):
     remove_folder(tmp_path / "a")
     with pytest.raises(OutputError, match="cannot be removed"):
         remove_folder(tmp_path / "a")
+
+
+def test_a_link_placed_where_a_temporary_goes_is_not_followed(tmp_path: Path) -> None:
+    """Whatever name someone guessed before: the target of the link stays as it is."""
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.write_text("mine")
+    out.mkdir()
+    pid = os.getpid()
+    for name in (f".result.tsv.{pid}.tmp", f".writable.{pid}", f".{pid}.result.tsv", f".result.tsv.{pid}.part"):
+        (out / name).symlink_to(victim)
+    files.make_folder(out)
+    files.write_text(out / "result.tsv", "new")
+    assert (out / "result.tsv").read_text() == "new"
+    assert victim.read_text() == "mine"
+
+
+def test_staging_is_private_and_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f".result.tsv.{gone.pid}.abcdefgh.tmp"
+    left.mkdir()
+    (left / "result.tsv").write_text("half")
+    kept = tmp_path / ".result.tsv.1.abcdefgh.tmp"  # process 1 lives
+    kept.mkdir()
+    mine = tmp_path / ".notes.tmp"
+    mine.mkdir()
+    with files.whole_file(tmp_path / "result.tsv") as part:
+        assert part.parent.stat().st_mode & 0o777 == 0o700
+        part.write_text("whole")
+    assert {entry.name for entry in tmp_path.iterdir()} == {kept.name, mine.name, "result.tsv"}

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kipoi_seq2exp.data.handles import file_ends
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.files import staging_folder
 
 _LOG = logging.getLogger(__name__)
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -110,12 +111,18 @@ def _cached(path: Path) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "kipoi_seq2exp"
     for folder in (root, Path(tempfile.gettempdir()) / f"kipoi_seq2exp-{os.getuid()}"):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
             continue
-        if _writable(folder):
+        if _writable(folder) and _own(folder):
             return folder / name
     raise InputError(f"{path}: no folder to write its index to; run 'samtools faidx {path}' or set XDG_CACHE_HOME.")
+
+
+def _own(folder: Path) -> bool:
+    """Return whether a folder is this user's and nobody else may write to it: an index of others gives wrong DNA."""
+    state = folder.lstat()
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
 
 
 def _build(path: Path, index: Path, compressed: bool) -> None:
@@ -123,7 +130,9 @@ def _build(path: Path, index: Path, compressed: bool) -> None:
     import pyfaidx
 
     _LOG.info("building the index of %s at %s", path, index)
-    with _temporary(index) as fai, _temporary(index.with_suffix(".gzi")) as gzi:
+    folder = staging_folder(index)
+    fai, gzi = folder / index.name, folder / index.with_suffix(".gzi").name
+    try:
         try:
             pyfaidx.Faidx(path, indexname=fai, gzi_indexname=gzi, as_raw=True).close()
         except (pyfaidx.FastaIndexingError, ValueError) as error:
@@ -133,15 +142,8 @@ def _build(path: Path, index: Path, compressed: bool) -> None:
         if compressed:
             gzi.replace(index.with_suffix(".gzi"))
         fai.replace(index)
-
-
-@contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield path
     finally:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(index: Path, path: Path, compressed: bool) -> FastaIndex:

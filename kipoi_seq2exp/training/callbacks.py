@@ -14,7 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from kipoi_seq2exp.errors import OutputError
-from kipoi_seq2exp.files import whole_file
+from kipoi_seq2exp.files import make_folder, whole_file
 
 COLUMNS = (
     "step",
@@ -87,18 +87,20 @@ class WholeCheckpoints(TorchCheckpointIO):
             If it cannot be written; the file of that name, if any, is untouched.
         """
         target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as handle:
-                torch.save(checkpoint, handle)
-                handle.flush()
-                os.fsync(handle.fileno())
-            part.replace(target)
-        except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
-            part.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise OutputError(
-                f"{target}: the checkpoint cannot be written ({reason}); the previous one is whole: free space, then "
-                "carry on with --resume."
-            ) from None
+        make_folder(target.parent)
+        with whole_file(target) as part:
+            _save(checkpoint, part, target)
+
+
+def _save(checkpoint: dict[str, Any], part: Path, target: Path) -> None:
+    try:
+        with part.open("wb") as handle:
+            torch.save(checkpoint, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OutputError(
+            f"{target}: the checkpoint cannot be written ({reason}); the previous one is whole: free space, then "
+            "carry on with --resume."
+        ) from None

@@ -23,6 +23,7 @@ import numpy as np
 from kipoi.specs import MetadataType
 
 from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.files import staging_folder
 
 CHUNK_BYTES = 4 << 20  # what is written at a time and makes one chunk of a file
 STOCK_CHUNK_BYTES = 64 << 20  # Kipoi's own HDF5 chunks are left alone up to this size
@@ -41,24 +42,16 @@ class Staging:
             raise OutputError(f"{target}: exists already: delete it or choose another name.")
         if self.target.is_dir():
             raise OutputError(f"{target}: is a folder: choose the name of a file.")
-        self.path = self.target.with_name(f".{os.getpid()}.{self.target.name}")
-        self.discard = weakref.finalize(self, _remove, self.path)
         with one_sentence(self.target):
-            self.path.touch()
-        self.path.unlink()
+            folder = staging_folder(self.target)
+        self.path = folder / self.target.name
+        self.discard = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def commit(self) -> None:
         """Give the finished file its name."""
         with one_sentence(self.target):
             self.path.replace(self.target)
-        self.discard.detach()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        self.discard()
 
 
 @contextmanager
