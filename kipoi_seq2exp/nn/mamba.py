@@ -141,15 +141,14 @@ class MambaStack(nn.Module):
     def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Map (B, L, D) to (B, L, D), or to those `rows` of it alone.
 
-        In float32 on the CPU, windows are streamed one by one (see `cpu.forward`, and `cpu.backward` for gradients),
+        In float32 on the CPU, windows are streamed (see `cpu.forward`, and `cpu.backward` for gradients),
         past the modules inside; where one of them has a hook, they all run one after the other.
         """
         rows = rows or slice(0, hidden.shape[1])
         if not has_hooks(self) and can_stream(hidden, self.d_inner) and chosen_backend(hidden) is Backend.CPU:
             if torch.is_grad_enabled():
                 return self._normalised(train_stack(self.layers, hidden, rows))
-            windows = [stream_stack(self.layers, self.final_norm, w, rows, self.products) for w in hidden]
-            return torch.stack(windows) if len(windows) > 1 else windows[0][None]
+            return stream_stack(self.layers, self.final_norm, hidden, rows, self.products)
         residual = hidden
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():

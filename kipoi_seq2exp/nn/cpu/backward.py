@@ -27,7 +27,7 @@ from torch import Tensor
 from kipoi_seq2exp.nn.cpu import tiles as walk
 from kipoi_seq2exp.nn.cpu.forward import Stream, Trace, meeting
 from kipoi_seq2exp.nn.cpu.scan import LOG2_E, empty
-from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Projections, all_threads, run_both, tiles
+from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Layer, Projections, run_both, run_windows, tiles
 
 
 def train_stack(layers: Any, hidden: Tensor, rows: slice) -> Tensor:
@@ -58,38 +58,52 @@ class _Stack(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, rows: slice, eps: list[float], names: list[tuple[str, ...]], *flat: Tensor
     ) -> Tensor:
-        weights, keep = _by_name(names, flat), any(ctx.needs_input_grad)
+        layers, keep = _prepare(_by_name(names, flat), eps), any(ctx.needs_input_grad)
         ctx.rows, ctx.eps, ctx.names = rows, eps, names
-        results, traces = [], []
-        for window in hidden:
-            with all_threads() as threads:
-                stream = Stream(window, weights, eps, threads, keep=keep)
-                stream.run(rows)
-            results.append(stream.residual[rows])
-            traces += stream.traces
+        windows, length, d_model = hidden.shape
+        result = empty(windows, rows.stop - rows.start, d_model)
+        kept: list[list[Trace]] = [[] for _ in range(windows)]
+
+        def work(window: int, threads: int) -> None:
+            stream = Stream(hidden[window], layers, threads, keep=keep)
+            stream.run(rows)
+            result[window], kept[window] = stream.residual[rows], stream.traces
+
+        run_windows(work, windows, length * layers[0].d_inner)
+        traces = [trace for window in kept for trace in window]
         ctx.visits = [trace.visits for trace in traces]
         ctx.save_for_backward(*flat, *(tensor for trace in traces for tensor in (trace.residual, *trace.states)))
-        return torch.stack(results)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         weights = _by_name(ctx.names, ctx.saved_tensors)
         kept = ctx.saved_tensors[sum(map(len, weights)) :]
         traces = [Trace(kept[3 * i], (kept[3 * i + 1], kept[3 * i + 2]), v) for i, v in enumerate(ctx.visits)]
-        totals = [{name: torch.zeros_like(tensor) for name, tensor in layer.items()} for layer in weights]
-        d_hidden = []
-        for window, gradient in enumerate(gradients[0]):
-            length = traces[0].residual.shape[0]
-            residual = torch.zeros(length, gradient.shape[1])
-            residual[ctx.rows] = gradient
-            with all_threads() as threads:
-                space = _Space.of(residual, weights[0]["out_proj.weight"].shape[1])
-                for i in range(len(weights) - 1, -1, -1):
-                    rows = ctx.rows if i == len(weights) - 1 else slice(0, length)
-                    trace = traces[window * len(weights) + i]
-                    _LayerBack(weights[i], ctx.eps[i], trace, space, threads).run(rows, totals[i])
-            d_hidden.append(residual)
-        return torch.stack(d_hidden), None, None, None, *(total for layer in totals for total in layer.values())
+        layers, (length, d_model), windows = _prepare(weights, ctx.eps), traces[0].residual.shape, len(gradients[0])
+        totals = [
+            [{name: torch.zeros_like(w) for name, w in layer.items()} for layer in weights] for _ in range(windows)
+        ]
+        d_hidden = torch.zeros(windows, length, d_model)
+
+        def work(window: int, threads: int) -> None:
+            d_hidden[window, ctx.rows] = gradients[0][window]
+            space = _Space.of(d_hidden[window], layers[0].d_inner)
+            for i in range(len(layers) - 1, -1, -1):
+                rows = ctx.rows if i == len(layers) - 1 else slice(0, length)
+                trace = traces[window * len(layers) + i]
+                _LayerBack(layers[i], trace, space, threads).run(rows, totals[window][i])
+
+        run_windows(work, windows, length * layers[0].d_inner)
+        for other in totals[1:]:  # in one order, for the same bits
+            for total, more in zip(totals[0], other, strict=True):
+                for name in total:
+                    total[name] += more[name]
+        return d_hidden, None, None, None, *(total for layer in totals[0] for total in layer.values())
+
+
+def _prepare(weights: Sequence[Mapping[str, Tensor]], eps: Sequence[float]) -> list[Layer]:
+    return [Layer.of(layer, own) for layer, own in zip(weights, eps, strict=True)]
 
 
 def _by_name(names: Sequence[Sequence[str]], flat: Sequence[Tensor]) -> list[dict[str, Tensor]]:
@@ -120,10 +134,11 @@ class _Back:
         d_inner, d_model = shared.out_proj.shape
         N, width, self.left = direction.A2.shape[0], direction.x_proj.shape[1], direction.conv_weight.shape[0] - 1
         self.direction, self.d_inner = direction, d_inner
-        self.y, self.dy, self.du, self.ddelta = (empty(walk.TILE, d_inner) for _ in range(4))
-        self.d_convolved = empty(walk.TILE + self.left, d_inner)
-        self.dxz, self.normed = empty(walk.TILE, 2 * d_inner), empty(walk.TILE, d_model)
-        self.low_rank = empty(walk.TILE, width)
+        size = walk.tile_length(d_inner)
+        self.y, self.dy, self.du, self.ddelta = (empty(size, d_inner) for _ in range(4))
+        self.d_convolved = empty(size + self.left, d_inner)
+        self.dxz, self.normed = empty(size, 2 * d_inner), empty(size, d_model)
+        self.low_rank = empty(size, width)
         self.carried = torch.zeros(N, d_inner).numpy()  # from tile to tile: the gradient of the state,
         self.border = torch.zeros(self.left, d_inner)  # and that of the convolution's result in the last tile's rows
         self.dA, self.dD, self.dt_bias, self.conv_bias, self.conv_weight = (
@@ -221,11 +236,10 @@ class _Back:
 class _LayerBack:
     """The walk back over one layer of one window."""
 
-    def __init__(self, weights: Mapping[str, Tensor], eps: float, trace: Trace, space: _Space, threads: int) -> None:
-        self.trace, self.space, self.threads = trace, space, threads
-        self.shared = Projections.of(weights, eps, torch.float32)
-        directions = [Direction.of(weights, reverse=reverse, threads=threads) for reverse in (False, True)]
-        self.both = [_Back(direction, self.shared) for direction in directions]
+    def __init__(self, layer: Layer, trace: Trace, space: _Space, threads: int) -> None:
+        self.trace, self.space, self.threads, self.shared = trace, space, threads, layer.shared
+        self.size = walk.tile_length(layer.d_inner)
+        self.both = [_Back(direction, self.shared) for direction in layer.begin(threads)]
 
     def run(self, rows: slice, totals: Mapping[str, Tensor]) -> None:
         """Turn the gradient of the layer's output at `rows` into that of its input; add those of its weights."""
@@ -233,7 +247,7 @@ class _LayerBack:
         halves = meeting(length, slice(0, length))[0]
         run_both(lambda i: self._project(self.both[i], *halves[i], rows), self.threads)
         visits = [self.trace.tiles(i) for i in (0, 1)]
-        counts = [len(tiles(*span)) for span in meeting(length, rows)[0]]  # visits before the two met
+        counts = [len(tiles(*span, self.size)) for span in meeting(length, rows)[0]]  # visits before the two met
         if rows == slice(0, length):
             run_both(lambda i: self._walk(i, visits[i][counts[i] :], second=False), self.threads)
             run_both(lambda i: self._walk(i, visits[i][: counts[i]], second=True), self.threads)
@@ -245,7 +259,7 @@ class _LayerBack:
 
     def _project(self, back: _Back, start: int, stop: int, rows: slice) -> None:
         """Norm and in_proj again; the gradient of what out_proj was multiplied with, at `rows`."""
-        for a, b in tiles(start, stop):
+        for a, b in tiles(start, stop, self.size):
             self._normalise(back, a, b)
 
             def work(first: int, last: int, a: int = a) -> None:

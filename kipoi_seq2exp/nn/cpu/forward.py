@@ -1,7 +1,7 @@
 """A Mamba stack on the CPU, tile by tile: the numbers of `mamba.MambaStack`, several times faster.
 
-A layer is one walk over the window in tiles of `tiles.TILE` positions. Each direction has a worker; both start at their
-end of the window and meet in the middle:
+A layer is one walk over the window in tiles of `tiles.tile_length` positions. Each direction has a worker; both start
+at their end of the window and meet in the middle:
 
     phase 1   a worker reaches a tile first: norm, x = in_proj (shared by both directions), its own scan; both kept
     phase 2   a worker reaches a tile second: its own scan, added to the other's; norm again, the gate z = in_proj;
@@ -23,7 +23,7 @@ and the last layer, whose errors no other layer evens out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ from torch import Tensor
 from kipoi_seq2exp.config import Products
 from kipoi_seq2exp.nn.cpu import tiles as walk
 from kipoi_seq2exp.nn.cpu.scan import WIDTH, empty
-from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Projections, all_threads, run_both, tiles
+from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Layer, run_both, run_windows, tiles
 
 
 def can_stream(hidden: Tensor, d_inner: int) -> bool:
@@ -46,13 +46,13 @@ def can_stream(hidden: Tensor, d_inner: int) -> bool:
 def stream_stack(
     layers: Any, final_norm: Any, hidden: Tensor, rows: slice, products: Products = Products.FLOAT32
 ) -> Tensor:
-    """Run the layers on one window, without gradients.
+    """Run the layers on a batch of windows, without gradients.
 
     Parameters
     ----------
     layers : sequence of mamba.BiMambaLayer
     final_norm : nn.RMSNorm
-    hidden : Tensor, (L, D)
+    hidden : Tensor, (B, L, D)
         float32, on the CPU; not changed.
     rows : slice
         Rows of the result that are wanted.
@@ -61,13 +61,23 @@ def stream_stack(
 
     Returns
     -------
-    Tensor, (len(rows), D)
+    Tensor, (B, len(rows), D)
     """
-    weights = [dict(layer.named_parameters()) for layer in layers]
-    with all_threads() as threads:
-        stream = Stream(hidden, weights, [layer.norm.eps for layer in layers], threads)
-        stream.run(rows, getattr(torch, products.value))
-        return stream.normalised(rows, final_norm)
+    types = [getattr(torch, products.value)] * (len(layers) - 1) + [torch.float32]  # no other layer evens out the last
+    prepared = [
+        Layer.of(dict(layer.named_parameters()), layer.norm.eps, product_type)
+        for layer, product_type in zip(layers, types, strict=True)
+    ]
+    windows, length, d_model = hidden.shape
+    result = empty(windows, rows.stop - rows.start, d_model)
+
+    def work(window: int, threads: int) -> None:
+        stream = Stream(hidden[window], prepared, threads)
+        stream.run(rows)
+        stream.normalise(rows, final_norm, result[window])
+
+    run_windows(work, windows, length * prepared[0].d_inner)
+    return result
 
 
 @dataclass(frozen=True)
@@ -103,49 +113,35 @@ class Stream:
     Parameters
     ----------
     hidden : Tensor, (L, D)
-    weights : sequence of mapping, one a layer
-        Parameters by name.
-    eps : sequence of float
-        That of each layer's norm.
+    layers : sequence of Layer
     threads : int
     keep : bool
         Leave a trace of each layer.
     """
 
-    def __init__(
-        self,
-        hidden: Tensor,
-        weights: Sequence[Mapping[str, Tensor]],
-        eps: Sequence[float],
-        threads: int,
-        *,
-        keep: bool = False,
-    ) -> None:
+    def __init__(self, hidden: Tensor, layers: Sequence[Layer], threads: int, *, keep: bool = False) -> None:
         self.length, d_model = hidden.shape
-        self.weights, self.eps, self.threads = weights, eps, threads
-        self.d_inner = weights[0]["out_proj.weight"].shape[1]
+        self.layers, self.threads, self.d_inner = layers, threads, layers[0].d_inner
+        self.size = walk.tile_length(self.d_inner)
         self.residual = empty(self.length, d_model)
         self.residual.copy_(hidden.detach())
         self.x = empty(self.length, self.d_inner)  # of every position
         self.y = empty(self.length, self.d_inner)  # the scan of the worker that came first
-        self.buffers = [(empty(walk.TILE, d_model), empty(walk.TILE, self.d_inner)) for _ in range(2)]
+        self.buffers = [(empty(self.size, d_model), empty(self.size, self.d_inner)) for _ in range(2)]
         self.keep = keep
         self.traces: list[Trace] = []
 
-    def run(self, rows: slice, product_type: torch.dtype = torch.float32) -> None:
-        """Add all layers to the residual, the last one at `rows` alone and its products in float32."""
-        whole = slice(0, self.length)
-        for i, (weights, eps) in enumerate(zip(self.weights, self.eps, strict=True)):
-            last = i == len(self.weights) - 1
-            self.shared = Projections.of(weights, eps, torch.float32 if last else product_type)
-            self._run_layer(weights, rows if last else whole)
+    def run(self, rows: slice) -> None:
+        """Add all layers to the residual, the last one at `rows` alone."""
+        for layer in self.layers[:-1]:
+            self._run_layer(layer, slice(0, self.length))
+        self._run_layer(self.layers[-1], rows)
 
-    def normalised(self, rows: slice, norm: Any) -> Tensor:
-        """Return the norm of the residual's rows."""
+    def normalise(self, rows: slice, norm: Any, result: Tensor) -> None:
+        """Write the norm of the residual's rows to `result`, (len(rows), D)."""
         from kipoi_seq2exp.nn.cpu.layer_kernels import rms_normalise
 
         residual, weight = self.residual[rows], norm.weight.detach().numpy()
-        result = empty(*residual.shape)
         middle = len(residual) // 2
         halves = [slice(0, middle), slice(middle, None)]
 
@@ -153,10 +149,9 @@ class Stream:
             rms_normalise(residual[halves[i]].numpy(), weight, np.float32(norm.eps), result[halves[i]].numpy())
 
         run_both(work, self.threads)
-        return result
 
-    def _run_layer(self, weights: Mapping[str, Tensor], rows: slice) -> None:
-        both = [Direction.of(weights, reverse=reverse, threads=self.threads) for reverse in (False, True)]
+    def _run_layer(self, layer: Layer, rows: slice) -> None:
+        self.shared, both = layer.shared, layer.begin(self.threads)
         outer, inner = meeting(self.length, rows)
         whole = rows == slice(0, self.length)
         if self.keep:
@@ -171,28 +166,28 @@ class Stream:
             self._meet(both, rows)
 
     def _first_visit(self, direction: Direction, start: int, stop: int, *, keep_output: bool) -> None:
-        for a, b in tiles(start, stop, direction.reverse):
+        for a, b in tiles(start, stop, self.size, direction.reverse):
             self._project(direction, a, b)
             y = self._scan(direction, a, b)
             if keep_output:
                 self.y[a:b] = y  # the scan writes columns of 16: quicker into the cache, then this copy
 
     def _second_visit(self, direction: Direction, start: int, stop: int) -> None:
-        for a, b in tiles(start, stop, direction.reverse):
+        for a, b in tiles(start, stop, self.size, direction.reverse):
             self._finish(direction, self._scan(direction, a, b), a, b)
 
     def _meet(self, both: list[Direction], rows: slice) -> None:
         """Last layer: both directions arrive at the wanted rows with their states."""
-        for a, b in tiles(rows.start, rows.stop):
+        for a, b in tiles(rows.start, rows.stop, self.size):
             self._project(both[0], a, b)
         outputs = [empty(rows.stop - rows.start, self.d_inner), self.y[rows]]
 
         def arrive(i: int) -> None:
-            for a, b in tiles(rows.start, rows.stop, both[i].reverse):
+            for a, b in tiles(rows.start, rows.stop, self.size, both[i].reverse):
                 outputs[i][a - rows.start : b - rows.start] = self._scan(both[i], a, b)
 
         run_both(arrive, self.threads)
-        for a, b in tiles(rows.start, rows.stop):
+        for a, b in tiles(rows.start, rows.stop, self.size):
             self._finish(both[0], outputs[0][a - rows.start : b - rows.start], a, b)
 
     def _project(self, direction: Direction, a: int, b: int) -> None:
@@ -257,7 +252,8 @@ def _chunks(a: int, b: int) -> int:
 
 def _room(direction: Direction, ranges: list[tuple[int, int]]) -> Tensor:
     """Make a tensor for a direction's states before each chunk of each tile: (chunks, N, d_inner)."""
-    return empty(sum(_chunks(*tile) for span in ranges for tile in tiles(*span)), *direction.A2.shape)
+    size = walk.tile_length(direction.A2.shape[1])
+    return empty(sum(_chunks(*tile) for span in ranges for tile in tiles(*span, size)), *direction.A2.shape)
 
 
 def meeting(length: int, rows: slice) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

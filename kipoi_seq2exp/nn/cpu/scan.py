@@ -41,15 +41,15 @@ def run_parallel(tasks: Sequence[Callable[[], None]], pool: str = "scan") -> Non
         future.result()
 
 
-def run_queue(tasks: Sequence[Callable[[], None]], pool: str = "scan") -> None:
-    """Run many tasks on as many threads as torch has (see `run_parallel`), each of which takes the next one."""
+def run_queue(tasks: Sequence[Callable[[], None]], threads: int, pool: str = "scan") -> None:
+    """Run many tasks on a few threads (see `run_parallel`), each of which takes the next one."""
     queue = iter(tasks)
 
     def work() -> None:
         for task in queue:
             task()
 
-    run_parallel([work] * min(len(tasks), torch.get_num_threads()), pool)
+    run_parallel([work] * min(len(tasks), threads), pool)
 
 
 def empty(*shape: int) -> Tensor:

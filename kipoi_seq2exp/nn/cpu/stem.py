@@ -45,7 +45,8 @@ def read_codes(onehot: Tensor, before: int, after: int) -> Codes | None:
 
     codes = np.full((onehot.shape[0], before + onehot.shape[1] + after), UNKNOWN, np.uint8)
     bases = onehot.detach().contiguous().numpy()
-    run_queue([functools.partial(base_codes, window, row, before) for window, row in zip(bases, codes, strict=True)])
+    tasks = [functools.partial(base_codes, window, row, before) for window, row in zip(bases, codes, strict=True)]
+    run_queue(tasks, torch.get_num_threads())
     return None if (codes == MIXED).any() else codes
 
 
@@ -80,13 +81,12 @@ class _Matches(torch.autograd.Function):
         strongest, where = (empty(len(codes), n_tokens, table.shape[1]) for _ in range(2))
         arrays = table.numpy(), biases.numpy()
         middle = n_tokens // 2
-        run_queue(
-            [
-                functools.partial(strongest_matches, row, *arrays, best.numpy(), place.numpy(), span)
-                for row, best, place in zip(codes, strongest, where, strict=True)
-                for span in itertools.pairwise((0, middle, n_tokens))
-            ]
-        )
+        tasks = [
+            functools.partial(strongest_matches, row, *arrays, best.numpy(), place.numpy(), span)
+            for row, best, place in zip(codes, strongest, where, strict=True)
+            for span in itertools.pairwise((0, middle, n_tokens))
+        ]
+        run_queue(tasks, torch.get_num_threads())
         ctx.codes = codes
         ctx.save_for_backward(weight, where)
         return strongest[..., : weight.shape[0]]
@@ -100,6 +100,7 @@ class _Matches(torch.autograd.Function):
         D, _, K = weight.shape
         d_table, d_bias = np.zeros((len(where), 5 * K, D)), np.zeros((len(where), 1, D))
         arrays = zip(ctx.codes, where.numpy(), gradient.contiguous().numpy(), d_table, d_bias, strict=True)
-        run_queue([functools.partial(strongest_matches_backward, *window) for window in arrays])
+        tasks = [functools.partial(strongest_matches_backward, *window) for window in arrays]
+        run_queue(tasks, torch.get_num_threads())
         d_weight = torch.from_numpy(d_table.sum(0)).unflatten(0, (K, 5))[:, :4].permute(2, 1, 0)
         return None, d_weight.to(weight.dtype), torch.from_numpy(d_bias.sum(0)[0]).to(weight.dtype), None

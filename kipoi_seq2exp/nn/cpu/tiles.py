@@ -1,11 +1,16 @@
 """What the forward and the backward pass over a window share: workers, tiles, weights.
 
-Two workers go through a window in tiles of `TILE` positions, one worker for each direction. With more than two threads
-each worker has helpers, which share the rows of a tile and the channels of its scan.
+Two workers go through a window in tiles of `tile_length` positions, one worker for each direction. With more than two
+threads each worker has helpers, which share the rows of a tile and the channels of its scan. The windows of a batch of
+short ones go to one thread each instead, so that no thread waits for another.
+
+How a product of matrices rounds depends on its size. So tiles, and their parts where helpers may share them, are cut by
+the network's width alone: the same bits for any number of threads.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -20,9 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kipoi_seq2exp.nn.cpu.scan import LOG2_E, STATES, channel_ranges, empty, run_parallel
+from kipoi_seq2exp.nn.cpu.scan import LOG2_E, STATES, channel_ranges, empty, run_parallel, run_queue
 
-TILE = 768
+TILE = 768  # positions, at least
+TILE_NUMBERS = 2**17  # positions x d_inner of a tile of a narrow network: what Python costs a tile counts for less
+PARTS, SHARED_WIDTH = 4, 128  # of a tile that helpers may share, of networks of that d_inner or more
+SHORT = 2**22  # positions x d_inner of windows that lie side by side in memory, one a thread
 Array = NDArray[np.float32]
 _turn = threading.RLock()  # one window at a time uses all threads, and torch's number of threads is the process's
 os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
@@ -40,6 +48,26 @@ def all_threads() -> Iterator[int]:
             torch.set_num_threads(threads)
 
 
+def run_windows(work: Callable[[int, int], None], windows: int, numbers: int) -> None:
+    """Run work(window, threads): short windows side by side, one a thread, others one by one on all threads.
+
+    Parameters
+    ----------
+    work : callable
+        Takes a window's index, and how many threads it may use.
+    windows : int
+        Number of windows.
+    numbers : int
+        Positions x d_inner of a window.
+    """
+    with all_threads() as threads:
+        if threads > 1 and windows >= threads and numbers <= SHORT:
+            run_queue([functools.partial(_without_gradients, work, i, 1) for i in range(windows)], threads, "window")
+        else:
+            for i in range(windows):
+                work(i, threads)
+
+
 def run_both(work: Callable[[int], None], threads: int) -> None:
     """Run work(0) and work(1), the two directions, side by side where there are threads."""
     tasks = [functools.partial(_in_inference_mode, work, i) for i in (0, 1)]
@@ -50,14 +78,24 @@ def run_both(work: Callable[[int], None], threads: int) -> None:
             task()
 
 
+def _without_gradients(work: Callable[..., None], *arguments: int) -> None:
+    with torch.no_grad():  # belongs to a thread
+        work(*arguments)
+
+
 def _in_inference_mode(work: Callable[..., None], *arguments: int) -> None:
     with torch.inference_mode():  # belongs to a thread
         work(*arguments)
 
 
-def tiles(start: int, stop: int, reverse: bool = False) -> list[tuple[int, int]]:
-    """Cut [start, stop) in tiles, in the order in which a direction reads."""
-    found = [(first, min(first + TILE, stop)) for first in range(start, stop, TILE)]
+def tile_length(d_inner: int) -> int:
+    """Return the number of positions of a tile."""
+    return max(TILE, TILE_NUMBERS // d_inner)
+
+
+def tiles(start: int, stop: int, size: int, reverse: bool = False) -> list[tuple[int, int]]:
+    """Cut [start, stop) in tiles of that many positions, in the order in which a direction reads."""
+    found = [(first, min(first + size, stop)) for first in range(start, stop, size)]
     return found[::-1] if reverse else found
 
 
@@ -83,7 +121,8 @@ class Projections:
 class Direction:
     """One direction of a layer: its parameters in the kernels' layout, its worker's helpers, its buffers of one tile.
 
-    The states are filled up to a multiple of 4, N, by some that stay 0.
+    `of` has the parameters alone, `begin` adds all else. The states are filled up to a multiple of 4, N, by some that
+    stay 0.
     """
 
     reverse: bool
@@ -96,12 +135,12 @@ class Direction:
     A2: Array  # (N, d_inner), times log2(e)
     D: Array  # (1, d_inner)
     state: Array  # (N, d_inner), carried from tile to tile
-    u: Tensor  # (TILE, d_inner)
+    u: Tensor  # (tile_length, d_inner)
     delta: Tensor
-    low_rank: Tensor  # (TILE, dt_rank + 2 N)
+    low_rank: Tensor  # (tile_length, dt_rank + 2 N)
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor], *, reverse: bool, threads: int) -> Direction:
+    def of(cls, weights: Mapping[str, Tensor], *, reverse: bool) -> Direction:
         """Take the parameters of a `mamba.BiMambaLayer`, by name."""
         side = "reverse_scan" if reverse else "forward_scan"
 
@@ -119,7 +158,7 @@ class Direction:
         d_inner = A2.shape[1]
         return cls(
             reverse,
-            max(1, threads // 2),
+            1,
             array(own("conv_weight").t()),
             array(own("conv_bias")[None]),
             x_proj.contiguous(),
@@ -127,8 +166,20 @@ class Direction:
             array(own("dt_proj.bias")[None]),
             array(A2),
             array(own("D")[None]),
-            torch.zeros(A2.shape).numpy(),  # torch's arrays begin at 64 bytes, NumPy's anywhere
-            *(empty(TILE, width) for width in (d_inner, d_inner, x_proj.shape[1])),
+            np.empty((0, 0), np.float32),
+            *(empty(0, width) for width in (d_inner, d_inner, x_proj.shape[1])),
+        )
+
+    def begin(self, threads: int) -> Direction:
+        """Start before the window, with buffers of its own and that many threads for both directions."""
+        size, (states, d_inner) = tile_length(self.A2.shape[1]), self.A2.shape
+        return dataclasses.replace(
+            self,
+            helpers=max(1, threads // 2),
+            state=torch.zeros(states, d_inner).numpy(),  # torch's arrays begin at 64 bytes, NumPy's anywhere
+            u=empty(size, d_inner),
+            delta=empty(size, d_inner),
+            low_rank=empty(size, self.x_proj.shape[1]),
         )
 
     def prepare(self, x: Array, a: int, b: int) -> tuple[Array, ...]:
@@ -149,17 +200,45 @@ class Direction:
         return u.numpy(), delta.numpy(), self.A2, B, C, self.D
 
     def share_rows(self, rows: int, work: Callable[[int, int], None]) -> None:
-        """Run work(first, last) over [0, rows), in one part a helper."""
-        edges = [rows * i // self.helpers for i in range(self.helpers + 1)]
+        """Run work(first, last) over [0, rows), in parts."""
+        edges = [rows * i // self._parts for i in range(self._parts + 1)]
         self._share(work, [(a, b) for a, b in itertools.pairwise(edges) if a < b])
 
     def share_channels(self, work: Callable[[int, int], None], channels: int | None = None) -> None:
         """Run work(first, last) over all channels (default: d_inner), in parts of whole vectors."""
-        self._share(work, channel_ranges(channels or self.A2.shape[1], self.helpers))
+        self._share(work, channel_ranges(channels or self.A2.shape[1], self._parts))
+
+    @property
+    def _parts(self) -> int:
+        return PARTS if self.A2.shape[1] >= SHARED_WIDTH else 1
 
     def _share(self, work: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
-        if len(parts) == 1:
-            work(*parts[0])
+        if self.helpers == 1:
+            for part in parts:
+                work(*part)
             return
         name = "reverse-helper" if self.reverse else "forward-helper"
-        run_parallel([functools.partial(_in_inference_mode, work, *part) for part in parts], name)
+        run_queue([functools.partial(_in_inference_mode, work, *part) for part in parts], self.helpers, name)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The parameters of a `mamba.BiMambaLayer` in the kernels' layout, for all windows of a batch."""
+
+    shared: Projections
+    directions: tuple[Direction, Direction]
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], eps: float, product_type: torch.dtype = torch.float32) -> Layer:
+        """Take the parameters by name, and the type of the products with in_proj and out_proj."""
+        forward, reverse = (Direction.of(weights, reverse=reverse) for reverse in (False, True))
+        return cls(Projections.of(weights, eps, product_type), (forward, reverse))
+
+    @property
+    def d_inner(self) -> int:
+        """Channels inside the mixer."""
+        return self.directions[0].A2.shape[1]
+
+    def begin(self, threads: int) -> list[Direction]:
+        """Start both directions before a window."""
+        return [direction.begin(threads) for direction in self.directions]

@@ -39,7 +39,7 @@ def assert_same(network: MambaStack, hidden: torch.Tensor, rows: slice | None = 
 @pytest.mark.parametrize("length", [1, 2, 5, 63, 64, 65, 200])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_gradients_equal_those_of_the_plain_stack(length: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "TILE", 64)
+    monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 64)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -52,7 +52,7 @@ def test_gradients_equal_those_of_the_plain_stack(length: int, threads: int, mon
 @pytest.mark.parametrize("rows", [slice(40, 60), slice(0, 10), slice(90, 100), slice(0, 100), slice(49, 50)])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_only_the_wanted_rows(rows: slice, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "TILE", 16)
+    monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 16)
     assert_same(stack(layers), torch.randn(1, 100, 16), rows)
 
 
@@ -60,7 +60,7 @@ def test_only_the_wanted_rows(rows: slice, layers: int, monkeypatch: pytest.Monk
     "changes", [{"d_state": 3}, {"d_state": 8, "d_conv": 2}, {"expand": 3, "d_conv": 6}, {"d_conv": 1}, {"d_model": 48}]
 )
 def test_other_widths(changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "TILE", 32)
+    monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 32)
     assert_same(stack(**changes), torch.randn(1, 70, changes.get("d_model", 16)))
 
 
@@ -107,3 +107,17 @@ def test_two_python_threads_may_train() -> None:
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda network: gradients(network, hidden, None), networks))
     assert all(torch.equal(a, b) for result in both for a, b in zip(result, alone, strict=True))
+
+
+@pytest.mark.parametrize("d_model", [16, 64])  # windows shared by the threads, and tiles
+@pytest.mark.parametrize("windows", [1, 3])
+def test_the_same_bits_for_any_number_of_threads(d_model: int, windows: int) -> None:
+    network, hidden = stack(d_model=d_model, d_state=4), torch.randn(windows, 90, d_model)
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 4, 9):
+            torch.set_num_threads(threads)
+            results.append(gradients(network, hidden, slice(20, 70)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))

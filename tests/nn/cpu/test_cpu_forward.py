@@ -29,7 +29,7 @@ def both(network: MambaStack, hidden: torch.Tensor, rows: slice, monkeypatch: py
 @pytest.mark.parametrize("length", [1, 2, 5, 31, 32, 33, 100])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_streamed_equals_plain(length: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "TILE", 32)
+    monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 32)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -61,7 +61,7 @@ def test_two_python_threads_may_predict() -> None:
 @pytest.mark.parametrize("rows", [slice(40, 60), slice(0, 10), slice(90, 100), slice(0, 100), slice(49, 50)])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_only_the_wanted_rows(rows: slice, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "TILE", 16)
+    monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 16)
     both(stack(layers), torch.randn(1, 100, 16), rows, monkeypatch)
 
 
@@ -92,3 +92,23 @@ def test_products_in_bfloat16_move_the_mask_little() -> None:
     assert not torch.equal(exact.mask_logits, quick.mask_logits)
     torch.testing.assert_close(quick.mask, exact.mask, rtol=0, atol=2e-5)
     torch.testing.assert_close(quick.expression, exact.expression, rtol=0, atol=1e-4)
+
+
+def test_a_network_has_the_same_bits_for_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        d_model=64, d_state=4, promoter_bp=100, window_bp=1_200, generator_layers=1, encoder_layers=1
+    )
+    model = Seq2Exp(config).eval()
+    inputs = torch.nn.functional.one_hot(torch.randint(4, (2, 1_200)), 4), torch.rand(2, 1_200, 3), torch.randn(2, 9)
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 9):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                results.append(model(*inputs))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert torch.equal(other.mask, results[0].mask)
+        assert torch.equal(other.expression, results[0].expression)
