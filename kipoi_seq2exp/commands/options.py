@@ -110,6 +110,16 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cluster_option(parser: argparse.ArgumentParser) -> None:
+    """Add where to compute."""
+    parser.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="predict in other processes: local:N on this machine, tcp://HOST:PORT of a Dask scheduler, or a YAML "
+        "file of SLURM settings; the device is then cpu unless --device says otherwise",
+    )
+
+
 def _batch_size(text: str) -> int | None:
     """Read a number, or auto (None)."""
     try:

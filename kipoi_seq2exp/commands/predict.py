@@ -14,6 +14,7 @@ from kipoi_seq2exp.commands.options import (
     Say,
     Subparsers,
     add_call_options,
+    add_cluster_option,
     add_command,
     add_input_options,
     add_network_options,
@@ -53,12 +54,7 @@ def add_to(subparsers: Subparsers) -> None:
     inputs.add_argument("--peaks", type=Path, metavar="BED", help="use these peaks as the mask, not the model's own")
     add_call_options(parser)
     add_network_options(parser)
-    parser.add_argument(
-        "--cluster",
-        metavar="WHERE",
-        help="predict in other processes: local:N on this machine, tcp://HOST:PORT of a Dask scheduler, or a YAML "
-        "file of SLURM settings; the device is then cpu unless --device says otherwise",
-    )
+    add_cluster_option(parser)
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
     output.add_argument("--save-beta", action="store_true", help="keep the Beta of each base, for credible bands")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kipoi_seq2exp.files import write_text
+from kipoi_seq2exp.files import whole_file
 
 
 def write_tsv(table: pd.DataFrame, path: Path, header: Sequence[str] = (), *, comment_names: bool = False) -> None:
@@ -29,15 +29,23 @@ def write_tsv(table: pd.DataFrame, path: Path, header: Sequence[str] = (), *, co
     OutputError
         If it cannot be written.
     """
-    lines = [f"# {line}" for line in header]
-    lines.append(("#" if comment_names else "") + "\t".join(map(str, table.columns)))
-    lines += ["\t".join(map(cell, row)) for row in table.itertuples(index=False)]
-    write_lines(lines, path)
+    names, *rows = tsv_lines([table])
+    write_lines([*(f"# {line}" for line in header), ("#" if comment_names else "") + names, *rows], path)
 
 
-def write_lines(lines: Sequence[str], path: Path) -> None:
-    """Write lines of text, whole or not at all."""
-    write_text(path, "".join(f"{line}\n" for line in lines))
+def tsv_lines(tables: Iterable[pd.DataFrame]) -> Iterator[str]:
+    """Yield the lines of stretches of one table: the names of its columns, then its rows."""
+    for number, table in enumerate(tables):
+        if number == 0:
+            yield "\t".join(map(str, table.columns))
+        for row in table.itertuples(index=False):
+            yield "\t".join(map(cell, row))
+
+
+def write_lines(lines: Iterable[str], path: Path) -> None:
+    """Write lines of text one by one, whole or not at all."""
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        handle.writelines(f"{line}\n" for line in lines)
 
 
 def cell(value: Any) -> str:

@@ -9,11 +9,12 @@ those of its left neighbour, and gene features stay as they are, so an effect is
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,6 @@ def variant_effects(
     dataset: WindowDataset,
     variants: Sequence[Variant],
     batch_size: int = 1,
-    on_window: Callable[[], None] | None = None,
 ) -> pd.DataFrame:
     """Predict every gene with every variant within its reach.
 
@@ -89,8 +89,6 @@ def variant_effects(
         Checked against the data set's genome.
     batch_size : int
         Windows that go through the network together; changes memory and speed only.
-    on_window : callable, optional
-        Called after each variant and gene.
 
     Returns
     -------
@@ -108,31 +106,64 @@ def variant_effects(
         If no variant lies in the window of any gene.
     """
     reach = genes_in_reach(dataset, variants)
-    if not reach:
-        raise InputError(
-            f"none of the {len(variants)} variants lies in the window of one of the {len(dataset)} genes "
-            f"({dataset.inputs.window_bp // 2:,} bp to either side of the TSS)."
-        )
-    rows: list[dict[str, object]] = []
-    for gene, chosen in reach.items():
-        reference = dataset[gene]
-        before = predict_windows(model, [reference])[0]
-        for first in range(0, len(chosen), batch_size):
-            batch = chosen[first : first + batch_size]
-            alternatives = [alternative_window(dataset, gene, reference, variants[number]) for number in batch]
-            after = predict_windows(model, [alternative.window for alternative in alternatives])
-            for number, alternative, row in zip(batch, alternatives, after, strict=True):
-                effect = _effect(variants[number], reference, before, row)
-                change = _mask_change(variants[number], _masks(model, reference, before, alternative, row))
-                rows.append({**dict(zip(COLUMNS, (*effect, *change), strict=True)), "variant": number, "gene": gene})
-                if on_window is not None:
-                    on_window()
+    rows = [
+        {**row, "gene": gene}
+        for gene, chosen in reach.items()
+        for row in gene_effects(model, dataset, gene, chosen, [variants[number] for number in chosen], batch_size)
+    ]
     table = pd.DataFrame(rows).sort_values(["variant", "gene"], ignore_index=True)
     return table.drop(columns="gene")
 
 
+def gene_effects(
+    model: Seq2Exp,
+    dataset: WindowDataset,
+    gene: int,
+    numbers: Sequence[int],
+    variants: Sequence[Variant],
+    batch_size: int = 1,
+) -> list[dict[str, Any]]:
+    """Predict one gene without and with each of some variants; without them once.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+    dataset : WindowDataset
+    gene : int
+        Row of the gene table.
+    numbers : sequence of int
+        What the column `variant` says of each variant.
+    variants : sequence of Variant
+    batch_size : int
+        Windows that go through the network together.
+
+    Returns
+    -------
+    list of dict
+        A row per variant: `COLUMNS` and variant.
+    """
+    reference = dataset[gene]
+    before = predict_windows(model, [reference])[0]
+    rows: list[dict[str, Any]] = []
+    for first in range(0, len(variants), batch_size):
+        batch = range(first, min(first + batch_size, len(variants)))
+        alternatives = [alternative_window(dataset, gene, reference, variants[place]) for place in batch]
+        after = predict_windows(model, [alternative.window for alternative in alternatives])
+        for place, alternative, row in zip(batch, alternatives, after, strict=True):
+            effect = _effect(variants[place], reference, before, row)
+            change = _mask_change(variants[place], _masks(model, reference, before, alternative, row))
+            rows.append({**dict(zip(COLUMNS, (*effect, *change), strict=True)), "variant": numbers[place]})
+    return rows
+
+
 def genes_in_reach(dataset: WindowDataset, variants: Sequence[Variant]) -> dict[int, list[int]]:
-    """Return, for each row of the gene table that any variant reaches, the rows of those variants."""
+    """Return, for each row of the gene table that any variant reaches, the rows of those variants.
+
+    Raises
+    ------
+    InputError
+        If no variant lies in the window of any gene.
+    """
     half = dataset.inputs.window_bp // 2
     starts, ends = np.empty(len(variants), dtype=np.int64), np.empty(len(variants), dtype=np.int64)
     by_chrom: dict[str, list[int]] = defaultdict(list)
@@ -146,6 +177,11 @@ def genes_in_reach(dataset: WindowDataset, variants: Sequence[Variant]) -> dict[
         inside = rows[(starts[rows] < tss + half) & (ends[rows] > tss - half)]
         if inside.size:
             reach[gene] = inside.tolist()
+    if not reach:
+        raise InputError(
+            f"none of the {len(variants)} variants lies in the window of one of the {len(dataset)} genes "
+            f"({dataset.inputs.window_bp // 2:,} bp to either side of the TSS)."
+        )
     return reach
 
 
@@ -185,7 +221,7 @@ def place_variant(start: int, end: int, tss: int, variant: Variant) -> tuple[Pos
 def _effect(variant: Variant, reference: WindowInputs, before: Row, after: Row) -> tuple[object, ...]:
     direction = -1 if reference.strand == "-" else 1
     named = (variant.chrom, variant.pos + 1, variant.ident, variant.ref, variant.alt, reference.gene_id)
-    place = (reference.strand, (variant.core()[0] - reference.tss) * direction)
+    place = (reference.strand, int(variant.core()[0] - reference.tss) * direction)
     return (*named, *place, before.expression, after.expression, after.expression - before.expression)
 
 
@@ -244,15 +280,14 @@ def effects_table(effects: pd.DataFrame, model: str) -> pd.DataFrame:
     return table.rename(columns={"delta_expression": SCORE.format(model=name)})
 
 
-def annotated_lines(vcf: VariantFile, variants: Sequence[Variant], effects: pd.DataFrame) -> Iterator[str]:
-    """Yield the VCF again with the effects in its INFO: one entry per allele and gene, separated by commas."""
-    entries: dict[int, list[str]] = defaultdict(list)
-    for row in effects.to_dict("records"):
-        numbers = (
-            "" if np.isnan(row[n]) else f"{row[n]:.6g}" for n in ("delta_expression", "delta_mask", "delta_mask_max")
-        )
-        gene = "".join("_" if letter in ",;=| " else letter for letter in row["gene_id"])
-        entries[variants[row["variant"]].line].append("|".join([row["ALT"], gene, *numbers]))
+def annotated_lines(vcf: VariantFile, variants: Sequence[Variant], tables: Iterable[pd.DataFrame]) -> Iterator[str]:
+    """Yield the VCF again with the effects in its INFO: one entry per allele and gene, separated by commas.
+
+    The effects come in stretches of rows in the order of the variants, which is that of the file's lines.
+    """
+    rows = (row for table in tables for row in table.to_dict("records"))
+    by_line = itertools.groupby(rows, lambda row: variants[row["variant"]].line)
+    following = next(by_line, None)
     description = (
         f'##INFO=<ID={INFO},Number=.,Type=String,Description="Seq2Exp effects: ALT|gene_id|delta_expression (log10)|'
         f'delta_mask (mean within {FLANK_BP} bp)|delta_mask_max">'
@@ -262,11 +297,20 @@ def annotated_lines(vcf: VariantFile, variants: Sequence[Variant], effects: pd.D
         if not line.startswith("##") and not stated:
             yield description
             stated = True
-        if line.startswith("#") or not line.strip() or number not in entries:
+        if following is None or following[0] != number:
             yield line
             continue
         fields = line.split("\t")
         fields += ["."] * (8 - len(fields))
-        info = f"{INFO}={','.join(entries[number])}"
+        info = f"{INFO}={','.join(map(_entry, following[1]))}"
+        following = next(by_line, None)
         fields[7] = info if fields[7] in (".", "") else f"{fields[7]};{info}"
         yield "\t".join(fields)
+
+
+def _entry(row: Mapping[Hashable, Any]) -> str:
+    numbers = (
+        "" if np.isnan(row[n]) else f"{row[n]:.6g}" for n in ("delta_expression", "delta_mask", "delta_mask_max")
+    )
+    gene = "".join("_" if letter in ",;=| " else letter for letter in row["gene_id"])
+    return "|".join([row["ALT"], gene, *numbers])

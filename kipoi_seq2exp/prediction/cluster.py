@@ -4,10 +4,11 @@ Contract: `parse_cluster` reads where to compute ("local:2", the address of a Da
 settings) and fails at once if that cannot be meant; `Cluster.open` starts or joins the workers and gives a `Workers`,
 which `run.fill_store` takes in place of `predict_here`.
 
-A task is a batch of genes, the same batches as in one process. Its rows come back to the process of the command, which
-alone writes the store. So only this process needs the results folder, no two processes write the same gene, and a gene
-is counted once, however many workers computed it. Dask runs the batches of a lost worker again. Each worker has only a
-few batches waiting for it: finished rows cannot pile up, and workers that join late get their share.
+A task is a batch of genes, the same batches as in one process, or a unit of another command (`Workers.work`). Its rows
+come back to the process of the command, which alone writes the store. So only this process needs the results folder, no
+two processes write the same gene, and a gene is counted once, however many workers computed it. Dask runs the tasks of
+a lost worker again. Each worker has only a few tasks waiting for it: finished rows cannot pile up, and workers that
+join late get their share.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ import queue
 import signal
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kipoi_seq2exp.config import from_mapping, read_yaml
 from kipoi_seq2exp.errors import ClusterError, ConfigError, Seq2ExpError
@@ -34,7 +34,11 @@ from kipoi_seq2exp.prediction.run import Batch, Run
 from kipoi_seq2exp.prediction.slurm import FREE_PORT, SlurmSettings
 from kipoi_seq2exp.prediction.store import Row
 
-AHEAD = 2  # batches given to each worker: it computes one while the other waits
+if TYPE_CHECKING:
+    from kipoi_seq2exp.prediction.cluster_worker import Seat
+
+Task = TypeVar("Task")
+AHEAD = 2  # tasks given to each worker: it computes one while the other waits
 CONNECT_S = 10.0  # how long a scheduler may take to answer
 LOOK_S = 1.0  # how often the list of workers is checked
 REPLACE_S = 30.0  # how often lost jobs are replaced
@@ -181,27 +185,53 @@ class Workers:
         Seq2ExpError
             Of a worker that cannot use the model or the files.
         """
-        from kipoi_seq2exp.prediction.cluster_worker import Seat, predict_at
+        from kipoi_seq2exp.prediction.cluster_worker import Seat
 
-        seat = Seat(f"seq2exp-{uuid.uuid4().hex}", run.request, run.store.request)
+        def describe(batch: Batch) -> str:
+            return f"the genes in rows {batch.start + 1} to {batch.stop} of the table"
+
+        return self.work(Seat(run.request, run.store.request), batches, describe)
+
+    def work(
+        self, seat: Seat, tasks: Sequence[Task], describe: Callable[[Task], str]
+    ) -> Generator[tuple[Task, Any], None, None]:
+        """Give tasks to the workers' seats; yield each one with its result when it is done, in any order.
+
+        Parameters
+        ----------
+        seat : Seat
+            What each worker gets; its `perform` takes a task.
+        tasks : sequence
+        describe : callable
+            Names a task in an error.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost, or a task ends every worker that takes it.
+        Seq2ExpError
+            Of a worker that cannot use the model or the files.
+        """
+        from kipoi_seq2exp.prediction.cluster_worker import perform_at
+
         self.client.register_plugin(seat)
-        waiting, done = deque(batches), queue.SimpleQueue[Any]()
-        flying: dict[str, tuple[Batch, Any]] = {}
+        waiting, done = deque(enumerate(tasks)), queue.SimpleQueue[Any]()
+        flying: dict[str, tuple[Task, Any]] = {}
         self._look()
         try:
             while waiting or flying:
                 while waiting and len(flying) < AHEAD * max(1, len(self._present)):
-                    batch = waiting.popleft()
-                    key = f"{seat.name}-{batch.start}"
-                    future = self.client.submit(predict_at, seat.name, batch, key=key, pure=False)
-                    flying[key] = (batch, future)
+                    place, task = waiting.popleft()
+                    key = f"{seat.name}-{place}"
+                    future = self.client.submit(perform_at, seat.name, task, key=key, pure=False)
+                    flying[key] = (task, future)
                     future.add_done_callback(done.put)
                 self._look()
                 with suppress(queue.Empty):
-                    batch, future = flying.pop(done.get(timeout=LOOK_S).key)
-                    while (rows := _rows(future, batch)) is None:
-                        self._look()  # which replaces workers: without one the batch is never computed again
-                    yield batch, rows
+                    task, future = flying.pop(done.get(timeout=LOOK_S).key)
+                    while (rows := _rows(future, describe(task))) is None:
+                        self._look()  # which replaces workers: without one the task is never computed again
+                    yield task, rows
             self._look(at_once=True)
         finally:
             with suppress(Exception):  # the scheduler may be what was lost; its workers forget what nobody waits for
@@ -232,18 +262,17 @@ class Workers:
             self._own.scale(jobs=slurm.jobs)  # submits again what was lost, and nothing that still waits in the queue
 
 
-def _rows(future: Any, batch: Batch) -> list[Row] | None:
-    """Take the rows of a batch, or say why there are none; None where they were lost with their worker, for now."""
+def _rows(future: Any, what: str) -> list[Any] | None:
+    """Take the rows of a task, or say why there are none; None where they were lost with their worker, for now."""
     import distributed
 
-    genes = f"the genes in rows {batch.start + 1} to {batch.stop} of the table"
     try:
         found = future.result(timeout=LOOK_S)
     except (TimeoutError, distributed.TimeoutError):
         return None
     except distributed.scheduler.KilledWorker as error:
         raise ClusterError(
-            f"{genes} ended {error.allowed_failures + 1} workers, one after the other: probably they need more memory."
+            f"{what} ended {error.allowed_failures + 1} workers, one after the other: probably they need more memory."
         ) from None
     except (distributed.client.FutureCancelledError, OSError) as error:
         raise ClusterError(f"the Dask scheduler was lost ({error}): run the same command again to go on.") from None
@@ -253,5 +282,5 @@ def _rows(future: Any, batch: Batch) -> list[Row] | None:
         ) from None
     if isinstance(found, Seq2ExpError):
         raise found
-    rows: list[Row] = found
+    rows: list[Any] = found
     return rows

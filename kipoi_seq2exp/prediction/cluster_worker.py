@@ -1,4 +1,4 @@
-"""What each worker of a Dask cluster keeps of a prediction run: the model and the open files that its batches need.
+"""What each worker of a Dask cluster keeps of a run: the model and the open files that its tasks need.
 
 Contract: the weights are loaded and the files opened once per process, by its first batch, and only if they are those
 of the run. A worker predicts one batch at a time with as many threads as Dask gave it, and reads the next one meanwhile
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from distributed import WorkerPlugin, get_worker
@@ -29,15 +31,14 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
 
     Parameters
     ----------
-    name : str
-        Of the run, unlike any other.
     request : PredictRequest
     expected : Mapping
         The run's fingerprint: what the numbers depend on.
     """
 
-    def __init__(self, name: str, request: PredictRequest, expected: Mapping[str, Any]) -> None:
-        self.name, self.request, self.expected = name, request, expected
+    def __init__(self, request: PredictRequest, expected: Mapping[str, Any]) -> None:
+        self.name = f"seq2exp-{uuid.uuid4().hex}"  # unlike any other run's
+        self.request, self.expected = request, expected
 
     def setup(self, worker: Any) -> None:
         """Take the seat; nothing is opened yet."""
@@ -50,18 +51,31 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
         if self._dataset is not None:
             self._dataset.close()
 
-    def predict(self, genes: Sequence[int]) -> list[Row]:
-        """Predict some rows of the gene table."""
-        import torch
+    def perform(self, genes: Sequence[int]) -> list[Any]:
+        """Predict some rows of the gene table: a `Row` of each."""
+        dataset = self.dataset()
+        with self._reading:
+            windows = [dataset[index] for index in genes]
+        with self.computing():
+            rows: list[Row] = self._predict(windows)
+            return rows
 
+    def dataset(self) -> WindowDataset:
+        """Return the run's windows, opened by who asks first."""
         with self._reading:
             if self._dataset is None:
                 self._open()
             assert self._dataset is not None
-            windows = [self._dataset[index] for index in genes]
+            return self._dataset
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Have the worker's threads for oneself."""
+        import torch
+
         with self._computing:
             torch.set_num_threads(self._worker.state.nthreads)
-            return self._predict(windows)
+            yield
 
     def _open(self) -> None:
         """Open the model and the files as the run did, and compare them with those that the run saw."""
@@ -82,15 +96,16 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
             return predict_windows(model, windows, peaks, self.request.save_beta)
 
         with self._computing:
-            self._predict = Halving(predict, batch_size_for(self.request, model, dataset))
-        self._dataset = dataset
+            self.batch_size = batch_size_for(self.request, model, dataset)
+            self._predict = Halving(predict, self.batch_size)
+        self.model, self._dataset = model, dataset
 
 
-def predict_at(seat: str, genes: Sequence[int]) -> list[Row] | Seq2ExpError:
-    """Predict some rows of the gene table at this worker's seat; the task that the cluster runs."""
+def perform_at(seat: str, task: Any) -> list[Any] | Seq2ExpError:
+    """Do a task at this worker's seat: what the cluster runs."""
     worker = get_worker()
     try:
-        rows: list[Row] = worker.plugins[seat].predict(genes)
+        rows: list[Any] = worker.plugins[seat].perform(task)
         return rows
     except Seq2ExpError as error:
         return type(error)(f"worker {worker.address} on {socket.gethostname()}: {error}")

@@ -165,10 +165,10 @@ def failing(error):
     ],
 )
 def test_lost_batches_are_one_sentence(error, words):
-    assert module._rows(failing(TimeoutError()), range(3, 6)) is None
-    assert module._rows(failing(distributed.TimeoutError()), range(3, 6)) is None
+    assert module._rows(failing(TimeoutError()), "rows 4 to 6 of the table") is None
+    assert module._rows(failing(distributed.TimeoutError()), "rows 4 to 6 of the table") is None
     with pytest.raises(ClusterError, match=words):
-        module._rows(failing(error), range(3, 6))
+        module._rows(failing(error), "rows 4 to 6 of the table")
 
 
 def test_where_to_predict(tmp_path, monkeypatch):
