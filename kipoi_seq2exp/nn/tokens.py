@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from kipoi_seq2exp.config import NetworkConfig
 from kipoi_seq2exp.nn.cpu.stem import read_codes, strongest_matches
+from kipoi_seq2exp.nn.mamba import has_hooks
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,14 @@ class TokenStem(nn.Module):
         self.mix = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, onehot: Tensor, grid: TokenGrid) -> Tensor:
-        """Map (B, L, 4) to (B, T, D); a base beyond the window reads as N."""
+        """Map (B, L, 4) to (B, T, D); a base beyond the window reads as N.
+
+        Plain DNA on the CPU is read as codes (see `cpu.stem`), past the convolution; where that has a hook, it runs.
+        """
         left = (self.motifs.kernel_size[0] - 1) // 2
         before = grid.beyond_bp + left
         after = grid.beyond_bp + self.motifs.kernel_size[0] - 1 - left
-        codes = read_codes(onehot, before, after)
+        codes = None if has_hooks(self) else read_codes(onehot, before, after)
         if codes is None:
             strongest = self._strongest(functional.pad(onehot, (0, 0, before, after)), grid)
         else:

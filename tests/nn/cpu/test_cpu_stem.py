@@ -75,3 +75,11 @@ def test_a_weight_that_is_no_number_shows_in_the_result() -> None:
     with torch.no_grad():
         stem.motifs.weight[3, :, 2] = torch.nan
     assert stem(dna(1, 96), TokenGrid(96, 16, 8)).isnan().any()
+
+
+def test_who_listens_to_the_convolution_hears_it() -> None:
+    stem, heard, grid = stem_of(16, 8, 5), [], TokenGrid(96, 16, 8)
+    silent = stem(dna(1, 96), grid)
+    stem.motifs.register_forward_hook(lambda _module, _inputs, output: heard.append(output.shape))
+    torch.testing.assert_close(stem(dna(1, 96), grid), silent, rtol=1e-5, atol=1e-6)
+    assert heard == [(1, 16, 96)]
