@@ -56,6 +56,7 @@ class Sizes:
     train: tuple[int, ...] = (20_000, 200_000)
     growth: tuple[int, ...] = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
     loader: int = 200_000
+    tokens: tuple[tuple[int, int], ...] = ((16, 32), (32, 32), (64, 32), (16, 128), (32, 128), (64, 128))
     rounds: int = 3
     network: dict[str, Any] = field(default_factory=lambda: {"d_model": 128, "promoter_bp": 2_000})
 
@@ -76,6 +77,7 @@ TINY = Sizes(
     train=(400,),
     growth=(400, 800),
     loader=20_000,
+    tokens=((10, 16),),
     rounds=1,
     network={"d_model": 16, "promoter_bp": 100, "generator_layers": 1, "encoder_layers": 1},
 )
@@ -225,6 +227,17 @@ def train(sizes: Sizes) -> Iterator[Row]:
         yield _isolated_row("Training step", "forward, backward, AdamW", length, result, target=target)
 
 
+def tokens(sizes: Sizes) -> Iterator[Row]:
+    """Prediction and training step of token networks, by bases a token and d_model, each alone in a process."""
+    for token_bp, d_model in sizes.tokens:
+        promoter_bp = -(-sizes.network["promoter_bp"] // (2 * token_bp)) * 2 * token_bp  # a whole number of tokens
+        network = {**sizes.network, "token_bp": token_bp, "d_model": d_model, "promoter_bp": promoter_bp}
+        settings = {"network": network, "rounds": sizes.rounds, "length_bp": sizes.predict}
+        for task, what in (("predict", "prediction"), ("train", "training step")):
+            result = isolated(task, settings)
+            yield _isolated_row("Tokens", f"{what}, {token_bp} bases a token, d_model {d_model}", sizes.predict, result)
+
+
 def growth(sizes: Sizes) -> Iterator[Row]:
     """Time and memory of a prediction by length; the exponents of both."""
     results = []
@@ -298,6 +311,7 @@ SECTIONS = {
     "layer": layer,
     "predict": predict,
     "train": train,
+    "tokens": tokens,
     "growth": growth,
     "loader": loader,
     "start": start,

@@ -20,10 +20,10 @@ def run(script: str, *arguments: str) -> str:
 
 
 def test_speed(tmp_path: Path) -> None:
-    sections = ["scan", "backward", "train"]
+    sections = ["scan", "backward", "train", "tokens"]
     run("speed.py", "--tiny", "--out", str(tmp_path), *(f"--only={name}" for name in sections))
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
-    assert {row["section"] for row in rows} >= {"Scan", "Scan, backward", "Training step"}
+    assert {row["section"] for row in rows} >= {"Scan", "Scan, backward", "Training step", "Tokens"}
     assert all(row["wall_s"] > 0 for row in rows if row["wall_s"] is not None)
     table = (tmp_path / "speed.md").read_text()
     assert all(f"## {row['section']}" in table and row["what"] in table for row in rows)

@@ -237,7 +237,8 @@ class Layer:
     @property
     def d_inner(self) -> int:
         """Channels inside the mixer."""
-        return self.directions[0].A2.shape[1]
+        d_inner: int = self.directions[0].A2.shape[1]
+        return d_inner
 
     def begin(self, threads: int) -> list[Direction]:
         """Start both directions before a window."""
