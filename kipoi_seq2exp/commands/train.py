@@ -51,6 +51,11 @@ def add_to(subparsers: Subparsers) -> None:
     publish.add_argument(
         "--drop-others", action="store_true", help="take members that read other tracks or features out of the group"
     )
+    publish.add_argument(
+        "--cell-type",
+        metavar="CELL",
+        help="of a run on several cell types, the one to serve the weights for (default: the first)",
+    )
     own = publish.add_argument_group("a group of your own, instead of this package's")
     own.add_argument("--to", type=Path, metavar="FOLDER", help="make a Kipoi group there, named like the folder")
     own.add_argument(
@@ -108,7 +113,9 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
     if args.name is None:
         raise ConfigError("say under which name: --as NAME; or --to FOLDER for a group of your own.")
     publish = _training("publish").publish
-    published = publish(args.run_folder, args.name, status=args.status, drop_others=args.drop_others)
+    published = publish(
+        args.run_folder, args.name, status=args.status, drop_others=args.drop_others, cell_type=args.cell_type
+    )
     say(f"written: {published.weights}, {published.card}")
     say("served as: " + ", ".join(row.model for row in published.rows))
     from kipoi_seq2exp.zoo.group import read_about

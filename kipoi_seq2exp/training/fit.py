@@ -4,7 +4,8 @@ runs/<name>/config.yaml        the run's settings, every field
 runs/<name>/checkpoints/       last.ckpt (resume), best.ckpt
 runs/<name>/metrics.csv        one row per validation; curves.png draws it
 runs/<name>/best.safetensors   what `publish` takes: the best by validation error, or the last
-runs/<name>/test.*             predictions, scores and scatter plot of the held-out genes, where there are any
+runs/<name>/test.*             predictions, scores and scatter plot of the held-out genes, where there are any (of each
+                               further data set: test.<cell type>.*)
 runs/<name>/record.json        data, versions, sizes, times
 runs/<name>/folds/<value>/     cross-validation: a run folder for each held-out value
 """
@@ -136,7 +137,12 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
     }
     tested = None
     if is_first() and len(cells[0].split.test) > 1:
-        tested = evaluate(network, config, "test", cells=cells)
+        each = [evaluate(network, config, "test", cells=[cell]) for cell in cells]
+        tested = each[0]
+        names = [data.cell_type or config.inputs.cell_type for data in config.data]
+        record["scores"] = {name: as_numbers(one.scores) for name, one in zip(names, each, strict=True)}
+        for name, one in zip(names[1:], each[1:], strict=True):
+            one.save(folder, f"test.{name}")
     for cell in cells:
         cell.windows.close()
     return _finish(config, folder, network, record, tested)

@@ -55,6 +55,7 @@ def publish(
     status: str = "trained",
     licence: str | None = None,
     drop_others: bool = False,
+    cell_type: str | None = None,
 ) -> Published:
     """Serve the weights of a run under a name; what follows from them is rewritten by `served.refresh`.
 
@@ -72,6 +73,8 @@ def publish(
         Of the weights; by default the group's.
     drop_others : bool
         Take members that read other tracks or features out of the group (Kipoi gives a group one data loader).
+    cell_type : str, optional
+        Of a run that learned from several cell types, the one to serve the weights for; by default the first.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def publish(
     run, group = Path(run), group or group_dir()
     if status not in STATUSES:
         raise ConfigError(f"unknown status '{status}'{suggest(status, STATUSES)}.")
-    model, record, config = read_run(run)
+    model, record, config = read_run(run, cell_type)
     if model.inputs is None:
         raise ConfigError("the weights do not say which inputs they read: train them with this version.")
     others = _others(group, f"weights/{name}.safetensors")
@@ -126,20 +129,32 @@ def _disagreeing(
     return frozenset(found)
 
 
-def read_run(run: Path) -> tuple[Seq2Exp, dict[str, Any], TrainingConfig]:
-    """Return the network, the record and the settings of a finished run.
+def read_run(run: Path, cell_type: str | None = None) -> tuple[Seq2Exp, dict[str, Any], TrainingConfig]:
+    """Return the network, the record and the settings of a finished run, for one of its cell types.
 
     Raises
     ------
     InputError
         If the folder is none.
+    ConfigError
+        If the run did not learn from that cell type.
     """
     for name in ("best.safetensors", "record.json", "config.yaml"):
         if not (run / name).is_file():
             raise InputError(f"{run}: holds no {name}: it is no finished run of 'seq2exp train'.")
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     config = training_config(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
-    return load_model(run / "best.safetensors", "cpu", sha256=record["weights_sha256"]), record, config
+    model = load_model(run / "best.safetensors", "cpu", sha256=record["weights_sha256"])
+    if cell_type is None or cell_type == config.inputs.cell_type:
+        return model, record, config
+    learned = [data.cell_type for data in config.data]
+    if cell_type not in learned:
+        raise ConfigError(f"the run did not learn from the cell type '{cell_type}'{suggest(cell_type, learned)}.")
+    if model.inputs is not None:
+        model.inputs = dataclasses.replace(model.inputs, cell_type=cell_type)
+    scores = record.get("scores", {}).get(cell_type, {})
+    model.provenance = dataclasses.replace(model.provenance, scores=scores)
+    return model, record, dataclasses.replace(config, inputs=dataclasses.replace(config.inputs, cell_type=cell_type))
 
 
 def _update_rows(

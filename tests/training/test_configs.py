@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant
-from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.nn.authors import PUBLISHED_HARD, config_from_published
 from kipoi_seq2exp.training.config import Start, read_training_config
 from kipoi_seq2exp.training.data import LabelledWindows, open_cells
@@ -63,22 +62,23 @@ def test_the_hard_config_is_the_published_hard_network():
     assert hard == config_from_published(PUBLISHED_HARD)
 
 
-@pytest.mark.parametrize(("name", "row"), [("k562", "K562-chr22"), ("gm12878", "GM12878-chr22")])
-def test_served_models_read_what_the_data_loader_gives(name, row):
-    config, inputs = read(name), read_cells()[row]
-    assert config.inputs == inputs
-    assert config.split.scheme is Scheme.CROSS_VALIDATION
+def test_the_served_recipe_is_ours_and_holds_out_the_papers_fold():
+    config = read("human")
+    assert [data.cell_type for data in config.data] == ["K562", "GM12878"]
+    network = config.network
+    assert (network.token_bp, network.memory_bp, network.contact_pool, network.strand_feature) == (100, 200_000, 4, 0)
+    assert config.inputs.track_names[network.contact_track] == "hic"
+    assert config.inputs.feature_names == ("STRAND",)
+    assert (config.split.scheme, config.split.column) == (Scheme.COLUMN, "split")
 
 
-@pytest.mark.parametrize("name", ["k562", "gm12878"])
-def test_real_configs_open_the_real_data(name, real_data):
-    config = read_training_config(
-        FOLDER / f"{name}.yaml",
-        real_data,
-        {"split.scheme": "column", "split.test": ["22q13"], "train_window_bp": 2_000},
-    )
+def test_the_served_recipe_opens_the_real_data(real_data):
+    config = read_training_config(FOLDER / "human.yaml", real_data)
     cells = open_cells(config)
     sizes = {part: len(LabelledWindows(cells, part, config)) for part in ("train", "validation", "test")}
-    assert sizes == {"train": 61, "validation": 0, "test": 60}
-    assert LabelledWindows(cells, "test", config)[0]["signals"].min() >= 0
-    cells[0].windows.close()
+    assert sizes == {"train": 2 * 15_714, "validation": 2 * 1_192, "test": 2 * 1_115}
+    window = LabelledWindows(cells, "test", config)[0]
+    assert window["tracks"].shape == (2_000, 3)
+    assert window["tracks"].min() >= 0
+    for cell in cells:
+        cell.windows.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
+import pandas as pd
 import pytest
-from training_runs import write_run
+import torch
+from training_runs import run_settings, write_run
 
 from kipoi_seq2exp import load_model
 from kipoi_seq2exp.config import to_mapping
@@ -103,3 +106,29 @@ def test_what_cannot_be_published_is_named(run, group, tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "LIMIT_BYTES", 1_000)
     with pytest.raises(WeightsError, match="served ones may take 0 MB"):
         publish(run, "K562", group)
+
+
+def test_a_run_on_two_cell_types_is_tested_and_served_for_each(tiny, group, tmp_path):
+    inputs = to_mapping(dataclasses.replace(read_cells()["K562"], cell_type="one"))
+    (first,) = run_settings(tiny)["data"]
+    data = [{**first, "cell_type": "one"}, {**first, "cell_type": "two", "label": {"column": "other"}}]
+    genes = pd.read_csv(tiny.folder / "genes.tsv", sep="\t")
+    genes["other"] = genes["label"][::-1].to_numpy()
+    genes.to_csv(tmp_path / "genes.tsv", sep="\t", index=False)
+    data = [{**one, "genes": str(tmp_path / "genes.tsv")} for one in data]
+    changes = {"train_window_bp": 2_400, "optimiser__max_steps": 3, "split__allow_overlap": True, "data": data}
+    folder = fit(write_run(tiny, tmp_path, inputs=inputs, **changes), tmp_path / "runs").folder
+    scores = json.loads((folder / "record.json").read_text())["scores"]
+    assert scores["one"]["mse"] != scores["two"]["mse"]
+    assert (folder / "test.two.scores.json").is_file()
+    models = {}
+    for cell in ("one", "two"):
+        served = publish(folder, cell.upper(), group, cell_type=cell)
+        models[cell] = load_model(served.weights, "cpu")
+        assert models[cell].inputs.cell_type == served.rows[0].cell_type == cell
+        assert models[cell].provenance.scores == scores[cell]
+        assert f"| mse | {scores[cell]['mse']:.3f} |" in served.card.read_text()
+    one, two = (model.state_dict() for model in models.values())
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(ConfigError, match="did not learn from the cell type 'three'"):
+        publish(folder, "X", group, cell_type="three")
