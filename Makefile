@@ -22,7 +22,7 @@ HUMAN_ARGS := {"genes_file": "$(HUMAN)/genes.tsv", "fasta_file": "$(HUMAN)/genom
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help predict test lint docs docs-test pictures wheel wheel-test example bench accuracy clean
+.PHONY: help predict test lint docs docs-test pictures wheel wheel-test example bench accuracy crispri clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,8 +96,11 @@ wheel-test: $(VENV)/.tools ## install the wheel into an empty environment and pr
 bench: $(VENV)/.tools ## measure speed; writes benchmarks/speed.md and .json
 	$(BIN)/python benchmarks/speed.py
 
-accuracy: $(VENV)/.tools ## measure held-out accuracy on chr22 (SEQ2EXP_DATA=folder); writes benchmarks/accuracy.md
+accuracy: $(VENV)/.tools ## measure accuracy on held-out chromosomes (SEQ2EXP_DATA=folder); writes benchmarks/accuracy.md
 	$(BIN)/python benchmarks/accuracy.py
+
+crispri: $(VENV)/.tools ## rank CRISPRi-tested pairs of the whole genome (SEQ2EXP_DATA=folder); writes benchmarks/crispri.md
+	$(BIN)/python benchmarks/crispri.py
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) $(OUT) dist build site .pytest_cache .mypy_cache .ruff_cache

@@ -1,48 +1,42 @@
-"""Held-out accuracy on human genes: the served networks, simple baselines, and the networks with less to read.
+"""Held-out accuracy on human genes: networks, simple baselines, and the networks with less to read.
 
     SEQ2EXP_DATA=... python benchmarks/accuracy.py [--config configs/human.yaml] [--weights K562=K562 GM12878=GM12878]
 
 Predicts the test genes of the config's split (chr22 and chrX) in each cell type, and writes accuracy.md and
-accuracy.json beside this script. The baselines are fitted on the config's training genes; their features are kept in
---work. No network and no baseline has seen a test gene. Intervals: 95 %, 1,000 bootstrap resamples of 1-Mb blocks.
+accuracy.json beside this script. Several weights of one cell type, as CELL=A,B,C, are an ensemble: the mean of their
+predictions. The baselines are fitted on the config's training genes; their features are kept in --work. Intervals are
+95 %, 1,000 bootstrap resamples of 1-Mb blocks, seed 0.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
+import shlex
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import baselines
+import less_input
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import RidgeCV
-from torch import Tensor
 
 from kipoi_seq2exp import load_model
-from kipoi_seq2exp.files import file_sha256
+from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.metrics import Score, genome_blocks, paired_differences, score
 from kipoi_seq2exp.nn.network import Seq2Exp
-from kipoi_seq2exp.training.config import TrainingConfig, read_training_config
-from kipoi_seq2exp.training.data import CellSet, LabelledWindows, open_cells
-from kipoi_seq2exp.training.evaluate import write_text
-from kipoi_seq2exp.zoo.registry import weights_path
+from kipoi_seq2exp.training.config import read_training_config
+from kipoi_seq2exp.training.data import CellSet, open_cells
+from kipoi_seq2exp.zoo.models import find_weights
 
 HERE = Path(__file__).parent
-FLANKS_BP = (500, 1_000, 5_000)  # of the means at the TSS
-BIN_BP = 5_000
-WINDOWS_BP = (2_500, 10_000, 50_000)
 KNOWN_DNA = 0.95  # share of a window that must be known for the genes "with DNA"
-SHUFFLE_SEED = 0
-
-Batch = dict[str, Tensor]
-Condition = Callable[[Seq2Exp, Batch], Batch]
+PLACE = ("gene_id", "chrom", "tss", "dna_known", "observed")
 
 
 def main() -> None:
@@ -52,172 +46,52 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["K562=K562", "GM12878=GM12878"], metavar="CELL=NAME_OR_FILE")
     parser.add_argument("--work", type=Path, default=Path("runs/accuracy"), help="folder of kept features")
     parser.add_argument("--part", default="test", help="part of the split that is judged")
+    parser.add_argument("--genes", type=int, metavar="N", help="only N genes, evenly chosen, for a trial")
     parser.add_argument("-o", "--output", type=Path, default=HERE)
     args = parser.parse_args()
     if "SEQ2EXP_DATA" not in os.environ:
         parser.exit(2, "accuracy.py: set SEQ2EXP_DATA to the folder with hg19/ in it.\n")
-    args.work.mkdir(parents=True, exist_ok=True)
-    weights = dict(entry.split("=", 1) for entry in args.weights)
+    for folder in (args.work, args.output):
+        make_folder(folder)
+    started, load = time.process_time(), os.getloadavg()[0]
     config = read_training_config(args.config)
     cells = {data.cell_type: cell for data, cell in zip(config.data, open_cells(config), strict=True)}
-    results: dict[str, Any] = {"part": args.part, "weights": {}, "cells": {}, "load": os.getloadavg()}
+    results: dict[str, Any] = {"command": shlex.join(sys.argv), "part": args.part, "load": load, "cells": {}}
     tables = {}
-    for name, source in weights.items():
-        file = weights_path(source) if not source.endswith(".safetensors") else Path(source)
-        results["weights"][name] = {"source": source, "sha256": file_sha256(file)}
-        tables[name] = predictions(load_model(source, "cpu"), cells[name], config, args.part, args.work / name)
-        results["cells"][name] = judged(tables[name])
+    for entry in args.weights:
+        name, sources = entry.split("=", 1)
+        if name not in cells:
+            parser.exit(2, f"accuracy.py: {args.config} has no cell type '{name}': it has {', '.join(cells)}.\n")
+        models = [load_model(source, "cpu") for source in sources.split(",")]
+        tables[name] = predictions(name, models, cells[name], args)
+        results["cells"][name] = {"weights": described(sources, models), **judged(tables[name])}
+        print(f"{name}: {len(tables[name])} genes, {time.process_time() - started:.0f} s of processor time", flush=True)
     results["difference"] = difference(tables) if len(tables) == 2 else {}
+    results["processor_seconds"] = round(time.process_time() - started)
+    results["versions"] = {"numpy": np.__version__, "torch": torch.__version__}
     write_text(args.output / "accuracy.json", json.dumps(results, indent=1) + "\n")
-    write_text(args.output / "accuracy.md", render(results, args))
+    write_text(args.output / "accuracy.md", render(results))
 
 
-# ------------------------------------------------------------------------------------------------------- predictions
+def described(sources: str, models: list[Seq2Exp]) -> list[dict[str, str]]:
+    """Say of each network which file it is and what it was trained on."""
+    return [
+        {"source": source, "sha256": file_sha256(find_weights(source)), "trained_on": model.provenance.trained_on}
+        for source, model in zip(sources.split(","), models, strict=True)
+    ]
 
 
-def predictions(model: Seq2Exp, cell: CellSet, config: TrainingConfig, part: str, work: Path) -> pd.DataFrame:
-    """Return a row per gene of the part: place, label, and a column per network and baseline."""
-    one = dataclasses.replace(config, run=dataclasses.replace(config.run, cache=True))
-    windows = LabelledWindows([cell], part, one)
-    rows = [row for _, row in windows.places]
-    table = cell.genes.iloc[rows][["gene_id", "chrom", "tss"]].reset_index(drop=True)
-    table["dna_known"] = cell.genes.iloc[rows]["dna_known"].to_numpy() if "dna_known" in cell.genes else 0.0
-    table["observed"] = [float(cell.labels[row]) for row in rows]
-    started = time.perf_counter()
-    for name, condition in conditions(model).items():
-        with torch.inference_mode():
-            table[name] = [float(predict(model, condition(model, batch))) for batch in batches(windows)]
-        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
-    for name, values in baselines(cell, config, rows, work).items():
-        table[name] = values
-    return table
-
-
-def batches(windows: LabelledWindows) -> Iterator[Batch]:
-    """Yield one window at a time, per base, from the files."""
-    for number, place in windows.places:
-        window = windows.cells[number].windows[place]
-        yield {
-            "onehot": torch.from_numpy(window.onehot)[None],
-            "signals": torch.from_numpy(window.signals)[None],
-            "features": torch.from_numpy(window.features)[None],
-            "blacklist": torch.from_numpy(window.blacklist)[None],
-        }
-
-
-def predict(model: Seq2Exp, batch: Batch) -> Tensor:
-    """Return the expression of one window."""
-    return model(**batch).expression[0]
-
-
-def conditions(model: Seq2Exp) -> dict[str, Condition]:
-    """Name what the network is given: all, or less than all."""
-    found: dict[str, Condition] = {
-        "network": lambda _, batch: batch,
-        "network, promoter alone": masked(lambda _, mask, promoter: promoter),
-        "network, no mask": masked(lambda _, mask, promoter: torch.ones_like(mask)),
-        "network, DNase peaks as mask": masked(peaks_mask),
-    }
-    for length in WINDOWS_BP:
-        found[f"network, window cut to {length / 1000:g} kb"] = cut(length)
-    found["network, DNA shuffled"] = shuffled
-    found["network, DNA set to N"] = lambda _, batch: {**batch, "onehot": torch.zeros_like(batch["onehot"])}
-    names = model.inputs.track_names if model.inputs else ()
-    for column, name in enumerate(names):
-        found[f"network, {name} at zero"] = without_track(column)
-    return found
-
-
-def masked(make: Callable[[Batch, Tensor, Tensor], Tensor]) -> Condition:
-    """Give the network a mask made from its own one (1, L) and the promoter's (1, L)."""
-
-    def condition(model: Seq2Exp, batch: Batch) -> Batch:
-        mask = model(**batch).mask
-        assert mask is not None
-        promoter = torch.zeros_like(mask)
-        promoter[:, model.promoter(mask.shape[1])] = 1
-        given = {name: value for name, value in batch.items() if name != "blacklist"}
-        return {**given, "mask": make(batch, mask, promoter)}
-
-    return condition
-
-
-def peaks_mask(batch: Batch, mask: Tensor, promoter: Tensor) -> Tensor:
-    """Keep the bases in DNase peaks (the track is made of peaks), and the promoter."""
-    return torch.maximum((batch["signals"][..., 1] > 0).to(mask.dtype), promoter)
-
-
-def cut(length: int) -> Condition:
-    """Set tracks to 0 and DNA to N further than half the length from the TSS."""
-
-    def condition(model: Seq2Exp, batch: Batch) -> Batch:
-        L = batch["onehot"].shape[1]
-        far = torch.ones(L, dtype=torch.bool)
-        far[(L - length) // 2 : (L + length) // 2] = False
-        columns = [i for i, spec in enumerate(model.inputs.tracks) if spec.kind.value != "contact"]
-        signals = batch["signals"].clone()
-        signals[:, far] = signals[:, far].index_fill(2, torch.tensor(columns), 0.0)
-        return {**batch, "signals": signals, "onehot": batch["onehot"].masked_fill(far[None, :, None], 0)}
-
-    return condition
-
-
-def shuffled(_: Seq2Exp, batch: Batch) -> Batch:
-    """Put the bases of the whole window in random order."""
-    generator = torch.Generator().manual_seed(SHUFFLE_SEED)
-    return {**batch, "onehot": batch["onehot"][:, torch.randperm(batch["onehot"].shape[1], generator=generator)]}
-
-
-def without_track(column: int) -> Condition:
-    """Set one track to 0."""
-
-    def condition(_: Seq2Exp, batch: Batch) -> Batch:
-        signals = batch["signals"].clone()
-        signals[..., column] = 0
-        return {**batch, "signals": signals}
-
-    return condition
-
-
-# --------------------------------------------------------------------------------------------------------- baselines
-
-
-def baselines(cell: CellSet, config: TrainingConfig, rows: list[int], work: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Fit the simple models on the training genes; return their predictions of the rows."""
-    train = LabelledWindows([cell], "train", config).places
-    chosen = [row for _, row in train]
-    features = promoter_and_bins(cell, work.with_suffix(".npz"))
-    y = np.array([float(cell.labels[row]) for row in chosen])
-    n = len(FLANKS_BP)
-    promoter = [*range(n), *range(features.shape[1] // 2, features.shape[1] // 2 + n)]
-    near = [promoter[1], promoter[n + 1]]
-    found = {"mean of the training genes": np.full(len(rows), y.mean())}
-    ridge = RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(features[chosen][:, near], y)
-    found["ridge, TSS +-1 kb"] = ridge.predict(features[rows][:, near])
-    for name, columns in (("boosting, promoter", promoter), ("boosting, promoter and bins", slice(None))):
-        trees = HistGradientBoostingRegressor(random_state=0).fit(features[chosen][:, columns], y)
-        found[name] = trees.predict(features[rows][:, columns])
-    return found
-
-
-def promoter_and_bins(cell: CellSet, kept: Path) -> np.ndarray[Any, Any]:
-    """Return ln(x + 1) of each signal track's means at the TSS and in bins, 5' to 3' of the gene, (G, F)."""
-    if kept.is_file():
-        known: np.ndarray[Any, Any] = np.load(kept)["features"]
-        return known
-    tracks = [cell.windows.tracks[spec.name] for spec in cell.windows.inputs.tracks if spec.kind.value != "contact"]
-    half, rows = cell.windows.inputs.window_bp // 2, []
-    for chrom, tss, strand in cell.genes[["chrom", "tss", "strand"]].itertuples(index=False):
-        row: list[float] = []
-        for track in tracks:
-            values = track.values(chrom, tss - half, tss + half)
-            row += [float(np.log1p(values[half - flank : half + flank].mean())) for flank in FLANKS_BP]
-            bins = np.log1p(values.reshape(-1, BIN_BP).mean(1))
-            row += list(bins[::-1] if strand == "-" else bins)
-        rows.append(row)
-    features = np.array(rows, dtype=np.float32)
-    np.savez_compressed(kept, features=features)
-    return features
+def predictions(name: str, models: list[Seq2Exp], cell: CellSet, args: argparse.Namespace) -> pd.DataFrame:
+    """Return a row per gene of the part: place, label, and a column per condition and baseline."""
+    rows = cell.split.rows(args.part)
+    if args.genes is not None:
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, args.genes).astype(int))]
+    table = cell.genes.iloc[rows][["gene_id", "chrom", "tss", "dna_known"]].reset_index(drop=True)
+    table["observed"] = cell.labels[rows].astype(np.float64)
+    with_dna = (table["dna_known"] >= KNOWN_DNA).to_numpy(bool)
+    columns = less_input.predict_conditions(models, cell, rows, with_dna)
+    columns |= baselines.predict_baselines(cell, rows, args.work / f"{name}.npz")
+    return table.assign(**columns)
 
 
 # ------------------------------------------------------------------------------------------------------------ scores
@@ -226,38 +100,42 @@ def promoter_and_bins(cell: CellSet, kept: Path) -> np.ndarray[Any, Any]:
 def judged(table: pd.DataFrame) -> dict[str, Any]:
     """Score every column on all genes and on those with DNA, each against the network and the best baseline."""
     found: dict[str, Any] = {}
-    for group, chosen in (("all", table.index >= 0), ("with DNA", table["dna_known"] >= KNOWN_DNA)):
-        part = table[chosen]
+    for group, part in (("all", table), ("with DNA", table[table["dna_known"] >= KNOWN_DNA])):
         if len(part) < 2:
             continue
-        blocks = genome_blocks(list(part["chrom"]), part["tss"])
+        observed, blocks = part["observed"], genome_blocks(list(part["chrom"]), part["tss"])
         rows = {}
-        for name in [c for c in table.columns if c.startswith(("network", "ridge", "boosting", "mean"))]:
-            own = score(part["observed"], part[name], blocks=blocks)
-            against = paired_differences(part["observed"], part["network"], part[name], blocks=blocks)
-            bar = paired_differences(part["observed"], part["boosting, promoter and bins"], part[name], blocks=blocks)
-            rows[name] = {
-                **{metric: numbers(own[metric]) for metric in ("mse", "pearson")},
-                "mse_minus_network": numbers(against["mse"]),
-                "mse_minus_boosting": numbers(bar["mse"]),
-            }
-        found[group] = {"genes": len(part), "variance": float(part["observed"].var(ddof=0)), "rows": rows}
+        for name in table.columns.drop(list(PLACE)):
+            if part[name].isna().any():  # DNA is taken away from the genes that have it alone
+                continue
+            own = score(observed, part[name], blocks=blocks)
+            rows[name] = {metric: numbers(own[metric]) for metric in ("mse", "pearson")}
+            for key, other in (("minus_network", less_input.NETWORK), ("minus_boosting", baselines.BEST)):
+                rows[name][key] = numbers(paired_differences(observed, part[other], part[name], blocks=blocks)["mse"])
+        found[group] = {"genes": len(part), "variance": float(observed.var(ddof=0)), "rows": rows}
     return found
 
 
 def difference(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Score the predicted difference between the two cell types."""
-    (one, first), (two, second) = tables.items()
+    """Score the predicted difference between the two cell types on the genes of both."""
+    (one, first), (two, second) = ((name, table.set_index("gene_id")) for name, table in tables.items())
+    shared = first.index.intersection(second.index)
+    first, second = first.loc[shared], second.loc[shared]
     observed = first["observed"] - second["observed"]
     blocks = genome_blocks(list(first["chrom"]), first["tss"])
+    changes = {name: first[name] - second[name] for name in first.columns.drop(list(PLACE[1:]))}
     rows = {}
-    bar = first["boosting, promoter and bins"] - second["boosting, promoter and bins"]
-    for name in ("network", "boosting, promoter", "boosting, promoter and bins"):
-        predicted = first[name] - second[name]
+    for name, predicted in changes.items():
+        if predicted.isna().any():
+            continue
         own = score(observed, predicted, blocks=blocks)
         rows[name] = {metric: numbers(own[metric]) for metric in ("mse", "pearson")}
-        rows[name]["mse_minus_boosting"] = numbers(paired_differences(observed, bar, predicted, blocks=blocks)["mse"])
-    return {"cells": [one, two], "variance": float(observed.var(ddof=0)), "rows": rows}
+        for key, other in (("minus_network", less_input.NETWORK), ("minus_boosting", baselines.BEST)):
+            rows[name][key] = numbers(paired_differences(observed, changes[other], predicted, blocks=blocks)["mse"])
+    return {
+        "cells": [one, two],
+        "all": {"genes": len(shared), "variance": float(observed.var(ddof=0)), "rows": rows},
+    }
 
 
 def numbers(value: Score) -> list[float]:
@@ -268,61 +146,67 @@ def numbers(value: Score) -> list[float]:
 # -------------------------------------------------------------------------------------------------------------- text
 
 
-def render(results: dict[str, Any], args: argparse.Namespace) -> str:
+def render(results: dict[str, Any]) -> str:
     """Lay the results out as Markdown."""
-    weights = " ".join(args.weights)
-    lines = [
-        "# Accuracy on held-out genes",
-        "",
-        f"Written by `SEQ2EXP_DATA=... python benchmarks/accuracy.py --weights {weights}`; load of the machine "
-        f"{results['load'][0]:.1f}. Judged: the {results['part']} genes of the config's split, which neither networks "
-        "nor baselines were trained on. MSE and Pearson correlation of the label; in brackets 95 % intervals, 1,000 "
-        "bootstrap resamples of 1-Mb blocks. Baselines: ridge regression and boosted trees (scikit-learn's "
-        "HistGradientBoosting) on ln(x + 1) of the track means at the TSS +-0.5, 1 and 5 kb (promoter) and in 5-kb "
-        "bins over 200 kb, 5' to 3' of the gene. 'DNase peaks as mask' keeps the bases with a DNase peak and the "
-        "promoter. "
-        "A cut window has no signal and no DNA beyond the cut.",
-        "",
-    ]
-    for name, groups in results["cells"].items():
-        source = results["weights"][name]
-        lines += [f"## {name}", "", f"Weights: `{source['source']}`, SHA-256 `{source['sha256']}`.", ""]
-        for group, values in groups.items():
-            what = "all genes" if group == "all" else f"genes with at least {KNOWN_DNA:.0%} of their DNA known"
-            lines += [
-                f"{values['genes']:,} {what}, variance {values['variance']:.3f}:",
-                "",
-                "| | MSE | Pearson | MSE minus the network's | MSE minus boosting's on promoter and bins |",
-                "|---|---|---|---|---|",
-            ]
-            for label, row in values["rows"].items():
-                keys = ("mse", "pearson", "mse_minus_network", "mse_minus_boosting")
-                lines.append(f"| {label} | {' | '.join(interval(row[key]) for key in keys)} |")
-            lines.append("")
+    lines = [HEAD.format(**results), ""]
+    for name, found in results["cells"].items():
+        lines += [f"## {name}", ""]
+        for weights in found["weights"]:
+            lines.append(f"- weights `{weights['source']}`, SHA-256 `{weights['sha256']}`; {weights['trained_on']}")
+        lines += ["", *tables_of(found)]
     if results["difference"]:
         one, two = results["difference"]["cells"]
-        lines += [
-            f"## {one} minus {two}",
-            "",
-            f"Predicted against observed difference of each gene, variance {results['difference']['variance']:.3f}:",
-            "",
-            "| | MSE | Pearson | MSE minus boosting's on promoter and bins |",
-            "|---|---|---|---|",
-        ]
-        for label, row in results["difference"]["rows"].items():
-            lines.append(
-                f"| {label} | {' | '.join(interval(row[k]) for k in ('mse', 'pearson', 'mse_minus_boosting'))} |"
-            )
-        lines.append("")
+        lines += [f"## {one} minus {two}", "", "Each gene's difference of the two labels.", ""]
+        lines += tables_of(results["difference"])
     return "\n".join(lines)
 
 
-def interval(values: list[float]) -> str:
-    """Write a number with its interval; one without (a constant) alone."""
+HEAD = f"""# Accuracy on held-out genes
+
+Written by `SEQ2EXP_DATA=... python {{command}}` ({{processor_seconds}} s of processor time on one core; load
+{{load:.1f}}). Judged: the {{part}} genes of the config's split (test: chr22 and chrX), on which no baseline was fitted;
+what the networks were trained on is said with them. MSE and Pearson correlation of the label, and MSE minus that of the
+network and of the best baseline; in brackets 95 % intervals, 1,000 bootstrap resamples of 1-Mb blocks (seed 0), paired
+in differences.
+
+- *promoter alone*, *no mask*: a mask of ones in the promoter, or everywhere, in place of the network's own.
+- *DNase peaks as mask*: tokens half covered by the DNase track's peaks (called by the ENCODE uniform pipeline), and the
+  promoter, are 1, all others 0. *Its best tokens*: as many of the network's highest mask instead. *Rotated peaks*: the
+  peaks turned through half the window: chance.
+- *window cut*: signal tracks 0 and DNA N beyond the cut; the networks are not trained again.
+- *DNA shuffled*, *DNA set to N*: genes with at least {KNOWN_DNA:.0%} of their DNA known alone (shuffles of seed
+  {less_input.SHUFFLE_SEED}).
+- *ridge*, *boosting*: scikit-learn's RidgeCV and HistGradientBoosting on ln(x + 1) of the track means at the TSS
+  (P: +-0.5, 1 and 5 kb) and in 5-kb bins over 200 kb, fitted on the training genes."""
+
+
+def tables_of(found: dict[str, Any]) -> list[str]:
+    """Lay out the groups of genes of one section."""
+    lines = []
+    for group, what in (("all", "genes"), ("with DNA", f"genes with at least {KNOWN_DNA:.0%} of their DNA known")):
+        if group not in found:
+            continue
+        values = found[group]
+        lines += [
+            f"{values['genes']:,} {what}, variance {values['variance']:.3f}:",
+            "",
+            "| | MSE | Pearson | MSE minus the network's | MSE minus boosting's on P and bins |",
+            "|---|---|---|---|---|",
+        ]
+        for label, row in values["rows"].items():
+            differences = [interval(row[key], signed=True) for key in ("minus_network", "minus_boosting")]
+            lines.append(
+                f"| {label} | {interval(row['mse'])} | {interval(row['pearson'])} | {' | '.join(differences)} |"
+            )
+        lines.append("")
+    return lines
+
+
+def interval(values: list[float], *, signed: bool = False) -> str:
+    """Write a number with its interval; one that is not defined (the correlation of a constant) as a dash."""
     value, low, high = values
-    if np.isnan(value):
-        return "-"
-    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    sign = "+" if signed else ""
+    return "-" if np.isnan(value) else f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 if __name__ == "__main__":

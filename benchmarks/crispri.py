@@ -1,11 +1,12 @@
 """Do mask and effects find the elements that CRISPRi finds: 1,781 K562 pairs at 1-100 kb, genome-wide.
 
-    SEQ2EXP_DATA=... python benchmarks/crispri.py [--model K562] [--pairs hg19/crispri_K562_training.hg19.tsv.gz]
+    SEQ2EXP_DATA=... python benchmarks/crispri.py [--model K562 ...] [--pairs hg19/crispri_K562_training.hg19.tsv.gz]
 
-Each pair's window is centred on the TSS of the pairs' own table. Ranks pairs by the mask of a network, by its
-masked-out effect and by both with contact, beside baselines on the same tracks and on the table's read counts, and
-writes crispri.md and crispri.json beside this script. No CRISPRi label was used in training; what of the scores was
-chosen by looking at these pairs is said in the page. Intervals: 95 %, 1,000 bootstrap resamples of genes.
+Several models are an ensemble: the mean of their masks, evidence, effects and predictions. Windows are centred
+on the TSS of the pairs' own table. Ranks pairs by the mask of a network, by its masked-out effect and by both with
+contact, beside baselines on the same tracks and on the table's reads, and writes crispri.md, crispri.json and
+crispri_pairs.tsv beside this script. No CRISPRi label was used in training; what of the scores was chosen by looking at
+these pairs is said in the page. Intervals: 95 %, 1,000 bootstrap resamples of genes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +24,32 @@ import pandas as pd
 import torch
 
 from kipoi_seq2exp import load_model
-from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.pairs import read_pairs
-from kipoi_seq2exp.files import file_sha256
+from kipoi_seq2exp.data.tables import write_tsv
+from kipoi_seq2exp.elements.masking import predict_masked
+from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.judge.ranking import auprc_difference, rank_scores
 from kipoi_seq2exp.nn.network import Seq2Exp
-from kipoi_seq2exp.training.evaluate import write_text
-from kipoi_seq2exp.zoo.registry import weights_path
+from kipoi_seq2exp.zoo.models import find_weights
 
 HERE = Path(__file__).parent
 BINS = {"1-100 kb": (1_000, 100_001), "1-10 kb": (1_000, 10_000), "10-30 kb": (10_000, 30_000),
         "30-100 kb": (30_000, 100_001)}  # fmt: skip
 GAMMA = 0.87  # of the power law of distance
 DNASE_FLANK_BP, H3K27AC_FLANK_BP, EFFECT_FLANK_BP = 250, 500, 500  # of an element's middle; wider elements count whole
-TEST = ("chr22", "chrX")
+VALIDATION, TEST = ("chr3", "chr21"), ("chr22", "chrX")  # of the networks' split
+NEAREST_BP = 1_000  # distances below count as this in the sum over a gene's peaks
 BASELINE = "activity x distance^-0.87"
+ABC = "ABC: the same / its sum over the DNase peaks of the window"
+READS = "activity x distance^-0.87, table's reads"
 FASTA, TRACKS = "hg19/hg19.parts.fa.gz", {"h3k27ac": "hg19/K562.h3k27ac.bw", "dnase": "hg19/K562.dnase.bw"}
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="K562", help="a served model or a .safetensors file")
+    parser.add_argument("--model", nargs="+", default=["K562"], help="served models or .safetensors files")
     parser.add_argument("--pairs", default="hg19/crispri_K562_training.hg19.tsv.gz")
     parser.add_argument("--genes", default="hg19/genes.tsv", help="table that gives the strand of each gene")
     parser.add_argument("-o", "--output", type=Path, default=HERE)
@@ -52,15 +58,29 @@ def main() -> None:
         parser.exit(2, "crispri.py: set SEQ2EXP_DATA to the folder with hg19/ in it.\n")
     data = Path(os.environ["SEQ2EXP_DATA"])
     pairs = chosen_pairs(data / args.pairs, data / args.genes)
-    model = load_model(args.model, "cpu")
-    scored = score_pairs(model, pairs, data)
-    file = weights_path(args.model) if not args.model.endswith(".safetensors") else Path(args.model)
-    results = {"model": args.model, "sha256": file_sha256(file), "pairs": args.pairs, "load": os.getloadavg()[0]}
-    results["all"] = ranked(scored)
-    results["without test chromosomes"] = ranked(scored[~scored["chrom"].isin(TEST)])
-    args.output.mkdir(parents=True, exist_ok=True)
+    models = [load_model(name, "cpu") for name in args.model]
+    scored = score_pairs(models, pairs, data)
+    results: dict[str, Any] = {"command": shlex.join(sys.argv), "pairs": args.pairs, "load": os.getloadavg()[0]}
+    results["weights"] = [
+        {"source": name, "sha256": file_sha256(find_weights(name)), "trained_on": model.provenance.trained_on}
+        for name, model in zip(args.model, models, strict=True)
+    ]
+    results["parts"] = {name: ranked(scored[chosen]) for name, chosen in parts_of(scored["chrom"]).items()}
+    make_folder(args.output)
+    write_tsv(scored, args.output / "crispri_pairs.tsv", [f"python {results['command']}"])
     write_text(args.output / "crispri.json", json.dumps(results, indent=1) + "\n")
     write_text(args.output / "crispri.md", render(results))
+
+
+def parts_of(chrom: pd.Series[Any]) -> dict[str, pd.Series[Any]]:
+    """Return the pairs of each part of the networks' split: scores may be chosen on the first two alone."""
+    validation, test = chrom.isin(VALIDATION), chrom.isin(TEST)
+    return {
+        "all": chrom.notna(),
+        "training chromosomes": ~(validation | test),
+        "validation chromosomes (chr3, chr21)": validation,
+        "test chromosomes (chr22, chrX)": test,
+    }
 
 
 def chosen_pairs(path: Path, genes: Path) -> pd.DataFrame:
@@ -83,80 +103,101 @@ def contact_by_distance(distance: pd.Series[Any]) -> np.ndarray[Any, Any]:
     return distance.to_numpy(np.float64) ** -GAMMA
 
 
-def score_pairs(model: Seq2Exp, pairs: pd.DataFrame, data: Path) -> pd.DataFrame:
+def score_pairs(models: list[Seq2Exp], pairs: pd.DataFrame, data: Path) -> pd.DataFrame:
     """Add a column per score; a window is read once for each gene and TSS."""
-    assert model.inputs is not None
+    inputs = models[0].inputs
+    assert inputs is not None
     keys = ["gene_id", "chrom", "tss", "strand"]
     genes = pairs[keys].drop_duplicates().reset_index(drop=True)
     genes["name"] = genes["gene_id"]
     genes["gene_id"] = [f"{gene}_{row}" for row, gene in enumerate(genes["gene_id"])]
     sources = {**{name: data / path for name, path in TRACKS.items()}, "hic": "powerlaw"}
-    windows = WindowDataset(model.inputs, genes, data / FASTA, sources)
+    windows = WindowDataset(inputs, genes, data / FASTA, sources)
     found: dict[str, np.ndarray[Any, Any]] = {}
-    with torch.inference_mode():
-        for row, gene in enumerate(genes.itertuples()):
-            own = (pairs["gene_id"] == gene.name) & (pairs["tss"] == gene.tss) & (pairs["chrom"] == gene.chrom)
-            for name, values in scores_of(model, windows, row, pairs[own]).items():
-                found.setdefault(name, np.full(len(pairs), np.nan))[np.flatnonzero(own)] = values
-    scored = pairs.assign(**found)
-    near = contact_by_distance(pairs["distance"])
-    scored["distance to TSS"] = -pairs["distance"]
+    for row, gene in enumerate(genes.itertuples()):
+        own = ((pairs["gene_id"] == gene.name) & (pairs["tss"] == gene.tss) & (pairs["chrom"] == gene.chrom)).to_numpy()
+        window, of_gene = windows[row], pairs[own]
+        each = [scores_of(model, window, of_gene) for model in models]
+        columns = {name: np.mean([scores[name] for scores in each], axis=0) for name in each[0]}
+        for name, values in {**columns, **track_scores(windows, window, of_gene)}.items():
+            found.setdefault(name, np.full(len(pairs), np.nan))[own] = values
+    return with_contact(pairs.assign(**found))
+
+
+def with_contact(scored: pd.DataFrame) -> pd.DataFrame:
+    """Add the scores that follow from others and from distance."""
+    near = contact_by_distance(scored["distance"])
+    scored["distance to TSS"] = -scored["distance"]
     scored[BASELINE] = scored["activity"] * near
-    scored["ln(activity + 1) x distance^-0.87"] = np.log1p(scored["activity"]) * near
-    scored["activity x distance^-0.87, table's reads"] = pairs["reads"]
-    per_gene = scored.groupby("gene_id")[BASELINE].transform("sum")
-    scored["the same, share of the gene's tested elements"] = scored[BASELINE] / np.maximum(per_gene, 1e-12)
-    amount = np.sqrt(10 ** scored["predicted"])  # square root of (RPKM + 1)
-    scored[f"{BASELINE} / expression"] = scored[BASELINE] / amount
+    scored[ABC] = scored[BASELINE] / np.maximum(scored["sum over peaks"], 1e-12)
+    scored[READS] = scored["reads"]
     scored["mask x contact"] = scored["mask"] * near
     scored["evidence x contact"] = scored["evidence"] * near
-    scored["evidence x contact / expression"] = scored["evidence x contact"] / amount
-    scored["mask x contact / expression"] = scored["mask x contact"] / amount
     scored["effect x contact"] = scored["effect"] * near
     scored["mask x contact + effect (ranks)"] = scored["mask x contact"].rank() + scored["effect"].rank()
+    amount = np.sqrt(10 ** scored["predicted"])  # square root of (RPKM + 1)
+    for name in (BASELINE, "mask x contact", "evidence x contact"):
+        scored[f"{name} / expression"] = scored[name] / amount
     return scored
 
 
-def scores_of(
-    model: Seq2Exp, windows: WindowDataset, row: int, pairs: pd.DataFrame
-) -> Mapping[str, np.ndarray[Any, Any]]:
-    """Return mask, masked-out effect, predicted expression and activity of the pairs of one window."""
-    window = windows[row]
+def spans_of(pairs: pd.DataFrame, flank: int, window: WindowInputs) -> list[slice]:
+    """Return the bases of each element, or those within `flank` of its middle where they are more, in the window."""
+    length = len(window.onehot)
+    return [
+        slice(
+            max(min(pair.start, pair.middle - flank) - window.start, 0),
+            min(max(pair.end, pair.middle + flank) - window.start, length),
+        )
+        for pair in pairs.itertuples()
+    ]
+
+
+def scores_of(model: Seq2Exp, window: WindowInputs, pairs: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
+    """Return what a network says of the pairs of one window: mask, evidence, masked-out effect, prediction."""
     inputs = [torch.from_numpy(array)[None] for array in (window.onehot, window.signals, window.features)]
-    output = model(*inputs)
+    with torch.inference_mode():
+        output = model(*inputs)
     assert output.mask is not None
-    mask, length = output.mask, len(window.onehot)
+    assert output.z is not None
+    mask, odds = output.mask[0].numpy(), (output.z.alpha / output.z.beta)[0].numpy()
+    spans, predicted, promoter = spans_of(pairs, EFFECT_FLANK_BP, window), float(output.expression[0]), model.promoter
+    without = [np.array(mask) for _ in spans]
+    for changed, span in zip(without, spans, strict=True):
+        changed[span] = 0
+        changed[promoter(len(mask))] = 1
+    return {
+        "mask": np.array([mask[span].mean() for span in spans]),
+        "evidence": np.array([odds[span].mean() for span in spans]) - np.median(odds),
+        "effect": predicted - predict_masked(model, window, without),
+        "predicted": np.full(len(spans), predicted),
+    }
+
+
+def track_scores(windows: WindowDataset, window: WindowInputs, pairs: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the activity of the pairs of one window, and activity x contact over all DNase peaks of the window."""
     raw = {name: windows.tracks[name].values(window.chrom, window.start, window.end) for name in TRACKS}
-    odds = (output.z.alpha / output.z.beta)[0] if output.z is not None else mask[0] / (1 - mask[0])
-    background = float(odds.median())
-    names = ("mask", "evidence", "effect", "predicted", "activity")
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for pair in pairs.itertuples():
-        spans = {
-            flank: slice(
-                max(min(pair.start, pair.middle - flank) - window.start, 0),
-                min(max(pair.end, pair.middle + flank) - window.start, length),
-            )
-            for flank in {DNASE_FLANK_BP, H3K27AC_FLANK_BP, EFFECT_FLANK_BP}
-        }
-        without = mask.clone()
-        without[:, spans[EFFECT_FLANK_BP]] = 0
-        without[:, model.promoter(length)] = 1
-        found["mask"].append(float(mask[0, spans[EFFECT_FLANK_BP]].mean()))
-        found["evidence"].append(float(odds[spans[EFFECT_FLANK_BP]].mean()) - background)
-        found["effect"].append(float(output.expression[0] - model(*inputs, mask=without).expression[0]))
-        found["predicted"].append(float(output.expression[0]))
-        dnase, h3k27ac = raw["dnase"][spans[DNASE_FLANK_BP]].mean(), raw["h3k27ac"][spans[H3K27AC_FLANK_BP]].mean()
-        found["activity"].append(float(np.sqrt(dnase * h3k27ac)))
-    return {name: np.array(values) for name, values in found.items()}
+    activity = [
+        np.sqrt(raw["dnase"][near].mean() * raw["h3k27ac"][wide].mean())
+        for near, wide in zip(
+            spans_of(pairs, DNASE_FLANK_BP, window), spans_of(pairs, H3K27AC_FLANK_BP, window), strict=True
+        )
+    ]
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], raw["dnase"] > 0, [0]])))
+    start, end = edges[::2], edges[1::2]
+    middle, sums = (start + end) // 2, np.concatenate([[0], np.cumsum(raw["h3k27ac"], dtype=np.float64)])
+    low, high = np.maximum(middle - H3K27AC_FLANK_BP, 0), np.minimum(middle + H3K27AC_FLANK_BP, len(sums) - 1)
+    peak = np.sqrt(raw["dnase"][middle] * (sums[high] - sums[low]) / (high - low))
+    distance = np.maximum(np.abs(window.start + middle - window.tss), NEAREST_BP)
+    total = float((peak * distance**-GAMMA).sum())
+    return {"activity": np.array(activity), "sum over peaks": np.full(len(pairs), total)}
 
 
 SHOWN = (
     "mask", "effect", "mask x contact", "mask x contact / expression", "evidence x contact",
     "evidence x contact / expression", "effect x contact",
-    "mask x contact + effect (ranks)", "distance to TSS", "activity", BASELINE, "ln(activity + 1) x distance^-0.87",
-    f"{BASELINE} / expression", "the same, share of the gene's tested elements",
-    "activity x distance^-0.87, table's reads",
+    "mask x contact + effect (ranks)", "distance to TSS", "activity", BASELINE,
+    f"{BASELINE} / expression", ABC, READS,
 )  # fmt: skip
 
 
@@ -165,6 +206,8 @@ def ranked(scored: pd.DataFrame) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for label, (low, high) in BINS.items():
         part = scored[(scored["distance"] >= low) & (scored["distance"] < high)]
+        if part["regulated"].nunique() < 2:  # nothing to rank
+            continue
         labels, genes = part["regulated"].to_numpy(bool), part["gene_id"].to_numpy(str)
         scores = {name: part[name].to_numpy(np.float64) for name in SHOWN}
         rankings = rank_scores(labels, scores, groups=genes)
@@ -184,24 +227,27 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         "# CRISPRi-tested pairs",
         "",
-        f"Written by `SEQ2EXP_DATA=... python benchmarks/crispri.py --model {results['model']}` (weights SHA-256 "
-        f"`{results['sha256']}`, pairs `{results['pairs']}`, load {results['load']:.1f}). AUPRC with 95 % intervals, "
-        "1,000 bootstrap resamples of genes; in the second line of a cell the difference to "
-        f"'{BASELINE}' on the same resamples.",
+        f"Written by `SEQ2EXP_DATA=... python {results['command']}` (pairs `{results['pairs']}`, load "
+        f"{results['load']:.1f}). AUPRC with 95 % intervals, 1,000 bootstrap resamples of genes (seed 0); in the "
+        f"second line of a cell the difference to '{BASELINE}' on the same resamples.",
+        "",
+        *(f"- weights `{one['source']}`, SHA-256 `{one['sha256']}`; {one['trained_on']}" for one in results["weights"]),
         "",
         "Windows are centred on the TSS of the pairs' table. Mask: its mean over the element, at least +-500 bp. "
         "Evidence: alpha / beta of the network's z there, less the window's median: unlike the mask it does not level "
         "off. Effect: the fall of the predicted label when the mask is set to 0 there. Contact: distance^-0.87. "
         "'/ expression': divided by the square root of the predicted RPKM + 1: an element matters less for a gene "
-        "that is strongly expressed without it. Activity: square root of DNase (+-250 bp) x H3K27ac (+-500 bp).",
+        "that is strongly expressed without it. Activity: square root of DNase (+-250 bp) x H3K27ac (+-500 bp). A gene "
+        "whose strand is not in the gene table is read on the + strand.",
         "",
         "No CRISPRi label was used in training. The forms of 'evidence' and of '/ expression' (no division, the square "
-        "root, the whole) were chosen by looking at these pairs with an earlier network; the second table leaves out "
-        "chr22 and chrX.",
+        "root, the whole) were chosen by looking at these pairs, of all chromosomes, with an earlier network: scores "
+        "of these two forms are not free of that choice in any table.",
         "",
     ]
-    for part in ("all", "without test chromosomes"):
-        table = results[part]
+    for part, table in results["parts"].items():
+        if not table:
+            continue
         heads = [f"{label}: {bin_['pairs']:,} ({bin_['positives']} positive)" for label, bin_ in table.items()]
         lines += [
             f"## {part.capitalize()}",

@@ -37,7 +37,7 @@ HEAD = """# Elements: is the mask right?
 Written by `benchmarks/elements.py`; every block is what its command said. Data: chr22 (hg38), 121 genes, of which the
 served weights were trained on all: errors here are not held out (accuracy.md has those); what counts is how they
 change. Expression is log10(x + 1) of PRO-cap counts; MSE is in squares of it, overlaps are in bases. Intervals are 95 %
-bootstrap intervals (1,000 resamples, seed 0) over pairs or genes; genes whose windows overlap are not independent, so
+bootstrap intervals (1,000 resamples, seed 0) over genes; genes whose windows overlap are not independent, so
 that they are too narrow.
 
 A pair beyond its gene's window is a miss of the model; the promoter is never judged. The baselines of the whole

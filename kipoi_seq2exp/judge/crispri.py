@@ -89,7 +89,7 @@ def judge_pairs(
     run : Run, optional
         Open beside the predictions: adds the change of expression with the element masked out.
     bootstrap : int
-        Resamples of the pairs.
+        Resamples of the genes, each with all its pairs.
     where : str
         Name of the file, for messages.
 
@@ -237,7 +237,8 @@ def _rank(judged: pd.DataFrame, names: list[str], bootstrap: int) -> pd.DataFram
         if labels.all() or not labels.any():  # nothing to rank (no pairs at all, too)
             continue
         scores = {name: _with_misses(chosen, name) for name in names}
-        for name, ranking in rank_scores(labels, scores, bootstrap=bootstrap).items():
+        genes = chosen["gene_id"].to_numpy(str)  # resampled whole: the pairs of a gene share its window
+        for name, ranking in rank_scores(labels, scores, groups=genes, bootstrap=bootstrap).items():
             row = {"bin": label, "score": name, "pairs": len(chosen), "positives": int(labels.sum())}
             row |= {"floor": labels.mean(), "missed": int((labels & (scores[name] == -np.inf)).sum())}
             for what, value in (("auprc", ranking.auprc), (f"precision_at_{RECALL:.0%}_recall", ranking.precision)):

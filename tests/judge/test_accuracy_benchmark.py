@@ -1,0 +1,165 @@
+"""What the benchmark of accuracy gives the networks and the baselines, against the same by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import write_bigwig
+
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, TrackSpec
+from kipoi_seq2exp.data.signals import BigWigTrack
+from kipoi_seq2exp.nn.network import Seq2Exp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import baselines
+import less_input
+
+WINDOW_BP, PROMOTER_BP, TOKEN_BP = 6_000, 200, 100
+DNASE = 1
+
+
+@pytest.fixture(scope="module")
+def model() -> Seq2Exp:
+    torch.manual_seed(0)
+    tracks = [
+        TrackSpec("h3k27ac"),
+        TrackSpec("dnase"),
+        TrackSpec("hic", kind=TrackKind.CONTACT),
+    ]
+    inputs = InputSpec(
+        cell_type="K562", tracks=tuple(tracks), features=(), window_bp=WINDOW_BP, promoter_bp=PROMOTER_BP
+    )
+    config = NetworkConfig(
+        window_bp=WINDOW_BP, promoter_bp=PROMOTER_BP, n_features=0, d_model=16, d_state=4, generator_layers=1,
+        encoder_layers=2, token_bp=TOKEN_BP, contact_pool=2, contact_track=2,
+    )  # fmt: skip
+    return Seq2Exp(config, inputs).eval()
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[Any]:
+    """Five genes, the last two with DNA; DNase in two peaks a window."""
+    random, found = np.random.default_rng(1), []
+    for gene in range(5):
+        signals = random.random((WINDOW_BP, 3)).astype(np.float32)
+        signals[:, DNASE] = 0
+        for start in random.integers(0, WINDOW_BP - 500, 2):
+            signals[start : start + 320, DNASE] = 2.5
+        bases = np.eye(4, dtype=np.uint8)[random.integers(0, 4, WINDOW_BP)]
+        onehot = bases if gene >= 3 else np.zeros_like(bases)
+        found.append(
+            SimpleNamespace(
+                onehot=onehot,
+                signals=signals,
+                features=np.zeros(0, np.float32),
+                blacklist=np.zeros(WINDOW_BP, bool),
+                gene_id=f"g{gene}",
+            )
+        )
+    return found
+
+
+class Windows(list[Any]):
+    inputs = SimpleNamespace(window_bp=WINDOW_BP, track_names=("h3k27ac", "dnase", "hic"))
+
+
+def predicted(models: list[Seq2Exp], windows: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
+    cell: Any = SimpleNamespace(windows=Windows(windows))
+    return less_input.predict_conditions(
+        models, cell, np.arange(5), np.array([len(w.onehot) and w.onehot.any() for w in windows], bool)
+    )
+
+
+def by_hand(model: Seq2Exp, window: Any, mask: np.ndarray[Any, Any] | None = None, **changes: Any) -> float:
+    arrays = {name: getattr(window, name) for name in ("onehot", "signals", "features")} | changes
+    with torch.inference_mode():
+        given = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
+        return float(model(*(torch.from_numpy(a)[None] for a in arrays.values()), mask=given).expression[0])
+
+
+def test_conditions_are_what_they_say(model: Seq2Exp, windows: list[Any]) -> None:
+    found = predicted([model], windows)
+    promoter = np.zeros(WINDOW_BP)
+    promoter[model.promoter(WINDOW_BP)] = 1
+    middle = np.abs(np.arange(WINDOW_BP) + 0.5 - WINDOW_BP / 2)
+    for row, window in enumerate(windows):
+        assert found["network"][row] == pytest.approx(by_hand(model, window), abs=1e-5)
+        assert found["promoter alone"][row] == pytest.approx(by_hand(model, window, promoter), abs=1e-5)
+        assert found["no mask"][row] == pytest.approx(by_hand(model, window, np.ones(WINDOW_BP)), abs=1e-5)
+        peaks = np.repeat((window.signals[:, DNASE] > 0).reshape(-1, TOKEN_BP).mean(1) >= 0.5, TOKEN_BP)
+        given = np.maximum(peaks, promoter)
+        assert found[less_input.PEAKS][row] == pytest.approx(by_hand(model, window, given), abs=1e-5)
+        near = window.signals.copy()
+        near[middle > 1_250, :2] = 0
+        near[1_700:1_800, :2] = near[4_200:4_300, :2] = 0  # tokens that the cut goes through
+        bases = np.where(middle[:, None] > 1_250, 0, window.onehot).astype(np.uint8)
+        by_cut = by_hand(model, window, signals=near, onehot=bases)
+        assert found["window cut to 2.5 kb"][row] == pytest.approx(by_cut, abs=1e-5)
+        without = window.signals.copy()
+        without[:, DNASE] = 0
+        assert found["dnase at zero"][row] == pytest.approx(by_hand(model, window, signals=without), abs=1e-5)
+        unknown = by_hand(model, window, onehot=np.zeros_like(window.onehot))
+        if window.onehot.any():
+            assert found["DNA set to N"][row] == pytest.approx(unknown, abs=1e-5)
+            assert abs(found["DNA shuffled"][row] - found["network"][row]) > 1e-6
+        else:
+            assert np.isnan(found["DNA set to N"][row])
+            assert np.isnan(found["DNA shuffled"][row])
+
+
+def test_masks_of_equal_size(model: Seq2Exp, windows: list[Any]) -> None:
+    grid, cell = model.grid(WINDOW_BP), Windows(windows)
+    rows = [less_input.read_window(SimpleNamespace(windows=cell), row, grid, DNASE) for row in range(5)]  # type: ignore[arg-type]
+    batch = less_input.collate(rows)
+    own = torch.rand(5, grid.length, generator=torch.Generator().manual_seed(3))
+    batch["own"] = own
+    peaks, best, rotated = (
+        make(grid, batch) for make in (less_input.in_peaks, less_input.best_tokens, less_input.rotated_peaks)
+    )
+    assert peaks.sum() > 0
+    for mask in (best, rotated):
+        assert mask.sum(1).tolist() == peaks.sum(1).tolist()
+        assert not mask[:, grid.promoter].any()
+    outside = torch.ones(grid.length, dtype=torch.bool)
+    outside[grid.promoter] = False
+    for row in range(5):
+        kept, left = own[row][best[row] > 0], own[row][outside & (best[row] == 0)]
+        assert kept.min() > left.max()
+    assert not torch.equal(rotated, peaks)
+
+
+def test_an_ensemble_is_the_mean_of_its_networks(model: Seq2Exp, windows: list[Any]) -> None:
+    torch.manual_seed(9)
+    other = Seq2Exp(model.config, model.inputs).eval()
+    one, two, both = (predicted(models, windows) for models in ([model], [other], [model, other]))
+    for name in one:
+        np.testing.assert_allclose(both[name], (one[name] + two[name]) / 2, atol=1e-6)
+    assert not np.allclose(one["network"], two["network"])
+
+
+def test_features_of_the_baselines_are_means_of_the_track(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    values = np.repeat(random.random(300) * (random.random(300) < 0.5), 200).astype(np.float32)
+    write_bigwig(tmp_path / "t.bw", {"chr1": values})
+    track = BigWigTrack(tmp_path / "t.bw", TrackSpec("dnase"))
+    genes = pd.DataFrame({"chrom": ["chr1"] * 3, "tss": [30_000, 31_111, 9_000], "strand": ["+", "-", "+"]})
+    half = 20_000
+    windows = SimpleNamespace(
+        inputs=SimpleNamespace(window_bp=2 * half, tracks=[TrackSpec("dnase")]), tracks={"dnase": track}
+    )
+    cell: Any = SimpleNamespace(windows=windows, genes=genes)
+    found = baselines.promoter_and_bins(cell)
+    for row, (chrom, tss, strand) in enumerate(genes.itertuples(index=False)):
+        window = track.values(chrom, tss - half, tss + half).astype(np.float64)
+        flanks = [window[half - flank : half + flank].mean() for flank in baselines.FLANKS_BP]
+        bins = window.reshape(-1, baselines.BIN_BP).mean(1)
+        expected = np.log1p([*flanks, *(bins[::-1] if strand == "-" else bins)])
+        np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-7)
