@@ -42,6 +42,8 @@ VALIDATION, TEST = ("chr3", "chr21"), ("chr22", "chrX")  # of the networks' spli
 NEAREST_BP = 1_000  # distances below count as this in the sum over a gene's peaks
 BASELINE = "activity x distance^-0.87"
 ABC = "ABC: the same / its sum over the DNase peaks of the window"
+MASK_SHARE = "mask x contact / its sum over the window"
+EVIDENCE_SHARE = "evidence x contact / its sum over the window"
 READS = "activity x distance^-0.87, table's reads"
 FASTA, TRACKS = "hg19/hg19.parts.fa.gz", {"h3k27ac": "hg19/K562.h3k27ac.bw", "dnase": "hg19/K562.dnase.bw"}
 
@@ -103,6 +105,11 @@ def contact_by_distance(distance: pd.Series[Any]) -> np.ndarray[Any, Any]:
     return distance.to_numpy(np.float64) ** -GAMMA
 
 
+def near_contact(offset: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the power law at offsets from the TSS, the nearest as at `NEAREST_BP`: for sums over a window."""
+    return np.maximum(np.abs(offset), NEAREST_BP).astype(np.float64) ** -GAMMA
+
+
 def score_pairs(models: list[Seq2Exp], pairs: pd.DataFrame, data: Path) -> pd.DataFrame:
     """Add a column per score; a window is read once for each gene and TSS."""
     inputs = models[0].inputs
@@ -134,6 +141,8 @@ def with_contact(scored: pd.DataFrame) -> pd.DataFrame:
     scored["mask x contact"] = scored["mask"] * near
     scored["evidence x contact"] = scored["evidence"] * near
     scored["effect x contact"] = scored["effect"] * near
+    scored[MASK_SHARE] = scored["probability"] * near / scored["sum of probability"]
+    scored[EVIDENCE_SHARE] = scored["evidence x contact"] / np.maximum(scored["sum of evidence"], 1e-12)
     scored["mask x contact + effect (ranks)"] = scored["mask x contact"].rank() + scored["effect"].rank()
     amount = np.sqrt(10 ** scored["predicted"])  # square root of (RPKM + 1)
     for name in (BASELINE, "mask x contact", "evidence x contact"):
@@ -161,6 +170,8 @@ def scores_of(model: Seq2Exp, window: WindowInputs, pairs: pd.DataFrame) -> dict
     assert output.mask is not None
     assert output.z is not None
     mask, odds = output.mask[0].numpy(), (output.z.alpha / output.z.beta)[0].numpy()
+    chance, excess = output.z.mean[0].numpy(), np.maximum(odds - np.median(odds), 0)
+    contact = near_contact(np.arange(window.start, window.end) - window.tss)
     spans, predicted, promoter = spans_of(pairs, EFFECT_FLANK_BP, window), float(output.expression[0]), model.promoter
     without = [np.array(mask) for _ in spans]
     for changed, span in zip(without, spans, strict=True):
@@ -170,7 +181,10 @@ def scores_of(model: Seq2Exp, window: WindowInputs, pairs: pd.DataFrame) -> dict
         "mask": np.array([mask[span].mean() for span in spans]),
         "evidence": np.array([odds[span].mean() for span in spans]) - np.median(odds),
         "effect": predicted - predict_masked(model, window, without),
+        "probability": np.array([chance[span].mean() for span in spans]),
         "predicted": np.full(len(spans), predicted),
+        "sum of probability": np.full(len(spans), float(chance @ contact)),
+        "sum of evidence": np.full(len(spans), float(excess @ contact)),
     }
 
 
@@ -188,8 +202,7 @@ def track_scores(windows: WindowDataset, window: WindowInputs, pairs: pd.DataFra
     middle, sums = (start + end) // 2, np.concatenate([[0], np.cumsum(raw["h3k27ac"], dtype=np.float64)])
     low, high = np.maximum(middle - H3K27AC_FLANK_BP, 0), np.minimum(middle + H3K27AC_FLANK_BP, len(sums) - 1)
     peak = np.sqrt(raw["dnase"][middle] * (sums[high] - sums[low]) / (high - low))
-    distance = np.maximum(np.abs(window.start + middle - window.tss), NEAREST_BP)
-    total = float((peak * distance**-GAMMA).sum())
+    total = float(peak @ near_contact(window.start + middle - window.tss))
     return {"activity": np.array(activity), "sum over peaks": np.full(len(pairs), total)}
 
 
@@ -197,7 +210,7 @@ SHOWN = (
     "mask", "effect", "mask x contact", "mask x contact / expression", "evidence x contact",
     "evidence x contact / expression", "effect x contact",
     "mask x contact + effect (ranks)", "distance to TSS", "activity", BASELINE,
-    f"{BASELINE} / expression", ABC, READS,
+    MASK_SHARE, EVIDENCE_SHARE, f"{BASELINE} / expression", ABC, READS,
 )  # fmt: skip
 
 
@@ -238,7 +251,9 @@ def render(results: dict[str, Any]) -> str:
         "off. Effect: the fall of the predicted label when the mask is set to 0 there. Contact: distance^-0.87. "
         "'/ expression': divided by the square root of the predicted RPKM + 1: an element matters less for a gene "
         "that is strongly expressed without it. Activity: square root of DNase (+-250 bp) x H3K27ac (+-500 bp). A gene "
-        "whose strand is not in the gene table is read on the + strand.",
+        "whose strand is not in the gene table is read on the + strand. 'Its sum over the window': of the mean of z (the "
+        "mask before the promoter is added) or of the evidence times contact over all bases, as the ABC score divides "
+        f"by the sum over a gene's DNase peaks; distances below {NEAREST_BP:,} bp count as that.",
         "",
         "No CRISPRi label was used in training. The forms of 'evidence' and of '/ expression' (no division, the square "
         "root, the whole) were chosen by looking at these pairs, of all chromosomes, with an earlier network: scores "
