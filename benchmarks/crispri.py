@@ -251,9 +251,9 @@ def render(results: dict[str, Any]) -> str:
         "off. Effect: the fall of the predicted label when the mask is set to 0 there. Contact: distance^-0.87. "
         "'/ expression': divided by the square root of the predicted RPKM + 1: an element matters less for a gene "
         "that is strongly expressed without it. Activity: square root of DNase (+-250 bp) x H3K27ac (+-500 bp). A gene "
-        "whose strand is not in the gene table is read on the + strand. 'Its sum over the window': of the mean of z (the "
-        "mask before the promoter is added) or of the evidence times contact over all bases, as the ABC score divides "
-        f"by the sum over a gene's DNase peaks; distances below {NEAREST_BP:,} bp count as that.",
+        "whose strand is not in the gene table is read on the + strand. 'Its sum over the window': of the mean of z "
+        "(the mask before the promoter is added) or of the evidence times contact over all bases, as the ABC "
+        f"score divides by the sum over a gene's DNase peaks; distances below {NEAREST_BP:,} bp count as that.",
         "",
         "No CRISPRi label was used in training. The forms of 'evidence' and of '/ expression' (no division, the square "
         "root, the whole) were chosen by looking at these pairs, of all chromosomes, with an earlier network: scores "
