@@ -237,7 +237,7 @@ def _rank(judged: pd.DataFrame, names: list[str], bootstrap: int) -> pd.DataFram
         if labels.all() or not labels.any():  # nothing to rank (no pairs at all, too)
             continue
         scores = {name: _with_misses(chosen, name) for name in names}
-        genes = chosen["gene_id"].to_numpy(str)  # resampled whole: the pairs of a gene share its window
+        genes = chosen["gene_id"].to_numpy()  # resampled whole: the pairs of a gene share its window
         for name, ranking in rank_scores(labels, scores, groups=genes, bootstrap=bootstrap).items():
             row = {"bin": label, "score": name, "pairs": len(chosen), "positives": int(labels.sum())}
             row |= {"floor": labels.mean(), "missed": int((labels & (scores[name] == -np.inf)).sum())}
