@@ -1,10 +1,11 @@
-"""Is the mask right: the three element benchmarks on chr22, for each cell type with served weights.
+"""Is the mask right: distal DNA taken away and called peaks for the mask, on held-out genes, for each cell type.
 
     SEQ2EXP_DATA=... python benchmarks/elements.py [--cells K562 GM12878] [--models K562 GM12878] [--runs runs/elements]
 
-Runs `seq2exp benchmark crispri`, `distal` and `peaks` with the files that configs/ name for the cell type, and writes
-what they say, with the commands and the machine's load, to elements.md beside this script, under elements_notes.md. A
-rerun goes on with the predictions in --runs. MACS3 must be installed (`pip install 'kipoi-seq2exp[peaks]'`).
+Runs `seq2exp benchmark distal` and `peaks` on the test genes of --config whose DNA is known, and the baselines of
+`seq2exp benchmark crispri`, and writes what they say, with the commands and the machine's load, to elements.md beside
+this script, under elements_notes.md. `crispri.py` ranks CRISPRi-tested pairs by the networks. A rerun goes on with the
+predictions in --runs. MACS3 must be installed (`pip install 'kipoi-seq2exp[peaks]'`).
 """
 
 from __future__ import annotations
@@ -17,38 +18,38 @@ import shlex
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from kipoi_seq2exp.cli import main as seq2exp
 from kipoi_seq2exp.config import read_yaml
-from kipoi_seq2exp.data.pairs import read_pairs
+from kipoi_seq2exp.data.tables import write_tsv
+from kipoi_seq2exp.files import make_folder
 
 HERE = Path(__file__).parent
-CONFIGS = {"K562": "k562.yaml", "GM12878": "gm12878.yaml"}
-PEAKS = {"K562": "chr22/K562/dnase.macs2.narrowPeak"}  # MACS2's, p 0.1, as published with the ABC model
+CELLS = ("K562", "GM12878")
+KNOWN_DNA = 0.95  # share of a window that must be known
 HELD_OUT = "crispr_heldout_5_cell_types.tsv.gz"
 PAIRS = {
     "ENCODE CRISPRi benchmark, training set (K562)": "crispr_K562_training.tsv.gz",
     "ENCODE CRISPRi benchmark, held-out set (five cell types)": HELD_OUT,
 }
-CHR22_PAIRS = {"K562": "chr22/K562/crispri_pairs.tsv"}
 MACS3 = ["--macs3", "dnase", "h3k27ac"]
 CALLS = ["--top-fraction", "0.05"]
 HEAD = """# Elements: is the mask right?
 
-Written by `benchmarks/elements.py`; every block is what its command said. Data: chr22 (hg38), 121 genes, of which the
-served weights were trained on all: errors here are not held out (accuracy.md has those); what counts is how they
-change. Expression is log10(x + 1) of PRO-cap counts; MSE is in squares of it, overlaps are in bases. Intervals are 95 %
-bootstrap intervals (1,000 resamples, seed 0) over genes; genes whose windows overlap are not independent, so
-that they are too narrow.
-
-A pair beyond its gene's window is a miss of the model; the promoter is never judged. The baselines of the whole
-benchmarks need no model.
+Written by `benchmarks/elements.py`; every block is what its command said. Genes: those of the test chromosomes (chr22
+and chrX) with at least 95 % of their DNA known; no served network was trained on them. MSE is in squares of the label's
+unit, overlaps are in bases. Intervals are 95 % bootstrap intervals (1,000 resamples, seed 0) over genes; genes whose
+windows overlap are not independent, so that they are too narrow. CRISPRi-tested pairs are ranked by the networks in
+[CRISPRi](crispri.md); here are the baselines of the whole benchmarks, which need no model.
 """
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", nargs="+", choices=sorted(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "human.yaml")
     parser.add_argument(
         "--models", nargs="+", help="served name or .safetensors for each of --cells (default: the same)"
     )
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=HERE / "elements.md")
     args = parser.parse_args()
     if "SEQ2EXP_DATA" not in os.environ:
-        parser.exit(2, "elements.py: set SEQ2EXP_DATA to the folder that holds chr22/.\n")
+        parser.exit(2, "elements.py: set SEQ2EXP_DATA to the folder with hg19/ in it.\n")
     data, models = Path(os.environ["SEQ2EXP_DATA"]), args.models or args.cells
     if len(models) != len(args.cells):
         parser.exit(2, "elements.py: --models must name a model for each of --cells.\n")
@@ -68,10 +69,6 @@ def main() -> None:
         write(parts, args.output)
     for cell, model in zip(args.cells, models, strict=True):
         parts.append(f"## {cell}")
-        if cell not in CHR22_PAIRS:
-            parts.append(no_pairs(cell, data))
-            words = ["benchmark", "crispri", str(data / HELD_OUT), "--pairs-of", cell, "-o", str(args.runs / "pairs")]
-            parts.append(said_by(words, data))
         for words in commands(cell, model, data, args):
             parts.append(said_by(words, data))
             write(parts, args.output)
@@ -85,33 +82,22 @@ def write(parts: list[str], output: Path) -> None:
 
 def commands(cell: str, model: str, data: Path, args: argparse.Namespace) -> list[list[str]]:
     """Return the commands of one cell type; all of them share one set of predictions."""
-    given = read_yaml(HERE.parent / "configs" / CONFIGS[cell])["data"][0]
-    files = ["--fasta", str(data / given["fasta"]), "--genes", str(data / given["genes"])]
+    given = next(one for one in read_yaml(args.config)["data"] if one["cell_type"] == cell)
+    genes = args.runs / f"{cell}.genes.tsv"
+    held_out_genes(data / given["genes"], genes)
+    files = ["--fasta", str(data / given["fasta"]), "--genes", str(genes)]
     for name, source in given["sources"].items():
         files += ["--track", f"{name}={source if source == 'powerlaw' else data / source}"]
-    files += ["--blacklist", str(data / given["blacklist"]), "--label", given["label"]["column"]]
-    files += ["--missing-features", given["missing_features"], "-o", str(args.runs / cell)]
+    files += ["--label", given["label"]["column"], "-o", str(args.runs / cell)]
     files += ["--gene-ids", *args.gene_ids] if args.gene_ids else []
-    found = [["benchmark", "distal", model, *CALLS, *files]]
-    peaks = ["--peaks", str(data / PEAKS[cell])] if cell in PEAKS else []
-    found.append(["benchmark", "peaks", model, *MACS3, *peaks, *CALLS, *files])
-    if cell in CHR22_PAIRS:
-        pairs = str(data / CHR22_PAIRS[cell])
-        found.append(["benchmark", "crispri", pairs, "--model", model, "--perturb", *files])
-    return found
+    return [["benchmark", "distal", model, *CALLS, *files], ["benchmark", "peaks", model, *MACS3, *CALLS, *files]]
 
 
-def no_pairs(cell: str, data: Path) -> str:
-    """Say how many CRISPRi-tested pairs a cell type has, when none of them lies on chr22."""
-    pairs = read_pairs(data / HELD_OUT, cell)
-    here = pairs[pairs["chrom"] == "chr22"]
-    if len(here):
-        raise SystemExit(f"{len(here)} pairs of {cell} lie on chr22: name a file of them in CHR22_PAIRS.")
-    return (
-        f"CRISPRi cannot judge this mask here: the held-out benchmark has {len(pairs)} pairs of {cell} "
-        f"({int(pairs['regulated'].sum())} positive), none on chr22, the only chromosome whose DNA and tracks are in "
-        f"these data. The baselines on those pairs:"
-    )
+def held_out_genes(path: Path, output: Path) -> None:
+    """Write the test genes with known DNA of a table."""
+    table = pd.read_csv(path, sep="\t")
+    make_folder(output.parent)
+    write_tsv(table[(table["split"] == "test") & (table["dna_known"] >= KNOWN_DNA)], output)
 
 
 def said_by(words: list[str], data: Path) -> str:
