@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kipoi_seq2exp.errors import OutputError, WeightsError
 
+_PLAIN = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,119}")
 _STAGING = re.compile(r"\..*\.(\d{1,10})\.[a-z0-9_]{8}\.tmp")  # see `staging_folder`
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
@@ -30,6 +31,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
@@ -37,6 +39,23 @@ def output_error(path: Path, error: OSError) -> OutputError:
     """Turn an operating system's error into one sentence about the file."""
     reason = _ADVICE.get(error.errno or 0, error.strerror or str(error))
     return OutputError(f"{path}: cannot be written ({reason}).")
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether a name is at most 120 letters, digits, '.', '-', '+' and '_', the first no '.' or '-'."""
+    return _PLAIN.fullmatch(text) is not None
+
+
+def file_name(text: str) -> str:
+    """Return a name of a file for an id of the user's data: the id itself where it is a plain one.
+
+    Anything else (separators, a leading dot, control characters, too long) is replaced, and a part of the id's hash
+    keeps two ids apart. The name is never hidden, never a path, and at most 120 bytes long.
+    """
+    if is_plain_name(text):
+        return text
+    shown = re.sub(r"[^A-Za-z0-9_.+-]+", "_", text)[:100].lstrip(".-") or "_"
+    return f"{shown}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def make_folder(path: Path) -> None:

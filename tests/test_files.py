@@ -12,7 +12,7 @@ import pytest
 
 from kipoi_seq2exp import files
 from kipoi_seq2exp.errors import OutputError
-from kipoi_seq2exp.files import make_folder, output_error, remove_folder, whole_file
+from kipoi_seq2exp.files import file_name, make_folder, output_error, remove_folder, whole_file
 
 
 def test_a_whole_file_replaces_the_old_one(tmp_path):
@@ -125,3 +125,38 @@ def test_staging_is_private_and_what_a_killed_process_left_is_removed(tmp_path: 
         assert part.parent.stat().st_mode & 0o777 == 0o700
         part.write_text("whole")
     assert {entry.name for entry in tmp_path.iterdir()} == {kept.name, mine.name, "result.tsv"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../../EVIL",
+        "/tmp/EVIL",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "-o",
+        "a/b",
+        "a\0b",
+        "a\nb",
+        "x" * 5_000,
+        "\u00e9" * 300,
+        "a b",
+    ],
+)
+def test_any_id_makes_a_plain_bounded_name(tmp_path, text):
+    name = file_name(text)
+    assert "/" not in name
+    assert not name.startswith((".", "-"))
+    assert len(name.encode()) <= 120
+    (tmp_path / f"{name}.mutagenesis.tsv").write_text("")
+    assert [path.parent for path in tmp_path.rglob("*")] == [tmp_path]
+
+
+def test_names_of_files_keep_ids_apart_and_plain_ones_as_they_are():
+    assert [file_name(text) for text in ("ENSG00000100342.21", "HLA-A", "h3k27ac")] == [
+        "ENSG00000100342.21", "HLA-A", "h3k27ac",
+    ]  # fmt: skip
+    near = ["a/b", "a\\b", "a:b", "a_b", "x" * 200, "x" * 201]
+    assert len({file_name(text) for text in near}) == len(near)

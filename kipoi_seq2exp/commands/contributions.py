@@ -96,6 +96,7 @@ def _write_tracks(
     from tqdm import tqdm
 
     from kipoi_seq2exp.effects.contributions import gradient_times_input, integrated_gradients
+    from kipoi_seq2exp.files import file_name
 
     if args.method == "gradient":
         found = gradient_times_input(model, window)
@@ -112,7 +113,7 @@ def _write_tracks(
     for name, values in columns.items():
         inside = float(np.abs(values[promoter]).sum() / max(np.abs(values).sum(), 1e-300))
         say(f"{name}: sum {values.sum():+.4g}, {inside:.1%} of the absolute contributions lie in the promoter")
-        files.append(args.output / f"{args.gene}.{name}.bw")
+        files.append(args.output / f"{file_name(args.gene)}.{file_name(name)}.bw")
         _write_bigwig(files[-1], dataset.genome.lengths, window, values)
     say("written: " + ", ".join(map(str, files)))
 
@@ -142,6 +143,7 @@ def _write_mutations(
     from kipoi_seq2exp.effects.contributions import mutagenesis
     from kipoi_seq2exp.elements.masking import effect_line
     from kipoi_seq2exp.elements.outputs import status_line
+    from kipoi_seq2exp.files import file_name
 
     known = int(window.onehot[bases].any(axis=1).sum())
     with tqdm(total=3 * known, unit="mutation", dynamic_ncols=True) as bar:
@@ -151,7 +153,7 @@ def _write_mutations(
     ref = np.where(onehot.any(axis=1), np.array(list("ACGT"))[onehot.argmax(axis=1)], "N")
     table = pd.DataFrame({"chrom": window.chrom, "start": start, "end": start + 1, "ref": ref})
     table = table.assign(**{letter: change[:, i] for i, letter in enumerate("ACGT")})
-    path = args.output / f"{args.gene}.mutagenesis.tsv"
+    path = args.output / f"{file_name(args.gene)}.mutagenesis.tsv"
     header = [
         status_line(args.model, model.provenance.status),
         f"change of the predicted expression (log10) of {args.gene} for each letter; 0 for the letter that is there",

@@ -89,8 +89,10 @@ def run_show(args: argparse.Namespace, say: Say) -> int:
 
 def run_plot(args: argparse.Namespace, say: Say) -> int:
     """Draw one gene."""
+    from kipoi_seq2exp.files import file_name
+
     with _open(args) as predictions:
-        _draw(args, predictions, args.gene, args.output or Path(f"{args.gene}.png"), say)
+        _draw(args, predictions, args.gene, args.output or Path(f"{file_name(args.gene)}.png"), say)
     return 0
 
 

@@ -245,6 +245,11 @@ class GeneFileContacts(ContactSource):
             return signal.values(query.chrom, start, end)
 
     def _path(self, query: ContactQuery) -> str:
+        if query.gene_id in (".", "..") or not {"/", "\0"}.isdisjoint(query.gene_id):
+            raise InputError(
+                f"{self.template}: the gene id {query.gene_id[:60]!r} cannot be part of a file name: give contacts "
+                "as one table (columns gene_id, start, end, contact)."
+            )
         return self.template.replace("{gene_id}", query.gene_id)
 
 

@@ -211,6 +211,7 @@ def plot_scatter_matrix(genes: pd.DataFrame, path: Path, scores: Mapping[str, st
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     names = [name for name in genes.columns if name != "gene_id"]
     size = 2.6 * len(names)
@@ -224,6 +225,8 @@ def plot_scatter_matrix(genes: pd.DataFrame, path: Path, scores: Mapping[str, st
                 axes.set_xlabel(horizontal)
             if column == 0:
                 axes.set_ylabel(vertical)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a "$" in a model's name is a letter
     with whole_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lower().removeprefix("."), dpi=150)
 

@@ -18,6 +18,7 @@ from typing import Any
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant, from_mapping, read_yaml, suggest
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.files import is_plain_name
 from kipoi_seq2exp.training.sections import (
     AugmentConfig,
     DataConfig,
@@ -100,8 +101,11 @@ class TrainingConfig:
     limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise ConfigError(f"name must be letters, digits, '.', '-' and '_', found '{self.name}'.")
+        if not is_plain_name(self.name):
+            raise ConfigError(
+                f"name must be at most 120 letters, digits, '.', '-', '+' and '_', the first no '.' or '-', found "
+                f"'{self.name[:130]}'."
+            )
         if not self.data:
             raise ConfigError("data must list at least one data set.")
         if self.seed < 0 or self.ridge < 0:

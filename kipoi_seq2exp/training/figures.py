@@ -64,5 +64,9 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
 
 
 def _save(figure: Any, path: Path) -> None:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a "$" in the name of a label is a letter
     with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=120)

@@ -15,7 +15,7 @@ from typing import Any
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, from_mapping, read_yaml, suggest
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted
-from kipoi_seq2exp.files import write_text
+from kipoi_seq2exp.files import is_plain_name, write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
@@ -88,6 +88,7 @@ def publish(
     run, group = Path(run), group or group_dir()
     if status not in STATUSES:
         raise ConfigError(f"unknown status '{status}'{suggest(status, STATUSES)}.")
+    check_member_name(name)
     model, record, config = read_run(run, cell_type)
     if model.inputs is None:
         raise ConfigError("the weights do not say which inputs they read: train them with this version.")
@@ -106,6 +107,21 @@ def publish(
     write_text(card, render_card(name, model, config, record, sha256))
     rows = _update_rows(group, name, model, config, sha256, dropped)
     return Published(weights, card, rows)
+
+
+def check_member_name(name: str) -> None:
+    """Refuse a name that would be a path, hidden or no name of a file.
+
+    Raises
+    ------
+    ConfigError
+        If it is one.
+    """
+    if not is_plain_name(name):
+        raise ConfigError(
+            f"a model's name must be at most 120 letters, digits, '.', '-', '+' and '_', the first no '.' or '-', "
+            f"found '{name[:130]}': give another one (--as)."
+        )
 
 
 def _others(group: Path, weights: str) -> dict[str, ServedModel]:

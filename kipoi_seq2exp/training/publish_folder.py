@@ -7,7 +7,6 @@ can be given to others as it is. It is prepared beside its place and put there w
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ import yaml
 
 from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.errors import ConfigError, OutputError
-from kipoi_seq2exp.files import make_folder, output_error, write_text
+from kipoi_seq2exp.files import make_folder, output_error, staging_folder, write_text
 from kipoi_seq2exp.training.data import CellSet, open_cells
-from kipoi_seq2exp.training.publish import Published, publish, read_run
+from kipoi_seq2exp.training.publish import Published, check_member_name, publish, read_run
 from kipoi_seq2exp.zoo.example import write_example
 from kipoi_seq2exp.zoo.group import Author, GroupAbout, check_track_names
 from kipoi_seq2exp.zoo.registry import GROUP, GROUP_ABOUT, group_dir
@@ -89,6 +88,7 @@ def publish_folder(
     run, folder = Path(run), Path(folder).resolve()
     config = read_run(run)[2]
     member = name or config.inputs.cell_type
+    check_member_name(member)
     about = GroupAbout(folder.name, member, tuple(Author(author) for author in signature.authors), signature.licence)
     about = dataclasses.replace(about, cite_as=signature.cite_as)
     if about.name == GROUP:
@@ -97,7 +97,7 @@ def publish_folder(
     _check_place(folder, overwrite)
     cells = open_cells(config)
     make_folder(folder.parent)
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}") / folder.name
+    staging = _staging(folder)
     try:
         make_folder(staging)
         example = write_example(cells[0].windows, example_rows(cells[0]), staging / "example")
@@ -133,6 +133,14 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         raise OutputError(f"{folder}: exists and is no group made by 'seq2exp publish': choose another folder.")
     if not overwrite:
         raise OutputError(f"{folder}: holds a group already: give --overwrite to replace it, or another folder.")
+
+
+def _staging(folder: Path) -> Path:
+    """Return where the folder is prepared, beside its place."""
+    try:
+        return staging_folder(folder) / folder.name
+    except OSError as error:
+        raise output_error(folder, error) from None
 
 
 def _put(staging: Path, folder: Path) -> None:

@@ -43,6 +43,7 @@ _TEXT: Any = {
     "text.color": _INK,
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a "$" in a gene's or a track's name is a letter
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kipoi_seq2exp.config import read_yaml
 from kipoi_seq2exp.errors import ConfigError, OutputError
+from kipoi_seq2exp.files import staging_folder
 from kipoi_seq2exp.zoo.group import read_about
 from kipoi_seq2exp.zoo.registry import GROUP, GROUP_ENTRIES, group_dir
 
@@ -101,15 +102,25 @@ def unregister(home: Path | None = None, name: str = GROUP) -> Registration:
         for entry in directory.iterdir():
             if entry.is_symlink():
                 entry.unlink()
-            else:
+            elif entry.name == "__pycache__":
                 shutil.rmtree(entry)
-        directory.rmdir()
-        steps = [f"removed {directory}"]
+        steps = [_remove_emptied(directory)]
         if (source.path / ".git").exists():
             steps.append(_exclude(source.path, name, present=False))
     except OSError as error:
         raise OutputError(f"{error.filename or directory}: cannot be removed ({error.strerror}).") from None
     return Registration(directory, tuple(steps))
+
+
+def _remove_emptied(directory: Path) -> str:
+    """Remove the folder if nothing but empty folders is left in it; what Kipoi downloaded there is the user's."""
+    for entry in sorted((entry for entry in directory.rglob("*") if entry.is_dir()), reverse=True):
+        if not entry.is_symlink() and not any(entry.iterdir()):
+            entry.rmdir()
+    if any(directory.iterdir()):
+        return f"removed the links in {directory}; the files that Kipoi downloaded there are left: delete them yourself"
+    directory.rmdir()
+    return f"removed {directory}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ def _ensure_clone(source: _ZooSource, name: str, offline: bool) -> list[str]:
             "git is not installed, and Kipoi keeps its model zoo with it: install git and register again."
         )
     source.path.parent.mkdir(parents=True, exist_ok=True)
-    staging = source.path.with_name(f".{source.path.name}.{os.getpid()}")
+    staging = staging_folder(source.path) / source.path.name
     try:
         if not offline and _git(*_CLONE, source.url, str(staging)):
             step = f"downloaded Kipoi's model zoo to {source.path}"
@@ -170,7 +181,7 @@ def _ensure_clone(source: _ZooSource, name: str, offline: bool) -> list[str]:
         else:
             staging.replace(source.path)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(staging.parent, ignore_errors=True)
     return [step]
 
 

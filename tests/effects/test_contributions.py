@@ -144,6 +144,17 @@ def test_the_command(tiny, model, tmp_path, capsys):
         assert getattr(row, row.ref) == 0
 
 
+def test_an_id_that_is_a_path_writes_inside_the_folder(tiny, tmp_path):
+    genes, output = tmp_path / "genes.tsv", tmp_path / "in" / "here"
+    genes.write_text(tiny.genes.read_text().replace("GENE01\t", "../../EVIL\t"))
+    words = command_line(tiny, small_weights(tiny, tmp_path), output, command="contributions ../../EVIL")
+    words[words.index(str(tiny.genes))] = str(genes)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*words, "--method", "mutagenesis", "--region", "chr1:690-692"]) == 0
+    (written,) = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert written.parent == output
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -73,7 +73,7 @@ def test_overrides_replace_fields_by_dotted_name(tiny, tmp_path):
         ({"data__0__labl": {}}, "data[0]: unknown field 'labl' (did you mean 'label'?)"),
         ({"data__0__label": None}, "data[0]: the field 'label' is missing"),
         ({"data": []}, "data must list at least one data set"),
-        ({"name": "a/b"}, "name must be letters"),
+        *(({"name": name}, "name must be at most 120 letters") for name in ("a/b", "..", ".a", "x" * 200)),
         ({"network__d_modle": 8}, "unknown field 'd_modle' (did you mean 'd_model'?)"),
         ({"network__n_tracks": 5}, "network.n_tracks is 5, but inputs give 3: leave it out"),
         ({"inputs": {"cell_type": "K526"}}, "no cell type 'K526' in the table of cell types (did you mean"),

@@ -132,3 +132,11 @@ def test_a_run_on_two_cell_types_is_tested_and_served_for_each(tiny, group, tmp_
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(ConfigError, match="did not learn from the cell type 'three'"):
         publish(folder, "X", group, cell_type="three")
+
+
+@pytest.mark.parametrize("name", ["../EVIL", "/tmp/EVIL", ".hidden", "", "..", "x" * 300])
+def test_a_name_that_is_a_path_changes_nothing(run, group, name):
+    before = {path: path.read_bytes() for path in group.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="a model's name must be"):
+        publish(run, name, group)
+    assert {path: path.read_bytes() for path in group.rglob("*") if path.is_file()} == before

@@ -233,3 +233,16 @@ def test_damaged_annotation_is_named_by_line(tmp_path):
         read_gene_models(path, HERE)
     with pytest.raises(InputError, match="bad, line 1: expected chrom, start, end"):
         read_known_elements(path, HERE)
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$b$c", "$"])
+def test_a_dollar_in_an_id_is_a_letter(data, tmp_path, name):
+    where = dataclasses.replace(data.locus, gene_id=name)
+    tracks = tuple(
+        dataclasses.replace(track, spec=dataclasses.replace(track.spec, name=f"{name}{number}"))
+        for number, track in enumerate(data.tracks)
+    )
+    changed = dataclasses.replace(data, locus=where, tracks=tracks)
+    plot_locus(changed, tmp_path / "a.svg")
+    assert name in (tmp_path / "a.svg").read_text()
+    assert name in texts(draw_locus(changed))

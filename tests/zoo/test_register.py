@@ -166,6 +166,19 @@ def test_unregister_takes_back_and_may_be_repeated(tmp_path, group):
     assert "nothing to do" in register.unregister(home).steps[0]
 
 
+def test_unregister_leaves_a_file_of_the_user(tmp_path, group):
+    home = make_home(tmp_path / "home")
+    directory = register.register(home).directory
+    (directory / "downloaded" / "empty").mkdir(parents=True)
+    (directory / "downloaded" / "notes.txt").write_text("mine")
+    assert any("delete them yourself" in step for step in register.unregister(home).steps)
+    assert tree(directory) == {"downloaded/notes.txt": "mine"}
+    register.register(home)
+    (directory / "downloaded" / "notes.txt").unlink()
+    register.unregister(home)
+    assert not directory.exists()
+
+
 def test_the_folder_of_kipois_configuration_is_used(tmp_path, group):
     home = make_home(tmp_path / "home", local_path=str(tmp_path / "elsewhere"))
     assert register.register(home).directory == tmp_path / "elsewhere" / "Seq2Exp"
