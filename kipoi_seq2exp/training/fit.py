@@ -32,7 +32,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from kipoi_seq2exp.config import Provenance
 from kipoi_seq2exp.errors import ConfigError, counted
-from kipoi_seq2exp.files import write_text
+from kipoi_seq2exp.files import file_name, write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
@@ -142,7 +142,7 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
         names = [data.cell_type or config.inputs.cell_type for data in config.data]
         record["scores"] = {name: as_numbers(one.scores) for name, one in zip(names, each, strict=True)}
         for name, one in zip(names[1:], each[1:], strict=True):
-            one.save(folder, f"test.{name}")
+            one.save(folder, file_name(f"test.{name}"))
     for cell in cells:
         cell.windows.close()
     return _finish(config, folder, network, record, tested)
