@@ -50,7 +50,6 @@ _DAMAGED = (
     IndexError,
     KeyError,
     MemoryError,
-    NotImplementedError,
     OSError,
     OverflowError,
     RecursionError,
