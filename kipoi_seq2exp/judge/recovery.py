@@ -50,10 +50,10 @@ NETWORK: dict[str, Any] = {
     "contact_track": 2,
     "prior_scale": 1.0,
     "marginal_scale": 1.0,
+    "z_scale": 10.0,  # samples of the mask then vary by a tenth or less
 }
-STEPS = {"tracks": 800, "dna": 1_600, "far": 800}
-PEAK_LR = {"tracks": 1e-2, "dna": 1e-2, "far": 1e-2}
-KL_WEIGHT = 1e-3
+STEPS = {"tracks": 600, "dna": 1_600, "far": 600}
+PEAK_LR, KL_WEIGHT = 1e-2, 1e-4
 
 
 @dataclass(frozen=True)
@@ -306,13 +306,12 @@ def recipe_of(genome: GenomeSettings, steps: int | None = None) -> Recipe:
     chosen = STEPS[genome.task.value] if steps is None else steps
     if chosen < 1:
         raise ConfigError(f"steps must be at least 1, found {chosen}.")
-    rate = PEAK_LR[genome.task.value]
     optimiser = OptimiserConfig(
         max_steps=chosen,
         warmup_steps=chosen // 5,
-        start_lr=rate / 20,
-        peak_lr=rate,
-        end_lr=rate / 100,
+        start_lr=PEAK_LR / 20,
+        peak_lr=PEAK_LR,
+        end_lr=PEAK_LR / 100,
         kl_weight=KL_WEIGHT,
         batch_size=8,
     )

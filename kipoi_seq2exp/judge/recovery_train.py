@@ -28,7 +28,7 @@ from kipoi_seq2exp.training.module import learning_rate, run_tokens
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
 Masks = Mapping[str, NDArray[np.bool_]]
-TIMED_STEPS = 2
+TIMED_STEPS, STARTING_WINDOWS = 2, 8
 
 
 class Windows(Protocol):
@@ -116,9 +116,8 @@ def train_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Seq2Exp(config, windows.inputs, Provenance(status="trained", seed=seed))
-        with torch.no_grad():  # the head starts at the mean of the labels
-            network.expression_head[-1].bias.fill_(float(labels.mean()))  # type: ignore[operator]
         reader = _Reader(network, windows, masks)
+        _start_at_mean(network, reader, rows, labels)
         if lesson.seconds is not None:
             lesson = _within(lesson, network, reader, rows[:TIMED_STEPS])
         started = time.monotonic()
@@ -158,6 +157,16 @@ def _teach(
         schedule.step()
         losses.append(float(loss.prediction.detach()))
     return losses
+
+
+def _start_at_mean(network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64], labels: NDArray[np.float64]) -> None:
+    """Move the head's last bias so that the network starts at the mean of the labels, whatever its distal part adds."""
+    last = network.expression_head[-1]
+    assert isinstance(last, torch.nn.Linear)  # for the type checker
+    with torch.no_grad():
+        first = rows[:STARTING_WINDOWS]
+        output = run_batch(network.eval(), reader.batch(first, np.zeros(len(first), dtype=np.bool_)))
+        last.bias += float(labels.mean()) - output.expression.mean()
 
 
 def _within(lesson: Lesson, network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64]) -> Lesson:
