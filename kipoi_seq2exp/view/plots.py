@@ -6,6 +6,7 @@ is read here. More bases than pixels are drawn by bin: the maximum of a track, t
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ FORMATS = ("png", "svg", "pdf")
 CREDIBLE = (0.025, 0.975)
 BINS = 1_200
 GENE_ROWS = 4
+LABEL_LETTERS = 18  # of a line at the left of a panel
 
 _INK, _FAINT, _MASK, _CALL, _TSS = "#22303c", "#9aa5ad", "#7a3e9d", "#d1495b", "#d1495b"
 _FAINT_TEXT = "#5b6770"
@@ -233,7 +235,7 @@ def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> N
         axes.set_ylim(0, _highest(data, track.values) * 1.05)
         axes.locator_params(axis="y", nbins=2)
     _shade_blacklist(axes, data)
-    unit = track.spec.unit.partition(" (")[0]
+    unit = textwrap.fill(track.spec.unit.partition(" (")[0], LABEL_LETTERS)  # a longer line would be cut at the left
     _label(axes, track.spec.name, f"{unit}\nlog scale".strip() if axes.get_yscale() == "log" else unit)
 
 

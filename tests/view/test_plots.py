@@ -165,7 +165,7 @@ def test_pairs_are_arcs_from_element_to_tss(tiny, predictions, tmp_path):
 def test_pairs_and_gene_models_of_another_naming_or_build_are_one_sentence(tiny, predictions, tmp_path):
     for change, message in (
         (("1", 7_500, 7_700, 9_000), "pairs.tsv names a chromosome '1' that is 'chr1' in the predictions"),
-        (("chr1", 9_007_500, 9_007_700, 9_009_000), "GENE02 starts at chr1:9,009,000 here but at chr1:9,000 there"),
+        (("chr1", 9_007_500, 9_007_700, 9_009_000), "GENE02 starts at chr1:9,009,001 here but at chr1:9,001 there"),
     ):
         pairs = write_pairs(tmp_path / "pairs.tsv", [(*change, "GENE02", "TRUE")])
         with pytest.raises(InputError, match=re.escape(message)):
