@@ -38,11 +38,23 @@ REPOSITORY_PAGES = {
     "CHANGELOG.md": "changelog.md",
     "example/README.md": "example/invented.md",
     "example/human/README.md": "example/human.md",
-    **{f"benchmarks/{name}.md": f"benchmarks/{name}.md" for name in ("accuracy", "elements", "speed", "gpu")},
+    **{
+        f"benchmarks/{path.name}": f"benchmarks/{path.name}"
+        for path in sorted((ROOT / "benchmarks").glob("*.md"))
+        if not path.stem.endswith("_notes")
+    },
 }
 _SHIM = "vendor/iframe-worker.js"  # vendor/LICENSE.txt
 _LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)")
 _MARK = re.compile(r"^\{\{ (\w+)(?: ([\w.]+))? \}\}$", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """List every measurement of benchmarks/ in the navigation."""
+    measured = next(section["Measured"] for section in config.nav or [] if "Measured" in section)
+    listed = {page for entry in measured for page in entry.values()}
+    measured += [page for page in REPOSITORY_PAGES.values() if page.startswith("benchmarks/") and page not in listed]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
