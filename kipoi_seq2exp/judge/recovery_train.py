@@ -166,7 +166,7 @@ def _start_at_mean(network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64], l
     with torch.no_grad():
         first = rows[:STARTING_WINDOWS]
         output = run_batch(network.eval(), reader.batch(first, np.zeros(len(first), dtype=np.bool_)))
-        last.bias += float(labels.mean()) - output.expression.mean()
+        last.bias.add_(float(labels.mean()) - output.expression.mean())
 
 
 def _within(lesson: Lesson, network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64]) -> Lesson:
