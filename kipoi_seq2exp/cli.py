@@ -18,6 +18,7 @@ from kipoi_seq2exp.commands import (
     contributions,
     elements,
     models,
+    new_cell,
     predict,
     report,
     show,
@@ -40,7 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"seq2exp {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (predict, elements, benchmark, variants, contributions, compare, report, show, models, train):
+    for group in (
+        predict,
+        elements,
+        benchmark,
+        variants,
+        contributions,
+        compare,
+        report,
+        show,
+        models,
+        new_cell,
+        train,
+    ):
         group.add_to(subparsers)
     return parser
 

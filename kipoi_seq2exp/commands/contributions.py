@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     args.peaks, args.save_beta, args.gene_ids = None, False, [args.gene]
     request = request_of(args)
     model, _ = open_model(request)
-    with open_dataset(request, inputs_of(model, request.cell_type)) as dataset:
+    with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset:
         say(status_line(args.model, model.provenance.status))
         window = dataset[0]
         bases = None if args.region is None else _region(args.region, window)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command
 from kipoi_seq2exp.errors import InputError
 
 
@@ -25,6 +25,7 @@ def add_to(subparsers: Subparsers) -> None:
         help="settings under the published names, alone or as `settings` of a larger file",
     )
     convert.add_argument("--cell-type", help="row of the table of cell types: names the tracks and features")
+    add_cells_option(convert)
 
     register = add_command(subparsers, "register", "make `kipoi predict Seq2Exp/K562` work")
     register.set_defaults(run=run_register)
@@ -41,15 +42,9 @@ def add_to(subparsers: Subparsers) -> None:
 def run_convert(args: argparse.Namespace, say: Say) -> int:
     """Convert a checkpoint."""
     from kipoi_seq2exp import convert_checkpoint
-    from kipoi_seq2exp.config import suggest
-    from kipoi_seq2exp.data.cells import read_cells
+    from kipoi_seq2exp.data.cells import cell_inputs
 
-    inputs = None
-    if args.cell_type is not None:
-        cells = read_cells()
-        if args.cell_type not in cells:
-            raise InputError(f"unknown cell type '{args.cell_type}'{suggest(args.cell_type, cells)}.")
-        inputs = cells[args.cell_type]
+    inputs = None if args.cell_type is None else cell_inputs(args.cell_type, args.cells)
     settings = None if args.settings is None else read_json(args.settings)
     if settings is not None and isinstance(settings.get("settings"), dict):  # a file that says more than the settings
         settings = settings["settings"]

@@ -51,6 +51,13 @@ def add_track_options(parser: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_cells_option(parser: argparse._ActionsContainer) -> None:
+    """Add --cells."""
+    parser.add_argument(
+        "--cells", type=Path, metavar="YAML", help="a table of cell types of your own, beside the package's (new-cell)"
+    )
+
+
 def add_crispri_option(parser: argparse._ArgumentGroup) -> None:
     """Add --crispri."""
     parser.add_argument(
@@ -83,6 +90,7 @@ def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True)
         help="column of the gene table with the observed expression",
     )
     inputs.add_argument("--cell-type", help="row of the table of cell types, for weights that do not name their inputs")
+    add_cells_option(inputs)
     return inputs
 
 

@@ -100,6 +100,7 @@ def request_of(args: argparse.Namespace) -> PredictRequest:
         gene_ids=None if args.gene_ids is None else tuple(args.gene_ids),
         label=args.label,
         cell_type=args.cell_type,
+        cells=args.cells,
         mask_mode=None if args.mask_mode is None else MaskMode(args.mask_mode),
         device=args.device,
         batch_size=1 if args.batch_size is None else args.batch_size,

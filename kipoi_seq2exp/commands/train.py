@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def add_to(subparsers: Subparsers) -> None:
     train.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of CONFIG"
     )
+    add_cells_option(train)
     train.add_argument("-o", "--output", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of runs")
 
     evaluate = add_command(subparsers, "evaluate", "score a network on one part of a run's split")
@@ -39,6 +40,7 @@ def add_to(subparsers: Subparsers) -> None:
     evaluate.add_argument("--split", choices=_PARTS, default="test", help="which genes (default: test)")
     evaluate.add_argument("--config", type=Path, help="settings with data and split (default: those of the run)")
     evaluate.add_argument("--data", type=Path, metavar="FOLDER", help="what relative paths in the settings refer to")
+    add_cells_option(evaluate)
     evaluate.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write predictions, scores and a scatter")
 
     publish = add_command(subparsers, "publish", "serve the weights of a run under a name")
@@ -78,11 +80,11 @@ def run_fetch(args: argparse.Namespace, say: Say) -> int:
 
 def run_train(args: argparse.Namespace, say: Say) -> int:
     """Train."""
-    fit, changes = _training("fit").fit, overrides(args.overrides)
-    config = _training("config").read_training_config(args.config, args.data, changes)
+    fit, changes = _training("fit").fit_config, overrides(args.overrides)
+    config = _training("config").read_training_config(args.config, args.data, changes, args.cells)
     if started := _training("start").describe_start(config):
         say(started)
-    result = fit(args.config, args.output, args.data, changes, resume=args.resume)
+    result = fit(config, args.output / config.name, resume=args.resume)
     say(f"written: {result.weights}")
     for name in ("mse", "mae", "pearson", "spearman"):
         if name in result.scores:
@@ -178,7 +180,7 @@ def _model_and_config(args: argparse.Namespace) -> tuple[str | Path, TrainingCon
     settings = args.config or (run / "config.yaml" if run.is_dir() else None)
     if settings is None:
         raise ConfigError(f"{args.model}: is no run folder, so --config must say which data and split to use.")
-    return weights, read_training_config(settings, args.data)
+    return weights, read_training_config(settings, args.data, cells=args.cells)
 
 
 def _training(module: str) -> Any:

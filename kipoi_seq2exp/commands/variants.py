@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     if cluster is not None:
         request = dataclasses.replace(request, device=request.device or "cpu")
     model, weights_sha256 = open_model(request if cluster is None else dataclasses.replace(request, device="cpu"))
-    with open_dataset(request, inputs_of(model, request.cell_type)) as dataset, ExitStack() as opened:
+    with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset, ExitStack() as opened:
         variants, mismatches = matching(vcf.variants, dataset.genome, str(args.vcf), skip_mismatch=args.skip_mismatch)
         say(status_line(args.model, model.provenance.status))
         units = units_of(dataset, variants)

@@ -41,3 +41,26 @@ def read_cells(path: str | Path | None = None) -> dict[str, InputSpec]:
     if not isinstance(rows, dict) or not rows:
         raise ConfigError(f"{table}: the section 'cells' is missing or holds no cell types.")
     return {str(name): from_mapping(InputSpec, row, f"{table}: {name}") for name, row in rows.items()}
+
+
+def cell_inputs(name: str, table: str | Path | None = None) -> InputSpec:
+    """Return the row of a cell type: of the user's table, or else of the package's own.
+
+    Parameters
+    ----------
+    name : str
+    table : str or Path, optional
+        The user's table (``--cells FILE``).
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read.
+    ConfigError
+        If neither has such a row.
+    """
+    cells = {**read_cells(), **({} if table is None else read_cells(table))}
+    if name not in cells:
+        more = f"{table} and the package's own table have" if table is not None else "the table of cell types has"
+        raise ConfigError(f"no cell type '{name}': {more} no such row{suggest(name, cells)}.")
+    return cells[name]

@@ -158,6 +158,14 @@ def expand_bins(contact: NDArray[np.float64], bin_bp: int, span: tuple[int, int]
     return values
 
 
+def is_contacts(source: str | Path) -> bool:
+    """Return whether a source is one of contacts rather than of values per base, by its name (see `open_contacts`)."""
+    text = str(source)
+    name = text.split("::")[0].lower()
+    listed = name.endswith((".hic", ".cool", ".mcool")) or name.removesuffix(".gz").endswith((".tsv", ".txt"))
+    return text == POWERLAW or "{gene_id}" in text or listed
+
+
 def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
     """Return the reader of a source of contacts.
 

@@ -81,7 +81,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
         """Open the model and the files as the run did, and compare them with those that the run saw."""
         try:
             model, weights_sha256 = open_model(self.request)
-            dataset = open_dataset(self.request, inputs_of(model, self.request.cell_type))
+            dataset = open_dataset(self.request, inputs_of(model, self.request.cell_type, self.request.cells))
             peaks = open_peaks(self.request, model, dataset)
         except Seq2ExpError as error:
             raise type(error)(f"{str(error).rstrip('.')}: workers need the run's files under the same paths.") from None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp import __version__
 from kipoi_seq2exp.config import InputSpec, MaskMode, suggest, to_mapping
-from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.data.contacts import POWERLAW
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
@@ -55,6 +55,8 @@ class PredictRequest:
         Column of the gene table with the observed expression; by default the first of `LABEL_COLUMNS` there is.
     cell_type : str or None
         Row of the table of cell types, for weights that do not name their inputs.
+    cells : Path or None
+        Table of cell types of the user's own, beside the package's.
     mask_mode : MaskMode or None
         How the mask is read from the model's probabilities; by default as the model was made.
     device : str or None
@@ -81,6 +83,7 @@ class PredictRequest:
     gene_ids: tuple[str, ...] | None = None
     label: str | None = None
     cell_type: str | None = None
+    cells: Path | None = None
     mask_mode: MaskMode | None = None
     device: str | None = None
     batch_size: int = 1
@@ -128,7 +131,7 @@ def checked_device(name: str | None) -> str | None:
     return name
 
 
-def inputs_of(model: Seq2Exp, cell_type: str | None) -> InputSpec:
+def inputs_of(model: Seq2Exp, cell_type: str | None, cells: Path | None = None) -> InputSpec:
     """Return what the model reads, from its weights or from the table of cell types.
 
     Raises
@@ -138,15 +141,13 @@ def inputs_of(model: Seq2Exp, cell_type: str | None) -> InputSpec:
     """
     inputs = model.inputs
     if cell_type is not None:
-        cells = read_cells()
-        if cell_type not in cells:
-            raise ConfigError(f"unknown cell type '{cell_type}'{suggest(cell_type, cells)}.")
-        if inputs is not None and inputs.track_names != cells[cell_type].track_names:
+        row = cell_inputs(cell_type, cells)
+        if inputs is not None and inputs.track_names != row.track_names:
             raise WeightsError(
                 f"these weights read the tracks {', '.join(inputs.track_names)}, the cell type '{cell_type}' has "
-                f"{', '.join(cells[cell_type].track_names)}."
+                f"{', '.join(row.track_names)}."
             )
-        inputs = cells[cell_type] if inputs is None else inputs
+        inputs = row if inputs is None else inputs
     if inputs is None:
         raise WeightsError("these weights do not name their tracks and features: give a cell type (--cell-type).")
     config = model.config

@@ -101,7 +101,7 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
     if elsewhere:
         request = dataclasses.replace(request, device=request.device or "cpu")
     model, weights_sha256 = open_model(dataclasses.replace(request, device="cpu") if elsewhere else request)
-    dataset = open_dataset(request, inputs_of(model, request.cell_type))
+    dataset = open_dataset(request, inputs_of(model, request.cell_type, request.cells))
     peaks = open_peaks(request, model, dataset)
     genes = dataset.genes[["gene_id", "chrom", "strand"]].copy()
     half = model.config.window_bp // 2

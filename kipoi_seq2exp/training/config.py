@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant, from_mapping, read_yaml, suggest
-from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import is_plain_name
 from kipoi_seq2exp.training.sections import (
@@ -182,7 +182,10 @@ class TrainingConfig:
 
 
 def read_training_config(
-    path: str | Path, data_root: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+    path: str | Path,
+    data_root: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    cells: str | Path | None = None,
 ) -> TrainingConfig:
     """Read a run's YAML file.
 
@@ -194,6 +197,9 @@ def read_training_config(
         Replaces the file's `data_root` (``--data DIR``).
     overrides : mapping, optional
         Fields that replace those of the file, by dotted name: ``{"seed": 22, "run.devices": 2}``.
+    cells : path, optional
+        Table of cell types that `inputs` may name a row of, beside the package's own; replaces the file's `cells`,
+        which is relative to the file.
 
     Raises
     ------
@@ -205,14 +211,19 @@ def read_training_config(
     for name, value in (overrides or {}).items():
         _set(values, name.split("."), value, name)
     root = str(data_root) if data_root is not None else _expand(values.get("data_root"), path)
-    return training_config({**values, "data_root": str(Path(root).expanduser().resolve())}, str(path))
+    table = values.pop("cells", None)
+    if table is not None and not isinstance(table, str):
+        raise ConfigError(f"{path}: cells must be the path of a table of cell types, found {table!r}.")
+    cells = cells if cells is not None or table is None else path.parent / table
+    values = {**values, "data_root": str(Path(root).expanduser().resolve())}
+    return training_config(values, str(path), cells)
 
 
-def training_config(values: Mapping[str, Any], where: str) -> TrainingConfig:
+def training_config(values: Mapping[str, Any], where: str, cells: str | Path | None = None) -> TrainingConfig:
     """Build the settings from a mapping whose `inputs` may be short and whose `network` follows from them."""
     if "inputs" not in values:
         raise ConfigError(f"{where}: the field 'inputs' is missing (e.g. inputs: {{cell_type: K562}}).")
-    inputs = _inputs(values["inputs"], f"{where}: inputs")
+    inputs = _inputs(values["inputs"], f"{where}: inputs", cells)
     network = {**_started_from(values), **_section(values, "network", where)}
     derived = {
         "window_bp": inputs.window_bp,
@@ -256,7 +267,7 @@ def _started_from(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return network_of(start)
 
 
-def _inputs(values: Any, where: str) -> InputSpec:
+def _inputs(values: Any, where: str, cells: str | Path | None) -> InputSpec:
     """Read the inputs in full, or take the named cell type's row and replace what is given."""
     if isinstance(values, InputSpec):
         return values
@@ -264,11 +275,10 @@ def _inputs(values: Any, where: str) -> InputSpec:
         raise ConfigError(f"{where}: expected a mapping with 'cell_type', found {values!r}.")
     if "tracks" in values and "features" in values:
         return from_mapping(InputSpec, values, where)
-    cells = read_cells()
-    name = str(values["cell_type"])
-    if name not in cells:
-        raise ConfigError(f"{where}: no cell type '{name}' in the table of cell types{suggest(name, cells)}.")
-    row = cells[name]
+    try:
+        row = cell_inputs(str(values["cell_type"]), cells)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     known = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
     return from_mapping(InputSpec, {**known, **values}, where)
 

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import yaml
 
-from kipoi_seq2exp.config import to_mapping
+from kipoi_seq2exp.config import InputSpec, to_mapping
 from kipoi_seq2exp.errors import ConfigError, OutputError
 from kipoi_seq2exp.files import make_folder, output_error, staging_folder, write_text
+from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, open_cells
 from kipoi_seq2exp.training.publish import Published, check_member_name, publish, read_run
+from kipoi_seq2exp.training.sections import AugmentConfig
 from kipoi_seq2exp.zoo.example import write_example
 from kipoi_seq2exp.zoo.group import Author, GroupAbout, check_track_names
 from kipoi_seq2exp.zoo.registry import GROUP, GROUP_ABOUT, group_dir
@@ -86,7 +88,7 @@ def publish_folder(
         If the folder is there, or cannot be written.
     """
     run, folder = Path(run), Path(folder).resolve()
-    config = read_run(run)[2]
+    model, _, config = read_run(run)
     member = name or config.inputs.cell_type
     check_member_name(member)
     about = GroupAbout(folder.name, member, tuple(Author(author) for author in signature.authors), signature.licence)
@@ -95,7 +97,7 @@ def publish_folder(
         raise ConfigError(f"{folder}: '{GROUP}' is the name of this package's own group: choose another for yours.")
     check_track_names(config.inputs.tracks)
     _check_place(folder, overwrite)
-    cells = open_cells(config)
+    cells = open_cells(_served(config, model.inputs))
     make_folder(folder.parent)
     staging = _staging(folder)
     try:
@@ -116,6 +118,13 @@ def publish_folder(
             cell.windows.close()
     places = {field: folder / getattr(published, field).relative_to(staging) for field in ("weights", "card")}
     return dataclasses.replace(published, **places)
+
+
+def _served(config: TrainingConfig, inputs: InputSpec | None) -> TrainingConfig:
+    """Return the settings that read the run's data as the served model does: whole windows, its training means."""
+    split = dataclasses.replace(config.split, allow_overlap=True)  # whole windows reach further than training's
+    changes = {"train_window_bp": None, "augment": AugmentConfig(), "split": split}
+    return dataclasses.replace(config, inputs=inputs or config.inputs, **changes)
 
 
 def example_rows(cell: CellSet, count: int = EXAMPLE_GENES) -> Sequence[int]:
