@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -123,7 +124,7 @@ def publish_folder(
 def _served(config: TrainingConfig, inputs: InputSpec | None) -> TrainingConfig:
     """Return the settings that read the run's data as the served model does: whole windows, its training means."""
     split = dataclasses.replace(config.split, allow_overlap=True)  # whole windows reach further than training's
-    changes = {"train_window_bp": None, "augment": AugmentConfig(), "split": split}
+    changes: dict[str, Any] = {"train_window_bp": None, "augment": AugmentConfig(), "split": split}
     return dataclasses.replace(config, inputs=inputs or config.inputs, **changes)
 
 
