@@ -27,10 +27,10 @@ from kipoi_seq2exp import load_model
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.pairs import read_pairs
 from kipoi_seq2exp.data.tables import write_tsv
-from kipoi_seq2exp.elements.masking import predict_masked
 from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.judge.ranking import auprc_difference, rank_scores
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.prediction.masking import predict_masked
 from kipoi_seq2exp.zoo.models import find_weights
 
 HERE = Path(__file__).parent

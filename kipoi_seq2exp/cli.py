@@ -19,6 +19,7 @@ from kipoi_seq2exp.commands import (
     elements,
     models,
     new_cell,
+    perturb,
     predict,
     report,
     show,
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     for group in (
         predict,
         elements,
+        perturb,
         benchmark,
         variants,
         contributions,

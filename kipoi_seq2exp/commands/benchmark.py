@@ -79,7 +79,7 @@ def add_to(subparsers: Subparsers) -> None:
     _add_peak_options(peaks)
     benchmark_recovery.add_to(kinds)
     for parser in (distal, peaks):
-        parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
+        parser.add_argument("model", help=options.MODEL)
         options.add_input_options(parser)
         options.add_call_options(parser)
         options.add_network_options(parser)

@@ -54,7 +54,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -> None:
     """Add where predictions come from: a model with its inputs, or a result; `flag` makes the model an option."""
-    words = "a served model (K562, GM12878) or a .safetensors file"
+    words = options.MODEL
     if flag:
         parser.add_argument("--model", help=words)
     else:
@@ -203,7 +203,7 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
     )
     say(f"{counted(len(elements), 'element')} of {counted(elements['gene_id'].nunique(), 'gene')} ({cut})")
     if args.perturb and len(elements):
-        from kipoi_seq2exp.elements.masking import effect_line
+        from kipoi_seq2exp.prediction.masking import effect_line
 
         say(effect_line(elements["delta_expression"].to_numpy(float), "elements masked out one by one"))
     say(f"promoters ({len(found.promoters)}) are reported apart and never counted")

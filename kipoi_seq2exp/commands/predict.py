@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands.options import (
+    MODEL,
     Say,
     Subparsers,
     add_call_options,
@@ -49,7 +50,7 @@ def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = add_command(subparsers, "predict", "expression and elements of genes, from files", _DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
+    parser.add_argument("model", help=MODEL)
     inputs = add_input_options(parser)
     inputs.add_argument("--peaks", type=Path, metavar="BED", help="use these peaks as the mask, not the model's own")
     add_call_options(parser)

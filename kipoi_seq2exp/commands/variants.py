@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands.options import (
+    MODEL,
     Say,
     Subparsers,
     add_cluster_option,
@@ -49,7 +50,7 @@ def add_to(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "variants", "what variants do to expression and masks", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("vcf", type=Path, metavar="VCF", help="variants, plain or .gz")
-    parser.add_argument("model", help="a served model (K562, GM12878) or a .safetensors file")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("--skip-mismatch", action="store_true", help="leave out variants whose REF is not in the FASTA")
     add_input_options(parser)
     add_network_options(parser)
@@ -67,10 +68,10 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.data.variants import matching, read_vcf
     from kipoi_seq2exp.effects.run import STORE_NAME, EffectStore, units_of
     from kipoi_seq2exp.effects.variants import annotated_lines, effects_table
-    from kipoi_seq2exp.elements.masking import effect_line
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import file_sha256, make_folder
     from kipoi_seq2exp.prediction.cluster import parse_cluster
+    from kipoi_seq2exp.prediction.masking import effect_line
     from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset, open_model, provenance_of
 
     args.peaks, args.save_beta = None, False

@@ -117,7 +117,7 @@ class WindowDataset:
             raise IndexError(f"gene {index} of {len(self)}")
         index = int(index) % len(self)
         query = self._queries[index]
-        window = Window.around(query.chrom, query.tss, self.inputs.window_bp)
+        window = self.window(index)
         onehot, signals, blacklist = self.read(index, window.start, window.end)
         return WindowInputs(
             gene_id=query.gene_id,
@@ -131,6 +131,11 @@ class WindowDataset:
             features=self._features(index, query),
             blacklist=blacklist,
         )
+
+    def window(self, index: int) -> Window:
+        """Return where the window of the gene in row `index` lies."""
+        query = self._queries[index]
+        return Window.around(query.chrom, query.tss, self.inputs.window_bp)
 
     def read(
         self, index: int, start: int, end: int

@@ -117,7 +117,7 @@ class ValueColumn:
     absent: str = ""
 
 
-def read_intervals(path: Path, where: str, value: ValueColumn | None = None) -> pd.DataFrame:
+def read_intervals(path: Path, where: str, value: ValueColumn | None = None, *, names: bool = False) -> pd.DataFrame:
     """Read the intervals of a BED-like text file, checking each line.
 
     Parameters
@@ -127,11 +127,13 @@ def read_intervals(path: Path, where: str, value: ValueColumn | None = None) -> 
         What the file is, for messages.
     value : ValueColumn, optional
         Column of a number to read as `value`.
+    names : bool
+        Read the fourth column too, as `name`; empty where a line has none.
 
     Returns
     -------
     DataFrame
-        Columns chrom, start, end (0-based, half-open) and, if asked for, value.
+        Columns chrom, start, end (0-based, half-open) and, if asked for, value and name.
 
     Raises
     ------
@@ -143,27 +145,39 @@ def read_intervals(path: Path, where: str, value: ValueColumn | None = None) -> 
     columns: dict[str, list[Any]] = {"chrom": [], "start": [], "end": []}
     if value is not None:
         columns["value"] = []
+    if names:
+        columns["name"] = []
     for number, line in text_lines(path, where):
         if not line.strip() or line.startswith(_COMMENTS):
             continue
         fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-        try:
-            start, end = int(fields[1]), int(fields[2])
-        except (IndexError, ValueError):
-            raise InputError(f"{where}, line {number}: {_expected(line, value)}") from None
+        start, end = _bounds(fields, f"{where}, line {number}", line, value)
         if value is not None:
-            try:
-                columns["value"].append(float(fields[value.index]))
-            except (IndexError, ValueError):
-                raise InputError(f"{where}, line {number}: {value.absent or _expected(line, value)}") from None
+            columns["value"].append(_value(fields, f"{where}, line {number}", line, value))
         if not 0 <= start < end:
             raise InputError(f"{where}, line {number}: the interval {start}-{end} is empty, reversed or negative.")
         columns["chrom"].append(fields[0])
         columns["start"].append(start)
         columns["end"].append(end)
+        if names:
+            columns["name"].append(fields[3].strip() if len(fields) > 3 else "")
     if not columns["chrom"]:
         raise InputError(f"{where} holds no intervals.")
     return pd.DataFrame(columns)
+
+
+def _bounds(fields: list[str], where: str, line: str, value: ValueColumn | None) -> tuple[int, int]:
+    try:
+        return int(fields[1]), int(fields[2])
+    except (IndexError, ValueError):
+        raise InputError(f"{where}: {_expected(line, value)}") from None
+
+
+def _value(fields: list[str], where: str, line: str, value: ValueColumn) -> float:
+    try:
+        return float(fields[value.index])
+    except (IndexError, ValueError):
+        raise InputError(f"{where}: {value.absent or _expected(line, value)}") from None
 
 
 def _expected(line: str, value: ValueColumn | None) -> str:

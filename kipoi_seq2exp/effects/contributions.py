@@ -1,9 +1,11 @@
-"""Which bases, and which track values, made a prediction: gradient x input, integrated gradients, mutagenesis.
+"""Which bases, track values and features made a prediction: gradient x input, integrated gradients, mutagenesis.
 
-Contract: one window in; one number per base (and per track) out, in the unit of the prediction. Both
-parts of the network take part, the mask and the encoder; gene features stay as they are. Where the mask is read with a
-threshold (mask modes hard and top), no gradient passes through it: only the encoder's part counts then. The gradients
-are captum's (the extra `interpret`), one window and one layer's intermediates in memory at a time.
+Contract: one window in; one number per base, per track value and per gene feature out, in units of the prediction. The
+mask, the encoder and the features that are computed from tracks (`FeatureRules`) all take part, so that the parts of
+integrated gradients add up to the prediction minus that of the baseline: no DNA, no signal, features at their baseline.
+Where the mask is read with a threshold (any mask mode but soft) no gradient passes through it: it is held as it is, for
+the window and for the baseline. The gradients are captum's (the extra `interpret`), one window and one layer's
+intermediates in memory at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.config import MaskMode, Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.effects.track_features import FeatureRules
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.prediction.run import predict_windows
 
@@ -35,45 +39,67 @@ class Contributions:
 
     Attributes
     ----------
+    letters : ndarray, (L, 4)
+        What each letter would contribute at each base: "hypothetical contributions", as TF-MoDISco reads them.
     dna : ndarray, (L,)
         Of the letter that each base has; 0 for N.
     tracks : ndarray, (L, S)
-        Of each track's value.
-    delta : float
-        What the contributions of integrated gradients add up to, minus what they should: the prediction minus that of
-        an empty window. More steps make it smaller. NaN for plain gradients, which have no baseline.
+        Of each track's value, the part that it has through computed features included.
+    features : ndarray, (F,)
+        Of each gene feature; 0 for those that are computed from tracks.
+    prediction, baseline : float
+        Expression of the window and of the baseline; the latter is NaN for plain gradients, which have none.
     """
 
+    letters: Floats
     dna: Floats
     tracks: Floats
-    delta: float
+    features: Floats
+    prediction: float
+    baseline: float
 
     @property
     def sum(self) -> float:
         """All contributions together."""
-        return float(self.dna.sum() + self.tracks.sum())
+        return float(self.dna.sum() + self.tracks.sum() + self.features.sum())
+
+    @property
+    def delta(self) -> float:
+        """What the contributions add up to, minus what they should; more steps make it smaller."""
+        return self.sum - (self.prediction - self.baseline)
 
 
-def gradient_times_input(model: Seq2Exp, window: WindowInputs) -> Contributions:
+def gradient_times_input(model: Seq2Exp, window: WindowInputs, rules: FeatureRules | None = None) -> Contributions:
     """Multiply each input by the gradient of the predicted expression with respect to it.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+    window : WindowInputs
+    rules : FeatureRules, optional
+        Of the window's data set; without them the features stay as they are.
 
     Raises
     ------
     ConfigError
         If captum is missing.
     """
-    attr = captum_methods()
     from kipoi_seq2exp.nn.mamba import recomputed_layers
 
+    attr, expression = captum_methods(), Expression(model, window, rules)
     with recomputed_layers(model):
-        found = attr.InputXGradient(_expression_of(model, window)).attribute(_inputs(model, window))
-    return _contributions(found, float("nan"))
+        slopes = attr.Saliency(expression).attribute(expression.inputs, abs=False)
+    return expression.contributions(slopes, None)
 
 
 def integrated_gradients(
-    model: Seq2Exp, window: WindowInputs, steps: int = STEPS, on_step: Callable[[], None] | None = None
+    model: Seq2Exp,
+    window: WindowInputs,
+    steps: int = STEPS,
+    on_step: Callable[[], None] | None = None,
+    rules: FeatureRules | None = None,
 ) -> Contributions:
-    """Average the gradient on the way from no DNA and no signal to the window (Sundararajan et al. 2017), by input.
+    """Average the gradient on the way from the baseline to the window (Sundararajan et al. 2017), by input.
 
     Parameters
     ----------
@@ -84,6 +110,8 @@ def integrated_gradients(
         and of their gradients: 11 MB at 200 kb.
     on_step : callable, optional
         Called after each.
+    rules : FeatureRules, optional
+        Of the window's data set; without them the features stay as they are.
 
     Raises
     ------
@@ -92,19 +120,119 @@ def integrated_gradients(
     """
     if steps < 1:
         raise ConfigError(f"integrated gradients need at least one step, found {steps}.")
-    attr = captum_methods()
-    method = attr.IntegratedGradients(_expression_of(model, window, on_step))
     from kipoi_seq2exp.nn.mamba import recomputed_layers
 
+    attr, expression = captum_methods(), Expression(model, window, rules, on_step)
+    method = attr.IntegratedGradients(expression, multiply_by_inputs=False)
     with recomputed_layers(model):
-        found, delta = method.attribute(
-            _inputs(model, window),
+        slopes = method.attribute(
+            expression.inputs,
+            baselines=expression.baselines,
             n_steps=steps,
             method="riemann_middle",
             internal_batch_size=1,
-            return_convergence_delta=True,
         )
-    return _contributions(found, float(delta[0]))
+    return expression.contributions(slopes, expression.baselines)
+
+
+class Expression:
+    """The expression of one window as a function of its DNA, tracks and features, which gradients pass through.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+    window : WindowInputs
+    rules : FeatureRules, optional
+        Without them the features stay as they are.
+    on_call : callable, optional
+        Called after each call that keeps gradients.
+
+    Attributes
+    ----------
+    inputs, baselines : tuple of Tensor
+        DNA (1, L, 4), and tracks (1, L, S) and features (1, F) where the network reads any.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Exp,
+        window: WindowInputs,
+        rules: FeatureRules | None = None,
+        on_call: Callable[[], None] | None = None,
+    ) -> None:
+        import torch
+
+        self.model, self.rules, self.on_call = model, rules, on_call
+        device = next(model.parameters()).device
+
+        def batch(array: NDArray[Any]) -> Tensor:
+            values: Tensor = torch.from_numpy(array)[None].to(device)
+            return values
+
+        given = (batch(values).float() for values in (window.onehot, window.signals, window.features))
+        self._dna, self._tracks, self._features = given
+        self._blacklist: Tensor | None = batch(window.blacklist)
+        self._mask: Tensor | None = None
+        if _reads_a_threshold(model):
+            with torch.inference_mode():
+                found = model(self._dna, self._tracks, self._features, blacklist=self._blacklist)
+            self._mask, self._blacklist = found.mask.clone(), None
+        resting = window.features if rules is None else rules.baseline_of(window.features)
+        pairs = [(self._dna, self._dna * 0), (self._tracks, self._tracks * 0), (self._features, batch(resting))]
+        kept = [pair for pair in pairs if pair[0].numel()]
+        self.inputs = tuple(values.requires_grad_() for values, _ in kept)
+        self.baselines = tuple(values for _, values in kept)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Return the expression (B,) of inputs like `inputs`."""
+        import torch
+
+        dna, tracks, features = self._complete(inputs)
+        if self.rules is not None:
+            features = self.rules.compute(features, tracks)
+        fixed = {
+            name: values.expand(len(dna), -1)
+            for name, values in (("blacklist", self._blacklist), ("mask", self._mask))
+            if values is not None
+        }
+        found: Tensor = self.model(dna, tracks, features, **fixed).expression
+        for values in inputs:  # an input that the network does not read has a gradient of 0
+            found = found + 0 * values.flatten(1).sum(1)
+        if self.on_call is not None and torch.is_grad_enabled():
+            self.on_call()
+        return found
+
+    def _complete(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Put the inputs that have no width back to their places."""
+        given = list(inputs[1:])
+        tracks, features = (
+            given.pop(0) if values.numel() else values.expand(len(inputs[0]), *values.shape[1:])
+            for values in (self._tracks, self._features)
+        )
+        return inputs[0], tracks, features
+
+    def contributions(self, slopes: tuple[Tensor, ...], baselines: tuple[Tensor, ...] | None) -> Contributions:
+        """Multiply slopes by the inputs' distance from the baselines (None: from 0), and predict both ends."""
+        import torch
+
+        with torch.no_grad():
+            prediction = float(self(*self.inputs))
+            baseline = float("nan") if baselines is None else float(self(*baselines))
+        starts = tuple(slope * 0 for slope in slopes) if baselines is None else baselines
+        parts = [(slope * (at - start))[0] for slope, at, start in zip(slopes, self.inputs, starts, strict=True)]
+        dna, tracks, features = (_array(values) for values in self._complete(tuple(part[None] for part in parts)))
+        return Contributions(_array(slopes[0]), dna.sum(axis=1), tracks, features, prediction, baseline)
+
+
+def _array(values: Tensor) -> Floats:
+    array: Floats = values[0].detach().double().cpu().numpy()
+    return array
+
+
+def _reads_a_threshold(model: Seq2Exp) -> bool:
+    """Whether the mask jumps where its inputs change smoothly."""
+    config = model.config
+    return config.generates_mask and (config.variant is Variant.HARD or config.mask_mode is not MaskMode.SOFT)
 
 
 def mutagenesis(
@@ -183,36 +311,3 @@ def captum_methods() -> Any:
             "mutagenesis does not)."
         ) from None
     return captum.attr
-
-
-def _inputs(model: Seq2Exp, window: WindowInputs) -> tuple[Tensor, Tensor]:
-    """Return DNA and tracks, (1, L, 4) and (1, L, S), whose gradients are asked for."""
-    import torch
-
-    device = next(model.parameters()).device
-    dna, tracks = (torch.from_numpy(array)[None].to(device, torch.float32) for array in (window.onehot, window.signals))
-    return dna.requires_grad_(), tracks.requires_grad_()
-
-
-def _expression_of(
-    model: Seq2Exp, window: WindowInputs, on_call: Callable[[], None] | None = None
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the expression as a function of DNA and tracks; features and blacklist stay as they are."""
-    import torch
-
-    device = next(model.parameters()).device
-    features, blacklist = (torch.from_numpy(array)[None].to(device) for array in (window.features, window.blacklist))
-
-    def expression(dna: Tensor, tracks: Tensor) -> Tensor:
-        size = len(dna)
-        found: Tensor = model(dna, tracks, features.expand(size, -1), blacklist=blacklist.expand(size, -1)).expression
-        if on_call is not None and torch.is_grad_enabled():
-            on_call()
-        return found
-
-    return expression
-
-
-def _contributions(found: tuple[Tensor, Tensor], delta: float) -> Contributions:
-    dna, tracks = (values[0].detach().double().cpu().numpy() for values in found)
-    return Contributions(dna.sum(axis=1), tracks, delta)

@@ -20,8 +20,8 @@ from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.calls import COLUMNS, Calls, CallSettings, call_elements, place_elements
 from kipoi_seq2exp.elements.evidence import Intervals, credible_columns, source_columns, split_evidence
 from kipoi_seq2exp.elements.fdr import Null, NullSettings, shuffled_masks
-from kipoi_seq2exp.elements.masking import masked_out, predict_masked
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.prediction.masking import masked_out, predict_masked
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
 

@@ -21,9 +21,9 @@ from kipoi_seq2exp.data.pairs import file_baselines
 from kipoi_seq2exp.data.tables import write_lines, write_tsv
 from kipoi_seq2exp.data.windows import Locus, written
 from kipoi_seq2exp.elements.find import GeneWindows, genomic_mask
-from kipoi_seq2exp.elements.masking import predict_masked
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.judge.ranking import RECALL, rank_scores
+from kipoi_seq2exp.prediction.masking import predict_masked
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import read_tracks

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements
-from kipoi_seq2exp.elements.masking import predict_masked
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.judge.conditions import Rows, RowsOf
+from kipoi_seq2exp.prediction.masking import predict_masked
 from kipoi_seq2exp.prediction.run import Run, predict_windows
 from kipoi_seq2exp.prediction.store import Predictions
 

@@ -17,9 +17,9 @@ from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements
 from kipoi_seq2exp.elements.find import genomic_mask
-from kipoi_seq2exp.elements.masking import predict_masked
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.conditions import Rows, RowsOf
+from kipoi_seq2exp.prediction.masking import predict_masked
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
 

@@ -20,7 +20,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import NetworkConfig, Variant
-from kipoi_seq2exp.elements.masking import masked_out, predict_masked
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.judge import recovery_rivals as rivals
 from kipoi_seq2exp.judge.ranking import rank_scores
@@ -29,6 +28,7 @@ from kipoi_seq2exp.judge.recovery_rivals import FLANK_BP, CalledTracks, Genome
 from kipoi_seq2exp.judge.recovery_train import Lesson, Masks, Trained, predict_windows, train_network
 from kipoi_seq2exp.metrics import Score, paired_differences, score
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.prediction.masking import masked_out, predict_masked
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
 Floats = NDArray[np.float64]

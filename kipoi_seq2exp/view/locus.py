@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.pairs import pairs_of, read_pairs
@@ -18,9 +19,14 @@ from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements, place_elements
 from kipoi_seq2exp.elements.outputs import status_line
+from kipoi_seq2exp.prediction.run import predict_windows
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import TrackLine, read_tracks
 from kipoi_seq2exp.view.annotation import GeneModel, read_gene_models, read_known_elements
+
+if TYPE_CHECKING:
+    from kipoi_seq2exp.data.dataset import WindowDataset
+    from kipoi_seq2exp.nn.network import Seq2Exp
 
 Floats = NDArray[np.float32]
 UNNAMED_UNIT = "log10(reads + 1)"  # of predictions that do not say: CAGE or PRO-cap, see the card of the model
@@ -54,6 +60,8 @@ class LocusData:
         Elements tested for this gene by CRISPRi, columns as in `pairs.read_pairs`.
     blacklist : ndarray of bool or None, (L,)
         Bases that the mask may not keep.
+    effects : DataFrame or None
+        Sites that were perturbed: start, end, delta_expression; drawn in place of the elements.
     unit : str
         Of the expression.
     caption : str
@@ -73,6 +81,7 @@ class LocusData:
     known: pd.DataFrame | None = None
     pairs: pd.DataFrame | None = None
     blacklist: NDArray[np.bool_] | None = None
+    effects: pd.DataFrame | None = None
     unit: str = ""
     caption: str = ""
 
@@ -129,6 +138,44 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
         blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
         unit=unit_of(predictions.provenance),
         caption=caption_of(predictions.provenance),
+    )
+
+
+def gather_window(
+    model: Seq2Exp, dataset: WindowDataset, row: int, around: Surroundings, effects: pd.DataFrame, name: str
+) -> LocusData:
+    """Gather the picture of one gene's perturbed sites, predicted here.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+    dataset : WindowDataset
+    row : int
+        Of the gene table.
+    around : Surroundings
+    effects : DataFrame
+        start, end, delta_expression.
+    name : str
+        Of the model.
+    """
+    window = dataset[row]
+    locus = Locus(window.gene_id, window.chrom, window.start, window.end, window.tss, window.strand)
+    found, provenance = predict_windows(model, [window])[0], {"inputs": to_mapping(dataset.inputs)}
+    return LocusData(
+        locus=locus,
+        predicted=found.expression,
+        observed=None,
+        tracks=read_tracks(provenance, around.sources, locus),
+        mask=found.mask,
+        concentrations=None,
+        promoter=model.promoter(len(window.onehot)),
+        threshold=None,
+        elements=pd.DataFrame(columns=["start", "end", "mean_mask"]),
+        models=() if around.gtf is None else read_gene_models(around.gtf, locus),
+        blacklist=window.blacklist if around.blacklist is not None else None,
+        effects=effects,
+        unit=unit_of(provenance),
+        caption=status_line(name, model.provenance.status),
     )
 
 

@@ -33,9 +33,9 @@ LABEL_LETTERS = 18  # of a line at the left of a panel
 
 _INK, _FAINT, _MASK, _CALL, _TSS = "#22303c", "#9aa5ad", "#7a3e9d", "#d1495b", "#d1495b"
 _FAINT_TEXT = "#5b6770"
-_TRACKS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
+TRACK_COLOURS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
 _KINDS = ("#22303c", "#3a8f5c", "#b7791f", "#2f6f9f", "#9aa5ad", "#7a3e9d")
-_TEXT: Any = {
+TEXT: Any = {
     "font.size": 13,
     "axes.labelsize": 13,
     "xtick.labelsize": 12,
@@ -64,7 +64,7 @@ def plot_locus(data: LocusData, path: Path) -> None:
         raise ConfigError(f"{path}: a picture ends in .png, .svg or .pdf.")
     import matplotlib
 
-    with matplotlib.rc_context(_TEXT), whole_file(path) as temporary:
+    with matplotlib.rc_context(TEXT), whole_file(path) as temporary:
         figure = draw_locus(data)
         figure.savefig(temporary, format=ending, dpi=150, facecolor="white")
 
@@ -73,7 +73,7 @@ def draw_locus(data: LocusData) -> Figure:
     """Draw one gene; return the matplotlib figure."""
     import matplotlib
 
-    with matplotlib.rc_context(_TEXT):
+    with matplotlib.rc_context(TEXT):
         return _draw(data)
 
 
@@ -84,7 +84,8 @@ def _draw(data: LocusData) -> Figure:
     panels += [("known", 0.6)] * (data.known is not None)
     panels += [("pairs", 0.8)] * (data.pairs is not None)
     panels += [(f"track {number}", 1.0) for number in range(len(data.tracks))]
-    panels += [("mask", 1.7), ("elements", 0.55)] * (data.mask is not None)
+    panels += [("mask", 1.7)] * (data.mask is not None)
+    panels += [("effects", 1.7)] if data.effects is not None else [("elements", 0.55)] * (data.mask is not None)
     figure = Figure(figsize=(13.33, 7.5))
     grid = figure.add_gridspec(
         len(panels),
@@ -107,9 +108,12 @@ def _draw(data: LocusData) -> Figure:
     if data.pairs is not None:
         _draw_pairs(axes["pairs"], data, data.pairs)
     for number, track in enumerate(data.tracks):
-        _draw_track(axes[f"track {number}"], data, track, _TRACKS[number % len(_TRACKS)])
+        _draw_track(axes[f"track {number}"], data, track, TRACK_COLOURS[number % len(TRACK_COLOURS)])
     if data.mask is not None:
         _draw_mask(axes["mask"], data, data.mask)
+    if data.effects is not None:
+        _draw_effects(axes["effects"], data, data.effects)
+    elif data.mask is not None:
         _draw_elements(axes["elements"], data)
     _draw_expression(figure.add_subplot(grid[:, 1]), data)
     _finish(figure, [axes[name] for name, _ in panels], data)
@@ -290,6 +294,17 @@ def _draw_elements(axes: Axes, data: LocusData) -> None:
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     _label(axes, "elements", f"{len(spans)} called")
+
+
+def _draw_effects(axes: Axes, data: LocusData, effects: pd.DataFrame) -> None:
+    """Draw what each perturbed site does, as wide as it is; those that lower expression are the drivers."""
+    least = (data.locus.end - data.locus.start) / BINS
+    width = np.maximum(effects["end"] - effects["start"], least)
+    delta = effects["delta_expression"].to_numpy(np.float64)
+    axes.bar(effects["start"], delta, width=width, align="edge", color=np.where(delta < 0, _CALL, _FAINT), alpha=0.6)
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.locator_params(axis="y", nbins=3)
+    _label(axes, "perturbed", f"{len(effects)} sites\nchange of\n{data.unit}")
 
 
 def _draw_expression(axes: Axes, data: LocusData) -> None:

@@ -18,8 +18,8 @@ from kipoi_seq2exp.elements.evidence import interval_means, split_evidence
 from kipoi_seq2exp.elements.fdr import BINS, Null, NullSettings, mask_under, shuffled_masks
 from kipoi_seq2exp.elements.find import ElementSettings, GeneWindows, find_elements, genomic_mask, measure_null
 from kipoi_seq2exp.elements.formats import write_element_files
-from kipoi_seq2exp.elements.masking import effect_line, masked_out, predict_masked
 from kipoi_seq2exp.errors import ConfigError, InputError, ShapeError
+from kipoi_seq2exp.prediction.masking import effect_line, masked_out, predict_masked
 from kipoi_seq2exp.prediction.run import fill_store, prepare
 from kipoi_seq2exp.prediction.store import read_predictions
 

@@ -11,9 +11,9 @@ from small_runs import PROMOTER_BP, finished_run
 
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.pairs import file_baselines, read_pairs
-from kipoi_seq2exp.elements.masking import predict_masked
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.judge.crispri import BEYOND, EFFECT, JUDGED, MASK, PROMOTER, UNKNOWN, judge_pairs
+from kipoi_seq2exp.prediction.masking import predict_masked
 
 PAIRS = (  # gene, chrom, TSS, offset of the element's middle from the TSS, length, regulated
     ("GENE02", "chr1", 9_000, -1_000, 300, True),

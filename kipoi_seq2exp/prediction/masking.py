@@ -85,10 +85,11 @@ def effect_line(changes: NDArray[np.floating], what: str) -> str:
 
 
 def masked_out(
-    mask: NDArray[np.floating], start: NDArray[np.int64], end: NDArray[np.int64]
+    mask: NDArray[np.floating], start: NDArray[np.int64], end: NDArray[np.int64], promoter: slice = slice(0, 0)
 ) -> Iterable[NDArray[np.floating]]:
-    """Yield the mask with one interval after the other set to 0, as CRISPRi silences an element."""
+    """Yield the mask with one interval after the other set to 0, as CRISPRi silences an element; the promoter stays."""
     for first, last in zip(start, end, strict=True):
         changed = mask.copy()
         changed[first:last] = 0
+        changed[promoter] = mask[promoter]
         yield changed

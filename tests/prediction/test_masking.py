@@ -8,7 +8,7 @@ import torch
 from small_runs import PROMOTER_BP, small_network
 
 from kipoi_seq2exp.config import MaskMode, Variant
-from kipoi_seq2exp.elements.masking import masked_out, predict_masked
+from kipoi_seq2exp.prediction.masking import masked_out, predict_masked
 from kipoi_seq2exp.prediction.run import predict_windows
 
 KINDS = {
