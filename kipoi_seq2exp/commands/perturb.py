@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     args.peaks, args.save_beta = None, False
     request = request_of(args)
     model, _ = open_model(request)
-    with open_dataset(request, inputs_of(model, request.cell_type)) as dataset:
+    with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset:
         say(status_line(args.model, model.provenance.status))
         reached = {
             row: count for row in range(len(dataset)) if (count := sum(reaches(s, dataset.window(row)) for s in sites))
