@@ -33,6 +33,7 @@ from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
+from kipoi_seq2exp.prediction.store_files import check_chunks, check_hdf5, check_zarr
 
 STORE_NAME = "predictions.zarr"
 FORMAT = "kipoi_seq2exp predictions 1"
@@ -208,6 +209,7 @@ def _open_zarr(path: Path, mode: str) -> Any:
 
     if not path.exists():
         raise InputError(f"{path}: no such file or folder.")
+    check_zarr(path)
     try:
         return zarr.open_group(str(path), mode=mode)
     except (ValueError, OSError, KeyError) as error:
@@ -348,6 +350,8 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
         table["observed"] = np.asarray(root["metadata/observed"][...], dtype=np.float64)
     done = np.asarray(root["done"][...]) == 1 if _holds(root, "done") else np.ones(len(table), dtype=bool)
     rows = np.flatnonzero(done)
+    if path.is_dir():
+        check_chunks(path, root, rows.tolist())
     return Predictions(path, root, table.iloc[rows].reset_index(drop=True), rows)
 
 
@@ -371,9 +375,11 @@ def _open_hdf5(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        root = h5py.File(path, "r")
+        check_hdf5(path, root)
+    except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({error}): it is damaged or still being written.") from None
+    return root
 
 
 def _read_genes(path: Path, root: Any) -> pd.DataFrame:

@@ -18,6 +18,13 @@ const COLUMNS = [ // field, heading, decimals of a number
 
 const absent = (value) => value === null || value === undefined;
 const grouped = (number) => Math.round(number).toLocaleString("en");
+const LETTERS = { "<": "\u2039", ">": "\u203a", '"': "\u201d" };
+/** A value of the data without the letters of HTML, which igv.js would read: names come from files. */
+function plain(value) {
+  if (typeof value === "string") return value.replace(/[<>"]/g, (letter) => LETTERS[letter]);
+  if (absent(value) || typeof value !== "object" || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, item]) => [plain(name), item]));
+}
 const byId = (id) => document.getElementById(id);
 
 /** Rows sorted by a column; absent values last, ties in the order they had; places by chromosome and position. */
@@ -266,4 +273,4 @@ function start(data) {
   return state;
 }
 
-const report = start(JSON.parse(byId("data").textContent));
+const report = start(JSON.parse(byId("data").textContent, (_, value) => plain(value)));

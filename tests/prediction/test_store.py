@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import pickle
 
 import h5py
+import numcodecs
 import numpy as np
 import pandas as pd
 import pytest
@@ -234,3 +236,54 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         read_predictions(tmp_path / "text.zarr")
     with pytest.raises(InputError, match="holds no predictions"):
         read_predictions(make_h5(tmp_path / "inputs.h5", preds=False))
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_store_that_would_run_code_is_refused(tmp_path):
+    PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(0.5))
+    root = zarr.open_group(str(tmp_path / "p.zarr"), "r+")
+    del root["metadata/gene_id"]
+    codec = numcodecs.Pickle()
+    values = root.create_dataset("metadata/gene_id", shape=3, dtype=object, object_codec=codec, compressor=None)
+    (tmp_path / "p.zarr" / values.path / "0").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    with pytest.raises(InputError, match="'metadata/gene_id' is stored with 'pickle', which may run code"):
+        read_predictions(tmp_path / "p.zarr")
+    with pytest.raises(InputError, match="may run code"):
+        PredictionStore.reopen(tmp_path / "p.zarr")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("lost", ["preds/expression/2.0", "preds/element_mask/0.0", "metadata/ranges/start/0"])
+def test_a_lost_part_is_no_result(tmp_path, lost):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    for index in (0, 2):
+        store.write(index, row(0.5))
+    (tmp_path / "p.zarr" / lost).unlink()
+    with pytest.raises(InputError, match=f"a part of '{lost.rpartition('/')[0]}' is missing"):
+        read_predictions(tmp_path / "p.zarr")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"dtype": 1, "filters": [1]}', "[" * 100_000])
+def test_a_damaged_description_is_one_sentence(tmp_path, text):
+    PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(0.5))
+    (tmp_path / "p.zarr" / "preds" / "expression" / ".zarray").write_text(text)
+    with pytest.raises(InputError, match="are damaged"):
+        read_predictions(tmp_path / "p.zarr")
+
+
+def test_an_hdf5_file_that_reads_another_is_refused(tmp_path):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["preds"] = [1.0]
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["preds"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "preds")
+    with pytest.raises(InputError, match="'preds' is a link to data elsewhere"):
+        read_predictions(tmp_path / "p.h5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 
 import pytest
@@ -247,3 +248,32 @@ def test_no_element_called(tiny, driver, tmp_path):
     for shown in opened_page(driver, page):
         assert set(column(shown, "elements")) == {"0"}
         assert tracks(shown)[-2:] == ["mask", "elements"]
+
+
+ATTACK = "<img src=x onerror='window.ran=1'>"
+
+
+def test_no_text_of_a_file_runs_in_the_page(driver, page, tmp_path):
+    hostile = tmp_path / "hostile.html"
+    said = page.read_text()
+    for name in ("GENE05", "gene05", "dnase"):
+        said = said.replace(f'"{name}"', json.dumps(f"{name}{ATTACK}").replace("<", "\\u003c"))
+    hostile.write_text(said)
+    assert said.count("\\u003cimg") >= 4
+    for shown in opened_page(driver, hostile):
+        shown.execute_async_script("report.shown.then(() => arguments[0]())")
+        assert any("dnase\u2039img" in name for name in tracks(shown))
+        assert shown.execute_script("return [window.ran, document.querySelectorAll('img[src=x]').length]") == [None, 0]
+
+
+def test_the_policy_of_the_page_runs_no_script_but_its_own(driver, page):
+    for shown in opened_page(driver, page):
+        shown.execute_script(
+            "const box = document.createElement('p'); box.innerHTML = arguments[0]; document.body.append(box);"
+            "const own = document.createElement('script'); own.textContent = 'window.ran=2';"
+            "document.body.append(own);",
+            ATTACK,
+        )
+        until(shown, lambda d: sum("Content Security Policy" in line for line in complaints(d)) >= 1)
+        assert shown.execute_script("return window.ran") is None
+        complaints(shown)
