@@ -151,7 +151,7 @@ def one_sentence(capsys) -> str:
         ("--device", "gpu", "device 'gpu' cannot be used here"),
         ("--batch-size", "0", "batch size must be at least 1"),
         ("--threshold", "1.5", "threshold must be above 0"),
-        ("--cell-type", "HeLa", "unknown cell type 'HeLa'"),
+        ("--cell-type", "HeLa", "no cell type 'HeLa'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(tiny, weights, tmp_path, capsys, option, value, message):
@@ -304,7 +304,9 @@ def test_register_and_unregister_say_each_step(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("kipoi_seq2exp.zoo.register.unregister", fake("unregister"))
     assert main(["register", "--offline"]) == main(["unregister"]) == 0
     assert capsys.readouterr().out.splitlines() == ["register one", "register two", "unregister one", "unregister two"]
-    assert calls == [("register", {"offline": True}), ("unregister", {})]
+    assert main(["register", "--offline", "--from", str(tmp_path)]) == main(["unregister", "MyLab"]) == 0
+    own = [("register", {"offline": True, "group": tmp_path}), ("unregister", {"name": "MyLab"})]
+    assert calls == [("register", {"offline": True, "group": None}), ("unregister", {}), *own]
 
 
 def test_convert_needs_a_checkpoint(tmp_path, capsys):

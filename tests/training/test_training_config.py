@@ -76,7 +76,7 @@ def test_overrides_replace_fields_by_dotted_name(tiny, tmp_path):
         *(({"name": name}, "name must be at most 120 letters") for name in ("a/b", "..", ".a", "x" * 200)),
         ({"network__d_modle": 8}, "unknown field 'd_modle' (did you mean 'd_model'?)"),
         ({"network__n_tracks": 5}, "network.n_tracks is 5, but inputs give 3: leave it out"),
-        ({"inputs": {"cell_type": "K526"}}, "no cell type 'K526' in the table of cell types (did you mean"),
+        ({"inputs": {"cell_type": "K526"}}, "no cell type 'K526': the table of cell types has no such row"),
         ({"inputs": {}}, "inputs: expected a mapping with 'cell_type'"),
         ({"train_window_bp": 300}, "train_window_bp must be even and lie between promoter_bp (400)"),
         ({"network__variant": "hard"}, "train_window_bp cannot differ from window_bp in the hard variant"),
