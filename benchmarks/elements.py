@@ -21,9 +21,9 @@ from pathlib import Path
 import pandas as pd
 
 from kipoi_seq2exp.cli import main as seq2exp
-from kipoi_seq2exp.config import read_yaml
 from kipoi_seq2exp.data.tables import write_tsv
 from kipoi_seq2exp.files import make_folder
+from kipoi_seq2exp.settings import read_yaml
 
 HERE = Path(__file__).parent
 CELLS = ("K562", "GM12878")

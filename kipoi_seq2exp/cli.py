@@ -26,8 +26,8 @@ from kipoi_seq2exp.commands import (
     train,
     variants,
 )
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import Seq2ExpError
+from kipoi_seq2exp.settings import suggest
 
 INTERRUPTED = 130
 

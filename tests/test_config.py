@@ -6,19 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from kipoi_seq2exp.config import (
-    FeatureSpec,
-    InputSpec,
-    MaskMode,
-    NetworkConfig,
-    TrackSpec,
-    Variant,
-    from_mapping,
-    read_yaml,
-    suggest,
-    to_mapping,
-)
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, MaskMode, NetworkConfig, TrackSpec, Variant
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest, to_mapping
 
 INPUTS = InputSpec(
     cell_type="K562",

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from kipoi_seq2exp.config import to_mapping
+from kipoi_seq2exp.settings import to_mapping
 
 STEPS, EVERY = 12, 3
 

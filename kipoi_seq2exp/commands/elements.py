@@ -164,12 +164,12 @@ def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] 
 
 
 def _write(args: argparse.Namespace, predictions: Predictions, found: Found, started: float, say: Say) -> None:
-    from kipoi_seq2exp.config import to_mapping
     from kipoi_seq2exp.data.tables import write_lines
     from kipoi_seq2exp.elements.formats import write_element_files
     from kipoi_seq2exp.elements.mask_track import write_mask_track
     from kipoi_seq2exp.elements.outputs import TRACK, describe_lines
     from kipoi_seq2exp.files import make_folder, whole_file
+    from kipoi_seq2exp.settings import to_mapping
 
     make_folder(args.output)
     header = describe_lines(predictions.provenance, found.calls) or [f"calls from {predictions.path}"]

@@ -196,8 +196,8 @@ def track_sources(args: argparse.Namespace) -> dict[str, str]:
     ConfigError
         If an entry is not NAME=FILE, or a track is given twice.
     """
-    from kipoi_seq2exp.config import read_yaml
     from kipoi_seq2exp.data.contacts import POWERLAW
+    from kipoi_seq2exp.settings import read_yaml
 
     sources: dict[str, str] = {}
     if args.tracks is not None:

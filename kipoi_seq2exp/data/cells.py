@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kipoi_seq2exp.config import InputSpec, from_mapping, read_yaml, suggest
+from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 
 _TABLE = Path(__file__).with_name("cells.yaml")
 _SECTIONS = ("tracks", "features", "cells")

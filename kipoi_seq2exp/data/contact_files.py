@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import TrackSpec, suggest
+from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.bedgraph import Steps
 from kipoi_seq2exp.data.contacts import BIN_BP, GAMMA, ContactQuery, ContactSource, Values, expand_bins, scale_contact
 from kipoi_seq2exp.data.handles import LazyFile
@@ -21,6 +21,7 @@ from kipoi_seq2exp.data.naming import check_chromosomes
 from kipoi_seq2exp.data.regions import text_lines
 from kipoi_seq2exp.data.signals import open_signal
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.data.sequence import Genome

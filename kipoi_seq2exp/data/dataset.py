@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import InputSpec, TrackKind, Transform, suggest
+from kipoi_seq2exp.config import InputSpec, TrackKind, Transform
 from kipoi_seq2exp.data.contacts import ContactQuery, ContactSource, open_contacts
 from kipoi_seq2exp.data.features import PROMOTER_FLANK_BP, parse_missing, resolve_features
 from kipoi_seq2exp.data.genes import check_positions, read_genes
@@ -24,6 +24,7 @@ from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.data.signals import SignalTrack, open_signal
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import FeatureSpec, InputSpec, Transform, suggest
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, Transform
 from kipoi_seq2exp.data.genes import MISSING, place
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.data.regions import text_lines
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements, join_elements, place_elements
 from kipoi_seq2exp.elements.mask_track import OVERLAP_RULE, write_mask_track
 from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.prediction.store import Predictions
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo.registry import PROVISIONAL
 
 TABLE, ELEMENTS, TRACK, PROVENANCE = "predictions.tsv", "elements.bed", "element_mask.bw", "provenance.json"

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.genes import COLUMN_NAMES
 from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.regions import text_lines
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.prediction.store import STORE_NAME, open_arrays, read_predictions, texts
+from kipoi_seq2exp.settings import suggest
 
 Floats = NDArray[np.float64]
 

@@ -20,12 +20,13 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from kipoi_seq2exp.config import TrackKind, suggest
+from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.signals import SignalTrack, open_signal
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.files import output_error
 from kipoi_seq2exp.prediction.run import Run
+from kipoi_seq2exp.settings import suggest
 
 PROGRAM = "macs3"
 FOLD = 5.0

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from kipoi_seq2exp.config import from_mapping, read_yaml, to_mapping
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.tables import write_tsv
 from kipoi_seq2exp.elements.bigwig import BigWigWriter
@@ -22,6 +21,7 @@ from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import make_folder, whole_file, write_text
 from kipoi_seq2exp.judge.invented import BIN_BP, STEP_BP, write_fasta
 from kipoi_seq2exp.judge.recovery_genome import PARTS, GenomeSettings, KnownTruth, RecoveryGenome
+from kipoi_seq2exp.settings import from_mapping, read_yaml, to_mapping
 
 FASTA, CONTACTS, SETTINGS = "genome.fa", "contacts.tsv", "genome.yaml"
 TABLES = ("genes", "elements", "pairs")

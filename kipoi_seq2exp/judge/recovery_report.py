@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.data.tables import write_tsv
 from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.judge.recovery import Recipe, Recovery
 from kipoi_seq2exp.judge.recovery_genome import GenomeSettings
+from kipoi_seq2exp.settings import to_mapping
 
 METHODS = {
     "method": "method",

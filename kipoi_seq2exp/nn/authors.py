@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant, from_mapping, suggest
+from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant
 from kipoi_seq2exp.errors import ConfigError, WeightsError
 from kipoi_seq2exp.nn.pickled import read_pickled
+from kipoi_seq2exp.settings import from_mapping, suggest
 
 MAX_LAYERS = 256  # of a stack; a name with a larger number is no name of a layer
 

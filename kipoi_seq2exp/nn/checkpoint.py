@@ -16,17 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kipoi_seq2exp.config import (
-    InputSpec,
-    NetworkConfig,
-    Products,
-    Provenance,
-    from_mapping,
-    to_mapping,
-)
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, Products, Provenance
 from kipoi_seq2exp.errors import ConfigError, WeightsError
 from kipoi_seq2exp.files import file_sha256, make_folder, verify_sha256, whole_file
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.settings import from_mapping, to_mapping
 
 FORMAT = "kipoi-seq2exp 1"
 HEADER = "seq2exp"

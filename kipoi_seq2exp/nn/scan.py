@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn import scan_cuda
 from kipoi_seq2exp.nn.cpu import scan as scan_cpu
+from kipoi_seq2exp.settings import suggest
 
 CHUNK = 64  # positions that one step of the chunked scan handles one after the other
 SEGMENT = 8_192  # positions whose states may exist at the same time in the chunked scan

@@ -28,11 +28,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kipoi_seq2exp.config import from_mapping, read_yaml
 from kipoi_seq2exp.errors import ClusterError, ConfigError, Seq2ExpError
 from kipoi_seq2exp.prediction.run import Batch, Run
 from kipoi_seq2exp.prediction.slurm import FREE_PORT, SlurmSettings
 from kipoi_seq2exp.prediction.store import Row
+from kipoi_seq2exp.settings import from_mapping, read_yaml
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.prediction.cluster_worker import Seat

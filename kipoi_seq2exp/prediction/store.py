@@ -28,12 +28,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
 from kipoi_seq2exp.prediction.store_files import check_chunks, check_hdf5, check_zarr
+from kipoi_seq2exp.settings import suggest
 
 STORE_NAME = "predictions.zarr"
 FORMAT = "kipoi_seq2exp predictions 1"

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant, from_mapping, read_yaml, suggest
+from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant
 from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import is_plain_name
+from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.training.sections import (
     AugmentConfig,
     DataConfig,

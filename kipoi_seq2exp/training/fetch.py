@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.config import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
 from kipoi_seq2exp.files import file_sha256, make_folder, write_text
+from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 
 MANIFEST = Path(__file__).with_name("tracks.yaml")
 SUMS = "SHA256SUMS"

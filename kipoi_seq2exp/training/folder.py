@@ -13,8 +13,8 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from kipoi_seq2exp import __version__, files
-from kipoi_seq2exp.config import read_yaml, to_mapping
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
+from kipoi_seq2exp.settings import read_yaml, to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
 
 MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from kipoi_seq2exp.config import MaskMode, Provenance, Variant, to_mapping
+from kipoi_seq2exp.config import MaskMode, Provenance, Variant
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.nn.bottleneck import annotate_tokens, apply_annotations
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 from kipoi_seq2exp.nn.tokens import Tokens
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.sections import OptimiserConfig
 from kipoi_seq2exp.zoo.models import load_model

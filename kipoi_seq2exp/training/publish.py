@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, from_mapping, read_yaml, suggest
+from kipoi_seq2exp.config import InputSpec, NetworkConfig
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted
 from kipoi_seq2exp.files import is_plain_name, write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 from kipoi_seq2exp.zoo.group import check_agreement, member_inputs

@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
-from kipoi_seq2exp.config import InputSpec, to_mapping
+from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.errors import ConfigError, OutputError
 from kipoi_seq2exp.files import make_folder, output_error, staging_folder, write_text
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, open_cells
 from kipoi_seq2exp.training.publish import Published, check_member_name, publish, read_run

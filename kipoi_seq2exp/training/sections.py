@@ -8,8 +8,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.settings import suggest
 from kipoi_seq2exp.training.labels import LabelConfig
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.data.windows import parse_region
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.settings import suggest
 
 Rows = npt.NDArray[np.int64]
 Chosen = npt.NDArray[np.bool_]

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, to_mapping
+from kipoi_seq2exp.config import InputSpec, NetworkConfig
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import Start, TrainingConfig
 from kipoi_seq2exp.training.data import LabelledWindows, feature_table
 from kipoi_seq2exp.training.module import build_network, start_from_regression

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.pairs import pairs_of, read_pairs
@@ -22,6 +21,7 @@ from kipoi_seq2exp.elements.outputs import status_line
 from kipoi_seq2exp.prediction.run import predict_windows
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import TrackLine, read_tracks
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.view.annotation import GeneModel, read_gene_models, read_known_elements
 
 if TYPE_CHECKING:

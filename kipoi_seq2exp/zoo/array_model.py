@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.bottleneck import BetaParams
 from kipoi_seq2exp.nn.mamba import recomputed_layers
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
+from kipoi_seq2exp.settings import suggest
 
 INPUTS = ("onehot", "signals", "features", "blacklist")
 OUTPUTS = {"expression": "expression", "element_mask": "mask"}  # Kipoi's name -> field of the network's output

@@ -31,8 +31,8 @@ import kipoi.writers
 import numpy as np
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, OutputError, Seq2ExpError
+from kipoi_seq2exp.settings import suggest
 from kipoi_seq2exp.zoo import writers
 
 _stock_validate = kipoi.pipeline.validate_kwargs

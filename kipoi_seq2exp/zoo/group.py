@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackKind, TrackSpec, from_mapping, read_yaml
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackKind, TrackSpec
 from kipoi_seq2exp.errors import ConfigError, WeightsError
 from kipoi_seq2exp.files import verify_sha256, write_text
+from kipoi_seq2exp.settings import from_mapping, read_yaml
 from kipoi_seq2exp.zoo.registry import GROUP, GROUP_ABOUT, ServedModel, read_served, served_model
 
 MADE = ("dataloader.yaml", "dataloader.py", "model-template.yaml")

@@ -16,8 +16,8 @@ from kipoi.specs import DataLoaderDescription
 from kipoi_utils.data_utils import numpy_collate
 from torch.utils.data import DataLoader
 
-from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo import fixes, served
 from kipoi_seq2exp.zoo.group import member_inputs
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.config import InputSpec, Provenance, Variant, suggest
+from kipoi_seq2exp.config import InputSpec, Provenance, Variant
 from kipoi_seq2exp.errors import ConfigError, WeightsError
 from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.nn import authors
 from kipoi_seq2exp.nn.checkpoint import fill_parameters, read_model, save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.settings import suggest
 from kipoi_seq2exp.zoo.registry import weights_path
 
 

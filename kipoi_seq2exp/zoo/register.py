@@ -14,9 +14,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from kipoi_seq2exp.config import read_yaml
 from kipoi_seq2exp.errors import ConfigError, OutputError
 from kipoi_seq2exp.files import staging_folder
+from kipoi_seq2exp.settings import read_yaml
 from kipoi_seq2exp.zoo.group import read_about
 from kipoi_seq2exp.zoo.registry import GROUP, GROUP_ENTRIES, group_dir
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kipoi_seq2exp.config import suggest
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.files import verify_sha256, write_text
+from kipoi_seq2exp.settings import suggest
 
 GROUP = "Seq2Exp"
 DEFAULT_MODEL = "K562"  # what the bare name `Seq2Exp` serves

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kipoi_seq2exp.config import Transform, read_yaml
+from kipoi_seq2exp.config import Transform
 from kipoi_seq2exp.errors import OutputError
 from kipoi_seq2exp.files import make_folder, whole_file, write_text
+from kipoi_seq2exp.settings import read_yaml
 from kipoi_seq2exp.zoo.group import member_inputs, read_about, write_group_files
 from kipoi_seq2exp.zoo.registry import (
     PROVISIONAL,

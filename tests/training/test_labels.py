@@ -5,9 +5,9 @@ import pandas as pd
 import pyBigWig
 import pytest
 
-from kipoi_seq2exp.config import from_mapping
 from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.settings import from_mapping
 from kipoi_seq2exp.training.labels import LabelConfig, LabelScale, labels_from_tracks, read_labels
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kipoi_seq2exp.config import from_mapping
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.settings import from_mapping
 from kipoi_seq2exp.training import splits
 from kipoi_seq2exp.training.parts import make_split
 from kipoi_seq2exp.training.sections import SplitConfig

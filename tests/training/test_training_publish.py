@@ -11,10 +11,10 @@ import torch
 from training_runs import run_settings, write_run
 
 from kipoi_seq2exp import load_model
-from kipoi_seq2exp.config import to_mapping
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.files import file_sha256
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training import publish as publishing
 from kipoi_seq2exp.training.fit import fit
 from kipoi_seq2exp.training.publish import publish

@@ -12,8 +12,9 @@ from small_runs import small_network, small_weights
 from training_runs import run_settings, write_run
 
 from kipoi_seq2exp.cli import main
-from kipoi_seq2exp.config import TrackSpec, to_mapping
+from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import training_config
 from kipoi_seq2exp.training.start import describe_start, start_from_weights
 from kipoi_seq2exp.zoo.models import load_model
