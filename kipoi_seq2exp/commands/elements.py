@@ -124,7 +124,7 @@ def open_predictions(
     if args.results is not None:
         _refuse_run_options(args)
         predictions = read_predictions(args.results, None if args.genes is None else read_genes(args.genes))
-        if predictions.provenance:
+        if "model" in predictions.provenance:
             model = predictions.provenance["model"]
             say(status_line(model["name"], model["provenance"]["status"]))
         return predictions if args.gene_ids is None else predictions.select(args.gene_ids), None

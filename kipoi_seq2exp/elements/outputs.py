@@ -128,7 +128,7 @@ def write_table(table: pd.DataFrame, path: Path, header: Sequence[str], comment_
 
 def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = None) -> list[str]:
     """Return what a reader of the results must know, a line each; 'provisional' weights come first."""
-    if not provenance:
+    if "model" not in provenance:
         return []
     model, inputs, dataset = provenance["model"], provenance["inputs"], provenance["dataset"]
     trained = model["provenance"]["trained_on"] or model["provenance"]["source"] or "not recorded"

@@ -231,7 +231,7 @@ class Predictions:
     has_mask, has_beta : bool
         Whether `mask` and `concentrations` return arrays.
     provenance : dict
-        As stored; empty for Kipoi's outputs.
+        As stored; of Kipoi's outputs the inputs alone.
     """
 
     def __init__(self, path: Path, root: Any, genes: pd.DataFrame, rows: NDArray[np.int64]) -> None:
@@ -241,6 +241,9 @@ class Predictions:
         self.has_beta = _holds(root, "preds/beta_alpha")
         attributes = dict(root.attrs)
         self.provenance: dict[str, Any] = json.loads(attributes.get("provenance", "{}"))
+        reads = json.loads(attributes.get("made_by", "{}")).get("reads")
+        if reads and not self.provenance:  # of `kipoi predict`: what the weights read, with units and label
+            self.provenance = {"inputs": reads}
         self.request: dict[str, Any] = json.loads(attributes.get("request", "{}"))
         self._index = {gene_id: index for index, gene_id in enumerate(genes["gene_id"])}
 

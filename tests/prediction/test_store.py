@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import pickle
 
 import h5py
@@ -12,8 +13,12 @@ import pandas as pd
 import pytest
 import zarr
 
+from kipoi_seq2exp.config import InputSpec, TrackSpec
 from kipoi_seq2exp.errors import InputError, OutputError
 from kipoi_seq2exp.prediction.store import Layout, PredictionStore, Row, is_store, read_predictions
+from kipoi_seq2exp.prediction.tracks import track_specs
+from kipoi_seq2exp.settings import to_mapping
+from kipoi_seq2exp.view.locus import unit_of
 
 L = 100
 GENES = pd.DataFrame(
@@ -162,6 +167,17 @@ def test_kipoi_outputs_read_alike(tmp_path):
             assert found.provenance == {}
             assert found.genes["known_fraction"].isna().all()
             assert found.promoter == slice(0, L)  # the published 2 kb would not fit
+
+
+def test_units_and_label_of_kipois_output_come_from_what_made_it(tmp_path):
+    """Not from a table of cell types: its last row had other units."""
+    inputs = InputSpec("mine", (TrackSpec("dnase", unit="furlongs"),), (), label="log10(TPM + 1)", promoter_bp=10)
+    with h5py.File(make_h5(tmp_path / "out.h5"), "a") as root:
+        root.attrs["made_by"] = json.dumps({"weights": "w", "reads": to_mapping(inputs)})
+    with read_predictions(tmp_path / "out.h5") as found:
+        assert unit_of(found.provenance) == "log10(TPM + 1)"
+        assert {name: spec.unit for name, spec in track_specs(found.provenance).items()} == {"dnase": "furlongs"}
+        assert found.promoter == slice(L // 2 - 5, L // 2 + 5)
 
 
 def test_an_output_of_expression_alone(tmp_path):
