@@ -257,7 +257,8 @@ def render(results: dict[str, Any]) -> str:
         "",
         "No CRISPRi label was used in training. The forms of 'evidence' and of '/ expression' (no division, the square "
         "root, the whole) were chosen by looking at these pairs, of all chromosomes, with an earlier network: scores "
-        "of these two forms are not free of that choice in any table.",
+        "of these two forms are not free of that choice in any table. The forms divided by their sum over the window "
+        "were added after ABC, which needs no network, was seen to win on all pairs.",
         "",
     ]
     for part, table in results["parts"].items():
