@@ -114,6 +114,8 @@ class NetworkConfig:
         Which gene feature is the strand (1 or -1), from 0: the window of a gene on the reverse strand is read from the
         other strand, so that the network sees every gene 5' to 3'; what comes out lies on the forward strand again. The
         head does not see this feature. None: as published, the forward strand whatever the gene's.
+    reads_dna : bool
+        False: every base reads as N, for weights that saw too little DNA in training to make sense of it.
     """
 
     variant: Variant = Variant.SOFT
@@ -145,6 +147,7 @@ class NetworkConfig:
     contact_pool: int = 0
     contact_track: int | None = None
     strand_feature: int | None = None
+    reads_dna: bool = True
 
     def __post_init__(self) -> None:
         positive = ("window_bp", "promoter_bp", "d_model", "d_state", "d_conv", "expand", "encoder_layers", "norm_eps")

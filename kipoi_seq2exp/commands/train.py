@@ -58,6 +58,9 @@ def add_to(subparsers: Subparsers) -> None:
         metavar="CELL",
         help="of a run on several cell types, the one to serve the weights for (default: the first)",
     )
+    publish.add_argument(
+        "--without-dna", action="store_true", help="serve weights that read every base as N (validation says when)"
+    )
     own = publish.add_argument_group("a group of your own, instead of this package's")
     own.add_argument("--to", type=Path, metavar="FOLDER", help="make a Kipoi group there, named like the folder")
     own.add_argument(
@@ -114,9 +117,10 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
         return _publish_folder(args, say)
     if args.name is None:
         raise ConfigError("say under which name: --as NAME; or --to FOLDER for a group of your own.")
-    publish = _training("publish").publish
-    published = publish(
-        args.run_folder, args.name, status=args.status, drop_others=args.drop_others, cell_type=args.cell_type
+    publishing = _training("publish")
+    choice = publishing.ServedAs(cell_type=args.cell_type, reads_dna=not args.without_dna)
+    published = publishing.publish(
+        args.run_folder, args.name, status=args.status, drop_others=args.drop_others, choice=choice
     )
     say(f"written: {published.weights}, {published.card}")
     say("served as: " + ", ".join(row.model for row in published.rows))

@@ -186,6 +186,8 @@ class Seq2Exp(nn.Module):
     def _run(self, tokens: Tokens, grid: TokenGrid) -> tuple[Seq2ExpOutput, Tensor | None]:
         """Return the output per token, and the mask before annotations where the network makes its own."""
         reverse, features = None, tokens.features
+        if not self.config.reads_dna:
+            tokens = dataclasses.replace(tokens, onehot=tokens.onehot * 0)
         if self.config.strand_feature is not None:
             reverse = features[:, self.config.strand_feature] < 0
             features = features.clone()

@@ -48,15 +48,33 @@ class Published:
     rows: tuple[ServedModel, ...]
 
 
+@dataclass(frozen=True)
+class ServedAs:
+    """What of a run is served.
+
+    Attributes
+    ----------
+    licence : str or None
+        Of the weights; None: the group's.
+    cell_type : str or None
+        Of a run that learned from several cell types, the one to serve the weights for; None: the first.
+    reads_dna : bool
+        False: the served weights read every base as N (`NetworkConfig.reads_dna`).
+    """
+
+    licence: str | None = None
+    cell_type: str | None = None
+    reads_dna: bool = True
+
+
 def publish(
     run: str | Path,
     name: str,
     group: Path | None = None,
     *,
     status: str = "trained",
-    licence: str | None = None,
     drop_others: bool = False,
-    cell_type: str | None = None,
+    choice: ServedAs | None = None,
 ) -> Published:
     """Serve the weights of a run under a name; what follows from them is rewritten by `served.refresh`.
 
@@ -70,12 +88,10 @@ def publish(
         The group's folder; by default the installation's own.
     status : str
         "trained", or "provisional" for weights that only show that the software works.
-    licence : str, optional
-        Of the weights; by default the group's.
     drop_others : bool
         Take members that read other tracks or features out of the group (Kipoi gives a group one data loader).
-    cell_type : str, optional
-        Of a run that learned from several cell types, the one to serve the weights for; by default the first.
+    choice : ServedAs, optional
+        For which cell type, with DNA or without, and under which licence.
 
     Raises
     ------
@@ -90,13 +106,15 @@ def publish(
     if status not in STATUSES:
         raise ConfigError(f"unknown status '{status}'{suggest(status, STATUSES)}.")
     check_member_name(name)
-    model, record, config = read_run(run, cell_type)
+    choice = choice or ServedAs()
+    model, record, config = read_run(run, choice.cell_type)
+    model.config = dataclasses.replace(model.config, reads_dna=model.config.reads_dna and choice.reads_dna)
     if model.inputs is None:
         raise ConfigError("the weights do not say which inputs they read: train them with this version.")
     others = _others(group, f"weights/{name}.safetensors")
     dropped = _disagreeing(group, others, model.inputs, name, drop_others)
     source = str(record["weights_sha256"])
-    licence = licence or model.provenance.licence
+    licence = choice.licence or model.provenance.licence
     model.provenance = dataclasses.replace(model.provenance, status=status, source_sha256=source, licence=licence)
     weights, card = group / "weights" / f"{name}.safetensors", group / "weights" / f"{name}.md"
     size = (run / "best.safetensors").stat().st_size

@@ -21,7 +21,7 @@ from kipoi_seq2exp.files import make_folder, output_error, staging_folder, write
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, open_cells
-from kipoi_seq2exp.training.publish import Published, check_member_name, publish, read_run
+from kipoi_seq2exp.training.publish import Published, ServedAs, check_member_name, publish, read_run
 from kipoi_seq2exp.training.sections import AugmentConfig
 from kipoi_seq2exp.zoo.example import write_example
 from kipoi_seq2exp.zoo.group import Author, GroupAbout, check_track_names
@@ -108,7 +108,7 @@ def publish_folder(
         about = dataclasses.replace(about, example={key: f"example/{file}" for key, file in example.items()})
         write_text(staging / GROUP_ABOUT, yaml.safe_dump(to_mapping(about), sort_keys=False, allow_unicode=True))
         shutil.copyfile(group_dir() / "model.py", staging / "model.py")
-        published = publish(run, member, staging, status=status, licence=signature.licence)
+        published = publish(run, member, staging, status=status, choice=ServedAs(signature.licence))
         refresh(staging)
         write_example_predictions(member, staging)
         _put(staging, folder)

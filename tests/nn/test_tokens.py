@@ -254,3 +254,18 @@ def test_a_window_kept_as_tokens_keeps_nothing_else() -> None:
     assert kept["onehot"].shape == (0, 4)
     assert kept["onehot"].base is None  # a view would keep the window's bases in memory
     torch.testing.assert_close(torch.from_numpy(kept["tracks"]), network().grid(1_000).to_tokens(batch["signals"])[1])
+
+
+def test_a_network_that_reads_no_dna_reads_n() -> None:
+    reads, blind = network(), network(reads_dna=False)
+    batch = windows(1)
+    unknown = {**batch, "onehot": torch.zeros_like(batch["onehot"])}
+    with torch.inference_mode():
+        wanted = reads(**unknown)
+        assert not torch.allclose(reads(**batch).expression, wanted.expression, atol=1e-5)
+        found = blind(**batch)
+    torch.testing.assert_close(found.expression, wanted.expression, rtol=0, atol=2e-6)
+    torch.testing.assert_close(found.mask, wanted.mask, rtol=0, atol=2e-6)
+    onehot = batch["onehot"].float().requires_grad_()
+    blind(**{**batch, "onehot": onehot}).expression.sum().backward()
+    assert not onehot.grad.any()

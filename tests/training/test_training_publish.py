@@ -17,7 +17,7 @@ from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training import publish as publishing
 from kipoi_seq2exp.training.fit import fit
-from kipoi_seq2exp.training.publish import publish
+from kipoi_seq2exp.training.publish import ServedAs, publish
 from kipoi_seq2exp.zoo.registry import read_served
 
 
@@ -123,7 +123,7 @@ def test_a_run_on_two_cell_types_is_tested_and_served_for_each(tiny, group, tmp_
     assert (folder / "test.two.scores.json").is_file()
     models = {}
     for cell in ("one", "two"):
-        served = publish(folder, cell.upper(), group, cell_type=cell)
+        served = publish(folder, cell.upper(), group, choice=ServedAs(cell_type=cell))
         models[cell] = load_model(served.weights, "cpu")
         assert models[cell].inputs.cell_type == served.rows[0].cell_type == cell
         assert models[cell].provenance.scores == scores[cell]
@@ -131,7 +131,7 @@ def test_a_run_on_two_cell_types_is_tested_and_served_for_each(tiny, group, tmp_
     one, two = (model.state_dict() for model in models.values())
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(ConfigError, match="did not learn from the cell type 'three'"):
-        publish(folder, "X", group, cell_type="three")
+        publish(folder, "X", group, choice=ServedAs(cell_type="three"))
 
 
 @pytest.mark.parametrize("name", ["../EVIL", "/tmp/EVIL", ".hidden", "", "..", "x" * 300])
