@@ -5,6 +5,7 @@ The group is the repository's own files, with other weights: the schema's 200,00
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,10 +15,10 @@ from pathlib import Path
 import torch
 
 from kipoi_seq2exp.config import NetworkConfig, Provenance
-from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.zoo import served
+from kipoi_seq2exp.zoo.group import member_inputs
 from kipoi_seq2exp.zoo.registry import ServedModel, write_served
 
 REPOSITORY = Path(__file__).parents[1]
@@ -46,11 +47,12 @@ def make_group(folder: Path) -> Path:
     table = (group / "example" / "genes.tsv").read_text().splitlines(keepends=True)
     kept = [line for line in table if line.split("\t")[0] in ("gene_id", *GENES)]
     (group / "example" / "genes.tsv").write_text("".join(kept))
-    config = NetworkConfig(d_model=16, generator_layers=1, encoder_layers=1)
+    inputs = member_inputs(REPOSITORY, "K562")  # an editable install puts the repository's own dataloader.py first
+    config = NetworkConfig(d_model=16, generator_layers=1, encoder_layers=1, n_features=len(inputs.features))
     rows = []
     for seed, cell in enumerate(("K562", "GM12878")):
         torch.manual_seed(seed)
-        network = Seq2Exp(config, read_cells()[cell], Provenance(status="provisional"))
+        network = Seq2Exp(config, dataclasses.replace(inputs, cell_type=cell), Provenance(status="provisional"))
         sha256 = save_model(network, group / "weights" / f"{cell}.safetensors")
         for suffix, outputs in (("", "expression,element_mask"), ("-expression", "expression")):
             weights = f"weights/{cell}.safetensors"

@@ -198,7 +198,7 @@ def test_faults_of_the_files_are_found_when_the_data_set_is_made(tiny, tmp_path)
         tiny.dataset(sources={**tiny.sources, "dnase": tmp_path / "build.bw"})
     ones["chr1"][9_100] = -1
     write_bigwig(tmp_path / "negative.bw", ones)
-    with pytest.raises(InputError, match=r"track 'dnase' .*has the value -1 at chr1:9100"):
+    with pytest.raises(InputError, match=r"track 'dnase' .*has the value -1 at chr1:9,101"):
         tiny.dataset(sources={**tiny.sources, "dnase": tmp_path / "negative.bw"})
     (tmp_path / "x.bed").write_text("1\t5\t9\n")
     with pytest.raises(InputError, match=r"blacklist .* shares no chromosome with the FASTA"):

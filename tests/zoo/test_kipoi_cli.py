@@ -261,7 +261,7 @@ def test_a_missing_argument_is_one_sentence(group, home, tmp_path):
     values = {name: value for name, value in example_arguments(group).items() if name != "hic_file"}
     given = ["--source", "dir", f"--dataloader_args={json.dumps(values)}", "-o", tmp_path / "out.tsv"]
     done = kipoi("predict", "Seq2Exp", *given, cwd=group.parent, home=home)
-    refused(done, "'hic_file' is missing", "Hi-C")
+    refused(done, "'hic_file' is missing", "contacts with the TSS")
 
 
 def test_damaged_weights_are_one_sentence(group, home, tmp_path):
