@@ -178,9 +178,9 @@ def test_inputs_can_be_kept_and_layers_written(group, home, tmp_path, truth):
         np.testing.assert_array_equal(file["inputs/onehot"], truth["onehot"])
         np.testing.assert_allclose(file["inputs/signals"], truth["signals"], rtol=1e-6)
         assert file["preds"].shape == (2, 200_000)
-    parquet = pd.read_parquet(names[1], columns=["inputs/onehot", "inputs/features/8"])
+    parquet = pd.read_parquet(names[1], columns=["inputs/onehot", "inputs/features/0"])
     np.testing.assert_array_equal(np.stack([np.stack(row) for row in parquet["inputs/onehot"]]), truth["onehot"])
-    np.testing.assert_allclose(parquet["inputs/features/8"], truth["features"][:, 8], rtol=1e-6)
+    np.testing.assert_allclose(parquet["inputs/features/0"], truth["features"][:, 0], rtol=1e-6)
 
 
 def test_preproc(group, home, tmp_path, truth):
@@ -215,7 +215,7 @@ def test_the_literal_command(group, home, tmp_path, monkeypatch, truth):
 def test_info_ls_and_env_export(group, home, tmp_path):
     info = kipoi("info", "Seq2Exp/GM12878", "--source", "dir", cwd=group.parent, home=home)
     assert info.returncode == 0, info.stderr
-    for text in ("PROVISIONAL", "log10(CAGE + 1)", "10.48550/arXiv.2502.13991", "hic_file", "powerlaw", "GM12878"):
+    for text in ("PROVISIONAL", "log10(RPKM + 1)", "10.48550/arXiv.2502.13991", "hic_file", "powerlaw", "GM12878"):
         assert text in " ".join(info.stdout.split())
     listed = kipoi("ls", "all", "--source", "dir", cwd=group.parent, home=home)
     assert listed.stdout.split() == MEMBERS
@@ -248,12 +248,18 @@ def test_get_example_gives_files_that_predict(group, home, tmp_path):
     ("change", "words"),
     [
         ({"blacklist_fil": "x"}, ("unknown argument 'blacklist_fil'", "did you mean 'blacklist_file'")),
-        ({"model": "K526"}, ("K526", "did you mean 'K562'")),
         ({"genes_file": "no/such.tsv"}, ("no/such.tsv",)),
     ],
 )
 def test_bad_arguments_are_one_sentence(group, home, tmp_path, change, words):
     refused(predict(group, home, "-o", tmp_path / "out.tsv", **change), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_member_that_is_not_there_is_one_sentence(group, home, tmp_path):
+    given = json.dumps({**example_arguments(group), "model": "K526"})
+    words = ("--source", "dir", f"--dataloader_args={given}", "-o", tmp_path / "out.tsv")
+    refused(kipoi("predict", "Seq2Exp/K562", *words, cwd=group.parent, home=home), "K526", "did you mean 'K562'")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -289,6 +295,11 @@ def test_a_folder_that_cannot_be_written_is_found_before_predicting(group, home)
     assert "0%" not in done.stderr  # no window was predicted
 
 
+def written_bytes(folder):
+    """Return the bytes of everything in a folder, hidden ones included."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def test_an_interrupted_run_leaves_nothing(group, home, tmp_path):
     values = json.dumps(example_arguments(group))
     command = [Path(sys.executable).with_name("kipoi"), "predict", "Seq2Exp/K562", "--source", "dir"]
@@ -297,7 +308,7 @@ def test_an_interrupted_run_leaves_nothing(group, home, tmp_path):
         [*map(str, command)], cwd=group.parent, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 120
-    while not any(path.stat().st_size > 100_000 for path in tmp_path.iterdir()) and time.monotonic() < deadline:
+    while written_bytes(tmp_path) < 100_000 and time.monotonic() < deadline:
         assert run.poll() is None
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)
