@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 from dataclasses import dataclass, field
 
@@ -243,6 +244,32 @@ class Transform(str, enum.Enum):
     LOG1P = "log1p"  # ln(x + 1)
 
 
+RANGE_LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+"""Quantiles that a `TrackRange` holds."""
+
+
+@dataclass(frozen=True)
+class TrackRange:
+    """What a track looks like over the windows of the training genes: quantiles over genes, at `RANGE_LEVELS`.
+
+    Attributes
+    ----------
+    covered : tuple of float
+        Share of a window's bases that have a value above 0.
+    height : tuple of float
+        Mean of the values above 0, in the track's own unit.
+    """
+
+    covered: tuple[float, ...]
+    height: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("covered", "height"):
+            values = getattr(self, name)
+            if len(values) != len(RANGE_LEVELS) or any(not a <= b for a, b in itertools.pairwise(values)):
+                raise ConfigError(f"{name} must hold {len(RANGE_LEVELS)} rising quantiles, found {list(values)}.")
+
+
 @dataclass(frozen=True)
 class TrackSpec:
     """One signal track that a model reads: a row of the table of tracks, in the model's order.
@@ -257,6 +284,8 @@ class TrackSpec:
         Applied to each value before the network.
     unit, description : str
         Shown on the card, in pictures and in messages.
+    training : TrackRange or None
+        What the track looked like in training, noted by the training itself: other files are compared with it.
     """
 
     name: str
@@ -264,6 +293,7 @@ class TrackSpec:
     transform: Transform = Transform.NONE
     unit: str = ""
     description: str = ""
+    training: TrackRange | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def add_to(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions."""
     from kipoi_seq2exp.commands.predict import request_of
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import make_folder
     from kipoi_seq2exp.prediction.request import inputs_of, open_dataset, open_model
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     model, _ = open_model(request)
     with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset:
         say(status_line(args.model, model.provenance.status))
+        warn_of_inputs(dataset)
         if args.modisco is not None and args.modisco > dataset.inputs.window_bp:
             raise ConfigError(f"--modisco {args.modisco}: the window has {dataset.inputs.window_bp:,} bases.")
         if args.region is not None:

@@ -148,6 +148,7 @@ def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] 
     `check` is called once everything is open, before anything is computed.
     """
     from kipoi_seq2exp.commands.predict import fill, request_of
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.prediction.run import prepare
 
@@ -157,6 +158,7 @@ def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] 
     args.peaks, args.save_beta = None, True
     opened = prepare(request_of(args), args.output, overwrite=args.overwrite)
     say(status_line(args.model, opened.model.provenance.status))
+    warn_of_inputs(opened.dataset)
     if check is not None:
         check(opened)
     fill(opened, say)

@@ -64,6 +64,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Predict, or go on with an interrupted prediction, and write the results."""
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line, write_results
     from kipoi_seq2exp.prediction.cluster import parse_cluster
     from kipoi_seq2exp.prediction.run import prepare
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         f"mask: {'peaks from outside' if prepared.peaks else prepared.model.config.mask_mode.value}; inputs: "
         f"{_sources_text(prepared)}"
     )
+    warn_of_inputs(prepared.dataset)
     progress = fill(prepared, say, cluster)
     with read_predictions(prepared.store.path) as predictions:
         summary = write_results(predictions, args.output, calls, about_run(args, progress, prepared, started))

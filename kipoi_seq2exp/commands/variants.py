@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
     from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.tables import tsv_lines, write_lines
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.data.variants import matching, read_vcf
     from kipoi_seq2exp.effects.run import STORE_NAME, EffectStore, units_of
     from kipoi_seq2exp.effects.variants import annotated_lines, effects_table
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset, ExitStack() as opened:
         variants, mismatches = matching(vcf.variants, dataset.genome, str(args.vcf), skip_mismatch=args.skip_mismatch)
         say(status_line(args.model, model.provenance.status))
+        warn_of_inputs(dataset)
         units = units_of(dataset, variants)
         make_folder(args.output)
         expected = fingerprint(request, model, weights_sha256, dataset)

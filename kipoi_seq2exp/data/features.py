@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import FeatureSpec, InputSpec, Transform
 from kipoi_seq2exp.data.genes import MISSING, place
-from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
@@ -40,11 +40,28 @@ class FeatureTable:
         Columns to compute from tracks.
     sources : dict
         Where each feature comes from, by name; for the record of a run.
+    filled : dict
+        Number of genes that a feature was filled for, by name; features that every gene has are not there.
     """
 
     values: NDArray[np.float32]
     from_tracks: tuple[int, ...]
     sources: dict[str, str] = field(default_factory=dict)
+    filled: dict[str, int] = field(default_factory=dict)
+
+    def filled_line(self) -> str | None:
+        """Say in one sentence how many features were filled, or return None where none was."""
+        if not self.filled:
+            return None
+        n_genes, n_features = self.values.shape
+        each = ", ".join(
+            f"{name}{'' if count == n_genes else f' ({count:,} of {n_genes:,} genes)'}"
+            for name, count in self.filled.items()
+        )
+        return (
+            f"{len(self.filled)} of {counted(n_features, 'gene feature')} filled by means, which tell no genes apart: "
+            f"{each}"
+        )
 
 
 def parse_missing(policy: str | MissingFeatures) -> MissingFeatures:
@@ -86,6 +103,7 @@ def resolve_features(
     policy = parse_missing(missing)
     values = np.full((len(genes), len(inputs.features)), np.nan, dtype=np.float32)
     sources: dict[str, str] = {}
+    filled: dict[str, int] = {}
     computed = []
     for column, feature in enumerate(inputs.features):
         if feature.from_strand:
@@ -101,11 +119,12 @@ def resolve_features(
         sources[feature.name] = f"column {name}" if name else "no column"
         absent = np.isnan(numbers)
         if absent.any():
-            filled, source = _fill(genes, feature, numbers, policy)
-            numbers = np.where(absent, filled, numbers)
+            mean, source = _fill(genes, feature, numbers, policy)
+            numbers = np.where(absent, mean, numbers)
+            filled[feature.name] = int(absent.sum())
             sources[feature.name] += f"; {int(absent.sum())} of {len(genes)} genes: {source}"
         values[:, column] = numbers
-    return FeatureTable(values, tuple(computed), sources)
+    return FeatureTable(values, tuple(computed), sources, filled)
 
 
 def _numbers(genes: pd.DataFrame, feature: FeatureSpec, column: str) -> NDArray[np.float64]:

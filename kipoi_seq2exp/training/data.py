@@ -24,6 +24,7 @@ from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
+from kipoi_seq2exp.data.track_ranges import LOOKED_AT, noted_ranges
 from kipoi_seq2exp.nn.tokens import TokenGrid, known_rows
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.labels import Labels, read_labels
@@ -338,6 +339,13 @@ def with_feature_means(inputs: InputSpec, windows: LabelledWindows) -> InputSpec
         for spec, column, known in zip(inputs.features, values.T, ~np.isnan(values.T), strict=True)
     ]
     return dataclasses.replace(inputs, features=tuple(features))
+
+
+def with_track_ranges(inputs: InputSpec, windows: LabelledWindows) -> InputSpec:
+    """Note what each signal track looks like over the training genes, for a warning where other files do not."""
+    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), LOOKED_AT)).astype(int))
+    shapes = [(windows.cells[cell].windows, place) for cell, place in (windows.places[row] for row in rows)]
+    return dataclasses.replace(inputs, tracks=noted_ranges(inputs.tracks, shapes, inputs.window_bp))
 
 
 def feature_table(windows: LabelledWindows) -> npt.NDArray[np.float32]:

@@ -46,6 +46,7 @@ from kipoi_seq2exp.training.data import (
     train_loader,
     warn_constant_tracks,
     with_feature_means,
+    with_track_ranges,
 )
 from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, pool
 from kipoi_seq2exp.training.figures import draw_curves
@@ -127,7 +128,8 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
     make_folder(config, folder)
     started = time.monotonic()
     network = _train(config, cells, folder, resume=resume)
-    network.inputs = with_feature_means(config.inputs, LabelledWindows(cells, "train", config))
+    training = LabelledWindows(cells, "train", config)
+    network.inputs = with_track_ranges(with_feature_means(config.inputs, training), training)
     record = {
         "seconds": round(time.monotonic() - started, 1),
         "genes": {part: len(LabelledWindows(cells, part, config)) for part in ("train", "validation", "test")},

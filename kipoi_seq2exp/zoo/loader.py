@@ -17,6 +17,7 @@ from kipoi_utils.data_utils import numpy_collate
 from torch.utils.data import DataLoader
 
 from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.data.track_ranges import warn_of_inputs
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo import fixes, served
 from kipoi_seq2exp.zoo.group import member_inputs
@@ -52,6 +53,7 @@ class GroupDataset(Dataset):  # type: ignore[misc]
         given: dict[str, Any] = {"genes": genes, "fasta": fasta, "sources": dict(sources), "blacklist": blacklist}
         given["missing_features"] = missing_features
         self.windows = WindowDataset(inputs, gene_ids=gene_ids, **given)
+        warn_of_inputs(self.windows)
         fixes.note(inputs=given, reads=to_mapping(inputs), folder=str(Path.cwd()))
 
     def __len__(self) -> int:

@@ -100,6 +100,7 @@ def test_a_run_leaves_what_it_promises(tiny, finished):
     assert means["UTR5GC"] == pytest.approx(table["UTR5GC"].mean(), abs=1e-5)
     assert means["UTR5LEN"] == pytest.approx(table["UTR5LEN_log10zscore"].mean(), abs=1e-5)
     assert means["PROMOTER_ACTIVITY"] is None
+    assert [track.training is None for track in model.inputs.tracks] == [False, False, True]  # the contacts have none
     assert model.provenance.status == "trained"
     assert model.provenance.seed == 3
     assert model.provenance.scores["mse"] == pytest.approx(
