@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import TrackKind
-from kipoi_seq2exp.data.signals import BigWigTrack
+from kipoi_seq2exp.data.tracks.signals import BigWigTrack
 from kipoi_seq2exp.training.data import CellSet
 
 Floats = NDArray[np.float64]

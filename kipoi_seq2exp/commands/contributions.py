@@ -77,7 +77,7 @@ def add_to(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions."""
     from kipoi_seq2exp.commands.predict import request_of
-    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
+    from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import make_folder
     from kipoi_seq2exp.prediction.request import inputs_of, open_dataset, open_model

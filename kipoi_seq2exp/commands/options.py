@@ -196,7 +196,7 @@ def track_sources(args: argparse.Namespace) -> dict[str, str]:
     ConfigError
         If an entry is not NAME=FILE, or a track is given twice.
     """
-    from kipoi_seq2exp.data.contacts import POWERLAW
+    from kipoi_seq2exp.data.tracks.contacts import POWERLAW
     from kipoi_seq2exp.settings import read_yaml
 
     sources: dict[str, str] = {}

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.commands.contributions import write_window_bigwig
     from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.tables import write_tsv
-    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
+    from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
     from kipoi_seq2exp.effects.perturb import effect_of_bases, perturb_gene, reaches
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.errors import InputError

@@ -117,7 +117,7 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
         return _publish_folder(args, say)
     if args.name is None:
         raise ConfigError("say under which name: --as NAME; or --to FOLDER for a group of your own.")
-    publishing = _training("publish")
+    publishing = _training("publishing.publish")
     choice = publishing.ServedAs(cell_type=args.cell_type, reads_dna=not args.without_dna)
     published = publishing.publish(
         args.run_folder, args.name, status=args.status, drop_others=args.drop_others, choice=choice
@@ -139,7 +139,7 @@ def _publish_folder(args: argparse.Namespace, say: Say) -> int:
             "say who made the weights and under which licence they may be used: --author NAME (once for each) and "
             "--licence NAME."
         )
-    folders = _training("publish_folder")
+    folders = _training("publishing.publish_folder")
     signature = folders.Signature(tuple(args.author), args.licence, args.cite)
     published = folders.publish_folder(
         args.run_folder, args.to, signature, name=args.name, status=args.status, overwrite=args.overwrite

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
     from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.tables import tsv_lines, write_lines
-    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
+    from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
     from kipoi_seq2exp.data.variants import matching, read_vcf
     from kipoi_seq2exp.effects.run import STORE_NAME, EffectStore, units_of
     from kipoi_seq2exp.effects.variants import annotated_lines, effects_table

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import InputSpec, TrackKind, Transform
-from kipoi_seq2exp.data.contacts import ContactQuery, ContactSource, open_contacts
 from kipoi_seq2exp.data.features import PROMOTER_FLANK_BP, parse_missing, resolve_features
 from kipoi_seq2exp.data.genes import check_positions, read_genes
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.sequence import Genome
-from kipoi_seq2exp.data.signals import SignalTrack, open_signal
+from kipoi_seq2exp.data.tracks.contact_sources import open_contacts
+from kipoi_seq2exp.data.tracks.contacts import ContactQuery, ContactSource
+from kipoi_seq2exp.data.tracks.signals import open_signal
+from kipoi_seq2exp.data.tracks.track import SignalTrack
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.settings import suggest

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.data.contacts import powerlaw_contact
 from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.tracks.contacts import powerlaw_contact
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.settings import suggest

@@ -22,7 +22,8 @@ import numpy as np
 
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.naming import listing
-from kipoi_seq2exp.data.signals import SignalTrack, open_signal
+from kipoi_seq2exp.data.tracks.signals import open_signal
+from kipoi_seq2exp.data.tracks.track import SignalTrack
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.files import output_error
 from kipoi_seq2exp.prediction.run import Run

@@ -27,9 +27,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec, Transform
-from kipoi_seq2exp.data.contacts import expand_bins
 from kipoi_seq2exp.data.dataset import WindowInputs, transformed
 from kipoi_seq2exp.data.sequence import encode_bases
+from kipoi_seq2exp.data.tracks.contacts import expand_bins
 from kipoi_seq2exp.data.windows import Window, pad
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.judge import invented

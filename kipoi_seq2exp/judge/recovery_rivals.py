@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.signals import BigWigTrack
+from kipoi_seq2exp.data.tracks.signals import BigWigTrack
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.judge.macs3 import PeakSettings, call_peaks, find_macs3
 from kipoi_seq2exp.judge.recovery_files import SIGNALS, GenomeFiles, write_track

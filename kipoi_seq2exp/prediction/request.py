@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from kipoi_seq2exp import __version__
 from kipoi_seq2exp.config import InputSpec, MaskMode
 from kipoi_seq2exp.data.cells import cell_inputs
-from kipoi_seq2exp.data.contacts import POWERLAW
 from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.data.tracks.contacts import POWERLAW
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.settings import suggest, to_mapping

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec
 from kipoi_seq2exp.data.cells import read_cells
-from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts
-from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.data.tracks.contact_sources import open_contacts
+from kipoi_seq2exp.data.tracks.contacts import ContactQuery
+from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.settings import from_mapping, suggest

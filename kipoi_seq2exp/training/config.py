@@ -19,7 +19,7 @@ from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant
 from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import is_plain_name
-from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
+from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest, to_mapping
 from kipoi_seq2exp.training.sections import (
     AugmentConfig,
     DataConfig,
@@ -263,9 +263,14 @@ def _started_from(values: Mapping[str, Any]) -> Mapping[str, Any]:
     start = values.get("start", Start.RANDOM.value)
     if not isinstance(start, str) or start in [known.value for known in Start]:
         return {}
-    from kipoi_seq2exp.training.start import network_of
+    from kipoi_seq2exp.zoo.models import load_model
 
-    return network_of(start)
+    settings = to_mapping(load_model(start, "cpu").config)
+    return {name: value for name, value in settings.items() if name not in (*FREE, "promoter_bp")}
+
+
+FREE = ("window_bp", "n_tracks", "n_features", "prior_weights", "signal_betas", "contact_track", "strand_feature")
+"""Settings of the network that may differ from those of the weights, or follow from the run's tracks and features."""
 
 
 def _inputs(values: Any, where: str, cells: str | Path | None) -> InputSpec:

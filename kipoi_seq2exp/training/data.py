@@ -24,14 +24,13 @@ from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.track_ranges import LOOKED_AT, noted_ranges
+from kipoi_seq2exp.data.tracks.ranges import LOOKED_AT, noted_ranges
 from kipoi_seq2exp.nn.tokens import TokenGrid, known_rows
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.labels import Labels, read_labels
 from kipoi_seq2exp.training.paper_data import PeakTrack, open_published
-from kipoi_seq2exp.training.parts import make_split
 from kipoi_seq2exp.training.sections import AugmentConfig, DataConfig, Keep, Layout
-from kipoi_seq2exp.training.splits import Split, check_overlap, check_parts
+from kipoi_seq2exp.training.splits import Split, check_overlap, check_parts, make_split
 
 log = logging.getLogger(__name__)
 CONSTANT_CHECKED = 256  # windows looked at for a track that never changes

@@ -19,7 +19,8 @@ import pandas as pd
 from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.naming import check_chromosomes
 from kipoi_seq2exp.data.sequence import Genome
-from kipoi_seq2exp.data.signals import SignalTrack, open_signal
+from kipoi_seq2exp.data.tracks.signals import open_signal
+from kipoi_seq2exp.data.tracks.track import SignalTrack
 from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.settings import suggest

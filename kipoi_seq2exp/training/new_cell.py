@@ -19,9 +19,10 @@ import pandas as pd
 
 from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackKind, TrackSpec, Transform
 from kipoi_seq2exp.data.cells import read_cells
-from kipoi_seq2exp.data.contacts import POWERLAW, is_contacts
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
+from kipoi_seq2exp.data.tracks.contact_sources import is_contacts
+from kipoi_seq2exp.data.tracks.contacts import POWERLAW
 from kipoi_seq2exp.errors import ConfigError, counted
 from kipoi_seq2exp.training.labels import LabelConfig, LabelScale, read_labels
 

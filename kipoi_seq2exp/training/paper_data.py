@@ -32,7 +32,7 @@ from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.training.labels import Labels, LabelScale, labels_from_column
 

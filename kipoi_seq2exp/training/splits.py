@@ -16,6 +16,7 @@ import pandas as pd
 from kipoi_seq2exp.data.windows import parse_region
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.settings import suggest
+from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 
 Rows = npt.NDArray[np.int64]
 Chosen = npt.NDArray[np.bool_]
@@ -250,3 +251,33 @@ def _in_regions(genes: pd.DataFrame, regions: Sequence[str]) -> Chosen:
 
 def _chromosomes(chrom: str, chroms: npt.NDArray[np.str_]) -> str:
     return "" if chrom in chroms else suggest(chrom, set(chroms.tolist()))
+
+
+def make_split(genes: pd.DataFrame, config: SplitConfig) -> Split:
+    """Split a gene table as a config says.
+
+    Raises
+    ------
+    ConfigError
+        If a fold, chromosome, region, column or value is unknown, names no gene, or nothing is held out by a scheme
+        that is meant to.
+    """
+    if config.scheme in (Scheme.ALL, Scheme.CROSS_VALIDATION):
+        return keep_all(genes)
+    if config.scheme is Scheme.FOLD:
+        split, said = split_by_fold(genes, config.fold), f"fold '{config.fold}'"
+    elif config.scheme is Scheme.CHROMOSOME:
+        split, said = split_by_chromosome(genes, config.validation, config.test), "chromosome"
+    elif config.scheme is Scheme.REGION:
+        split, said = split_by_region(genes, config.validation, config.test), "region"
+    else:
+        split, said = (
+            split_by_column(genes, config.column, config.validation, config.test, config.train),
+            "column",
+        )
+    if not len(split.validation) and not len(split.test):
+        raise ConfigError(
+            f"split: the scheme '{said}' holds out none of the {len(genes)} genes: name validation or test, or say "
+            "'scheme: all' to train on every gene."
+        )
+    return split

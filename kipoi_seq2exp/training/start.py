@@ -8,9 +8,8 @@ the mask), so that the network predicts what it did and learns what they add.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +25,6 @@ from kipoi_seq2exp.training.module import build_network, start_from_regression
 from kipoi_seq2exp.zoo.models import load_model
 
 SILENT = -20.0  # of a new track's weight before the softmax, below the smallest: a share of 2e-9
-FREE = ("window_bp", "n_tracks", "n_features", "prior_weights", "signal_betas", "contact_track", "strand_feature")
-"""Settings of the network that may differ from those of the weights, or follow from the run's tracks and features."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +163,3 @@ def _columns(fresh: Tensor, known: Tensor | None, match: Match) -> Tensor:
     if known is not None and match.ours:
         columns[:, list(match.ours)] = known[:, list(match.theirs)]
     return columns
-
-
-def network_of(weights: str) -> Mapping[str, Any]:
-    """Return the settings that a network takes over from weights, but for those that follow from the inputs."""
-    settings = to_mapping(load_model(weights, "cpu").config)
-    return {name: value for name, value in settings.items() if name not in (*FREE, "promoter_bp")}

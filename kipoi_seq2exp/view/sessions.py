@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from kipoi_seq2exp.config import TrackKind
-from kipoi_seq2exp.data.signals import SignalFormat, signal_file, signal_format
+from kipoi_seq2exp.data.tracks.signals import SignalFormat, signal_file, signal_format
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import track_specs
 from kipoi_seq2exp.view.locus import Surroundings, assembly_of

@@ -17,7 +17,7 @@ from kipoi_utils.data_utils import numpy_collate
 from torch.utils.data import DataLoader
 
 from kipoi_seq2exp.data.dataset import WindowDataset
-from kipoi_seq2exp.data.track_ranges import warn_of_inputs
+from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo import fixes, served
 from kipoi_seq2exp.zoo.group import member_inputs

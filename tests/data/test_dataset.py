@@ -14,7 +14,7 @@ from conftest import GENES, LENGTHS, WINDOW_BP, write_bigwig
 
 from kipoi_seq2exp.config import Transform
 from kipoi_seq2exp.data import WindowDataset
-from kipoi_seq2exp.data.contacts import powerlaw_contact
+from kipoi_seq2exp.data.tracks.contacts import powerlaw_contact
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 

@@ -14,7 +14,7 @@ import torch
 from conftest import write_bigwig
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, TrackSpec
-from kipoi_seq2exp.data.signals import BigWigTrack
+from kipoi_seq2exp.data.tracks.signals import BigWigTrack
 from kipoi_seq2exp.nn.network import Seq2Exp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

@@ -12,7 +12,7 @@ from conftest import LENGTHS, write_bigwig
 from small_runs import command_line
 
 from kipoi_seq2exp.cli import main
-from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.judge.macs3 import FOLD, Macs3, PeakSettings, call_peaks, call_tracks, find_macs3, write_bedgraph
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import GENES, WINDOW_BP, write_bigwig
 from training_runs import run_settings
 
-from kipoi_seq2exp.data.contact_files import PublishedContacts
-from kipoi_seq2exp.data.contacts import ContactQuery
+from kipoi_seq2exp.data.tracks.contact_files import PublishedContacts
+from kipoi_seq2exp.data.tracks.contacts import ContactQuery
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.training.config import training_config
 from kipoi_seq2exp.training.data import LabelledWindows, open_cells

@@ -7,8 +7,8 @@ import pytest
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.settings import from_mapping
 from kipoi_seq2exp.training import splits
-from kipoi_seq2exp.training.parts import make_split
 from kipoi_seq2exp.training.sections import SplitConfig
+from kipoi_seq2exp.training.splits import make_split
 
 
 def gene_table(chroms, tss, **columns):

@@ -15,9 +15,9 @@ from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.settings import to_mapping
-from kipoi_seq2exp.training import publish as publishing
 from kipoi_seq2exp.training.fit import fit
-from kipoi_seq2exp.training.publish import ServedAs, publish
+from kipoi_seq2exp.training.publishing import publish as publishing
+from kipoi_seq2exp.training.publishing.publish import ServedAs, publish
 from kipoi_seq2exp.zoo.registry import read_served
 
 

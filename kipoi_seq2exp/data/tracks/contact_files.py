@@ -14,12 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import TrackSpec
-from kipoi_seq2exp.data.bedgraph import Steps
-from kipoi_seq2exp.data.contacts import BIN_BP, GAMMA, ContactQuery, ContactSource, Values, expand_bins, scale_contact
 from kipoi_seq2exp.data.handles import LazyFile
 from kipoi_seq2exp.data.naming import check_chromosomes
 from kipoi_seq2exp.data.regions import text_lines
-from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.data.tracks.bedgraph import Steps
+from kipoi_seq2exp.data.tracks.contacts import (
+    BIN_BP,
+    GAMMA,
+    ContactQuery,
+    ContactSource,
+    Values,
+    expand_bins,
+    scale_contact,
+)
+from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.settings import suggest
 

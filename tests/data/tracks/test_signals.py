@@ -12,7 +12,7 @@ from conftest import LENGTHS, write_bigwig, write_fasta
 
 from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.sequence import Genome
-from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.errors import InputError
 

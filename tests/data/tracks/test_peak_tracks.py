@@ -11,7 +11,7 @@ from small_runs import finished_run
 from training_runs import run_settings
 
 from kipoi_seq2exp.config import TrackSpec
-from kipoi_seq2exp.data.signals import SignalFormat, open_signal, signal_format
+from kipoi_seq2exp.data.tracks.signals import SignalFormat, open_signal, signal_format
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.prediction.store import read_predictions
 from kipoi_seq2exp.view.locus import Surroundings

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.regions import ValueColumn, read_intervals
 from kipoi_seq2exp.data.sequence import Genome
-from kipoi_seq2exp.data.signals import SignalTrack, Values
+from kipoi_seq2exp.data.tracks.track import SignalTrack, Values
 from kipoi_seq2exp.errors import InputError
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from kipoi_seq2exp.config import TrackSpec
-from kipoi_seq2exp.data.bedgraph import BedGraphTrack, flatten
 from kipoi_seq2exp.data.sequence import Genome
-from kipoi_seq2exp.data.signals import open_signal
+from kipoi_seq2exp.data.tracks.bedgraph import BedGraphTrack, flatten
+from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.errors import InputError
 

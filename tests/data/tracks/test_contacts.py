@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from kipoi_seq2exp.config import TrackSpec
-from kipoi_seq2exp.data.contacts import ContactQuery, expand_bins, open_contacts, powerlaw_contact, scale_contact
 from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.tracks.contact_sources import open_contacts
+from kipoi_seq2exp.data.tracks.contacts import ContactQuery, expand_bins, powerlaw_contact, scale_contact
 from kipoi_seq2exp.errors import InputError
 
 SPEC = TrackSpec("hic")

@@ -11,9 +11,10 @@ import pytest
 from conftest import LENGTHS, write_bigwig, write_cooler
 
 from kipoi_seq2exp.config import TrackSpec
-from kipoi_seq2exp.data import contact_files
-from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts, scale_contact
 from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.tracks import contact_files
+from kipoi_seq2exp.data.tracks.contact_sources import open_contacts
+from kipoi_seq2exp.data.tracks.contacts import ContactQuery, scale_contact
 from kipoi_seq2exp.errors import InputError
 
 SPEC = TrackSpec("hic")
@@ -168,7 +169,7 @@ def test_no_handler_of_hictkpy_runs_at_a_fork():
         "import os\n"
         "registered, register = [], os.register_at_fork\n"
         "os.register_at_fork = lambda **handlers: (registered.extend(handlers.values()), register(**handlers))\n"
-        "from kipoi_seq2exp.data.contact_files import _hictkpy\n"
+        "from kipoi_seq2exp.data.tracks.contact_files import _hictkpy\n"
         "mine = os.register_at_fork\n"
         "_hictkpy()\n"
         "assert os.register_at_fork is mine\n"
@@ -182,7 +183,8 @@ def test_forked_process_reads_the_same_and_nothing_is_printed(tiny, cool, tmp_pa
     (tmp_path / "fork.py").write_text(
         "import os, sys\n"
         "from kipoi_seq2exp.config import TrackSpec\n"
-        "from kipoi_seq2exp.data.contacts import ContactQuery, open_contacts\n"
+        "from kipoi_seq2exp.data.tracks.contact_sources import open_contacts\n"
+        "from kipoi_seq2exp.data.tracks.contacts import ContactQuery\n"
         "source = open_contacts(sys.argv[1], TrackSpec('hic'))\n"
         "query = ContactQuery('B', 'chr1', 33_210)\n"
         "here = source.profile(query, 20_000, 40_000)\n"

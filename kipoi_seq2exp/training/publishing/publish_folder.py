@@ -21,7 +21,7 @@ from kipoi_seq2exp.files import make_folder, output_error, staging_folder, write
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, open_cells
-from kipoi_seq2exp.training.publish import Published, ServedAs, check_member_name, publish, read_run
+from kipoi_seq2exp.training.publishing.publish import Published, ServedAs, check_member_name, publish, read_run
 from kipoi_seq2exp.training.sections import AugmentConfig
 from kipoi_seq2exp.zoo.example import write_example
 from kipoi_seq2exp.zoo.group import Author, GroupAbout, check_track_names
