@@ -200,10 +200,8 @@ def _write(args: argparse.Namespace, predictions: Predictions, found: Found, sta
 def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) -> None:
     """Say what was called, and that promoters were not."""
     calls, elements = found.calls, found.elements
-    cut = (
-        f"mask >= {calls.threshold:g}" if calls.top_fraction is None else f"top {calls.top_fraction:.2%} of each window"
-    )
-    say(f"{counted(len(elements), 'element')} of {counted(elements['gene_id'].nunique(), 'gene')} ({cut})")
+    rule = calls.rule if found.null is None or calls.threshold is not None else "no threshold"
+    say(f"{counted(len(elements), 'element')} of {counted(elements['gene_id'].nunique(), 'gene')} ({rule})")
     if args.perturb and len(elements):
         from kipoi_seq2exp.prediction.masking import effect_line
 

@@ -160,8 +160,10 @@ def add_call_options(parser: argparse.ArgumentParser) -> None:
     """Add how elements are called from the mask."""
     group = parser.add_argument_group("elements (the promoter is never called)")
     cut = group.add_mutually_exclusive_group()
-    cut.add_argument("--threshold", type=float, help="call bases whose mask reaches this probability (default 0.5)")
-    cut.add_argument("--top-fraction", type=float, help="call this fraction of the window's bases instead, e.g. 0.05")
+    cut.add_argument("--threshold", type=float, help="call bases whose mask reaches this probability")
+    cut.add_argument(
+        "--top-fraction", type=float, help="call this fraction of the window's bases, the highest (default 0.05)"
+    )
     group.add_argument("--min-length", type=int, metavar="BP", help="drop shorter elements (default 50)")
     group.add_argument("--merge-gap", type=int, metavar="BP", help="join elements at most this far apart (default 100)")
 

@@ -6,7 +6,7 @@ The promoter is forced into the mask by the model: it is never called, and no ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import ConfigError, ShapeError
+
+Bounds = tuple[NDArray[np.int64], NDArray[np.int64]]
+STANDS_OUT = 0.01
+"""Of the top fraction, a base is called only if its mask is this far above the window's median."""
 
 COLUMNS = (
     "chrom",
@@ -36,32 +40,40 @@ class CallSettings:
 
     Attributes
     ----------
-    threshold : float
-        A base is called when its mask reaches this probability; used when `top_fraction` is None.
-    top_fraction : float or None
-        Call this fraction of the bases outside the promoter instead, those with the highest mask; bases that tie with
-        the last one are called too, bases with a mask of 0 never.
+    threshold : float or None
+        A base is called when its mask reaches this probability. None: `top_fraction` says which.
+    top_fraction : float
+        Call at most this fraction of the bases outside the promoter, joined gaps included: those with the highest mask.
+        A base is called only if its mask stands out from the window's median by `STANDS_OUT`. Bases that share the
+        highest value are called together, even if they are more.
     min_length_bp : int
         Shorter calls are dropped, after merging.
     merge_gap_bp : int
         Calls that lie at most this far apart become one.
     """
 
-    threshold: float = 0.5
-    top_fraction: float | None = None
+    threshold: float | None = None
+    top_fraction: float = 0.05
     min_length_bp: int = 50
     merge_gap_bp: int = 100
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
+        if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ConfigError(f"threshold must be above 0 and at most 1, found {self.threshold}.")
-        if self.top_fraction is not None and not 0 < self.top_fraction < 1:
+        if not 0 < self.top_fraction < 1:
             raise ConfigError(f"top_fraction must lie between 0 and 1, found {self.top_fraction}.")
         if self.min_length_bp < 1 or self.merge_gap_bp < 0:
             raise ConfigError(
                 f"min_length_bp must be at least 1 and merge_gap_bp at least 0, found {self.min_length_bp} and "
                 f"{self.merge_gap_bp}."
             )
+
+    @property
+    def rule(self) -> str:
+        """Which bases are called, in words."""
+        if self.threshold is not None:
+            return f"mask >= {self.threshold:g}"
+        return f"the top {self.top_fraction:.2%} of each window"
 
 
 @dataclass(frozen=True)
@@ -114,32 +126,58 @@ def call_elements(mask: NDArray[np.floating], promoter: slice, settings: CallSet
     if mask.ndim != 1 or not np.isfinite(mask).all():
         raise ShapeError(f"the mask must hold one finite number for each base, found shape {mask.shape}.")
     values = mask.astype(np.float64)
-    distal = np.ones(mask.size, dtype=bool)
-    distal[promoter] = False
-    cut = threshold_of(values[distal], settings)
-    edges = np.diff(((values >= cut) & distal).astype(np.int8), prepend=0, append=0)
-    start, end = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    start, end = _merge(start, end, promoter, settings.merge_gap_bp)
-    long_enough = end - start >= settings.min_length_bp
-    start, end = start[long_enough], end[long_enough]
+    first, heights = _runs(values, promoter)
+
+    def intervals(cut: float) -> Bounds:
+        edges = np.diff((heights >= cut).astype(np.int8), prepend=0)
+        bounds = _merge(first[edges == 1], first[edges == -1], promoter, settings.merge_gap_bp)
+        long_enough = bounds[1] - bounds[0] >= settings.min_length_bp
+        return bounds[0][long_enough], bounds[1][long_enough]
+
+    cut = settings.threshold
+    if cut is None:
+        distal = np.delete(values, np.r_[promoter])
+        cut = _cut_of_top(distal, heights, settings.top_fraction, lambda cut: _total(intervals(cut)))
+    start, end = intervals(cut)
     mean, largest = _summaries(values, start, end)
     return Calls(start, end, mean, largest, cut)
 
 
-def threshold_of(distal: NDArray[np.float64], settings: CallSettings) -> float:
-    """Return the smallest mask value that is called among the bases outside the promoter."""
-    if settings.top_fraction is None:
-        return settings.threshold
-    kept = int(distal.size * settings.top_fraction)
-    if kept == 0:
+def _runs(values: NDArray[np.float64], promoter: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the first base of each run of equal values, and its value; -inf in the promoter and beyond the end.
+
+    Masks are often equal over a token of many bases: what follows looks at runs instead.
+    """
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    first = np.unique(np.concatenate([[0, promoter.start, promoter.stop, values.size], changes]))
+    heights = np.append(values, -np.inf)[first]
+    heights[(first >= promoter.start) & (first < promoter.stop)] = -np.inf
+    return first, heights
+
+
+def _cut_of_top(
+    distal: NDArray[np.float64], heights: NDArray[np.float64], fraction: float, called: Callable[[float], int]
+) -> float:
+    """Return the lowest of the heights at which at most a fraction of the bases is called: a lower cut calls more."""
+    most = int(distal.size * fraction)
+    cuts = np.unique(heights[heights >= np.median(distal) + STANDS_OUT])
+    if most == 0 or not cuts.size:
         return np.inf
-    smallest = float(np.partition(distal, distal.size - kept)[distal.size - kept])
-    return max(smallest, float(np.nextafter(0, 1)))
+    low, high = 0, cuts.size - 1
+    while low < high:
+        middle = (low + high) // 2
+        if called(float(cuts[middle])) <= most:
+            high = middle
+        else:
+            low = middle + 1
+    return float(cuts[low])
 
 
-def _merge(
-    start: NDArray[np.int64], end: NDArray[np.int64], promoter: slice, gap_bp: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _total(bounds: Bounds) -> int:
+    return int((bounds[1] - bounds[0]).sum())
+
+
+def _merge(start: NDArray[np.int64], end: NDArray[np.int64], promoter: slice, gap_bp: int) -> Bounds:
     if len(start) < 2:
         return start, end
     across = (end[:-1] <= promoter.start) & (start[1:] >= promoter.stop)

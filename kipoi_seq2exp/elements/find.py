@@ -127,7 +127,7 @@ def find_elements(
         threshold = null.threshold(settings.null.fdr)
         if threshold is None:
             return Found(empty_elements(), _promoters(predictions, windows), calls, null)
-        calls = dataclasses.replace(calls, threshold=threshold, top_fraction=None)
+        calls = dataclasses.replace(calls, threshold=threshold)
     tables = []
     for index in range(len(predictions)):
         mask = genomic_mask(predictions, index)

@@ -144,11 +144,8 @@ def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = N
         lines.append(f"track {name}: {track['source']} ({track['transform']})")
     lines.append(f"missing features: {dataset['missing_features']}")
     if provenance["mask"] and calls is not None:
-        cut = (
-            f"the top {calls.top_fraction:.2%} of the window" if calls.top_fraction else f"mask >= {calls.threshold:g}"
-        )
         lines.append(
-            f"elements: {cut} outside the {inputs['promoter_bp']:,}-bp promoter, gaps up to {calls.merge_gap_bp} bp "
+            f"elements: {calls.rule} outside the {inputs['promoter_bp']:,}-bp promoter, gaps up to {calls.merge_gap_bp} bp "
             f"joined, at least {calls.min_length_bp} bp; mask: {provenance['mask']}"
         )
     return lines

@@ -10,7 +10,7 @@ from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings, call_elements, j
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 
 PROMOTER = slice(40, 60)
-EVERY_BASE = CallSettings(min_length_bp=1, merge_gap_bp=0)
+EVERY_BASE = CallSettings(0.5, min_length_bp=1, merge_gap_bp=0)
 
 
 def slow_calls(mask, promoter, settings):
@@ -44,7 +44,7 @@ def test_calls_equal_the_slow_twin(gap, least, seed):
 
 @pytest.mark.parametrize("gap", [0, 1_000])
 def test_the_promoter_is_never_called_nor_bridged(gap):
-    calls = call_elements(np.ones(100), PROMOTER, CallSettings(min_length_bp=1, merge_gap_bp=gap))
+    calls = call_elements(np.ones(100), PROMOTER, CallSettings(0.5, min_length_bp=1, merge_gap_bp=gap))
     assert list(zip(calls.start, calls.end, strict=True)) == [(0, 40), (60, 100)]
 
 
@@ -57,7 +57,7 @@ def test_ends_of_the_window_are_called():
 
 
 def test_nothing_reached_gives_no_calls():
-    calls = call_elements(np.full(100, 0.2), PROMOTER, CallSettings())
+    calls = call_elements(np.full(100, 0.2), PROMOTER, CallSettings(0.5))
     assert len(calls) == 0
     assert calls.mean.shape == (0,)
 
@@ -68,6 +68,34 @@ def test_top_fraction_keeps_that_many_bases_outside_the_promoter():
     calls = call_elements(mask, promoter, CallSettings(top_fraction=0.05, min_length_bp=1, merge_gap_bp=0))
     assert (calls.end - calls.start).sum() == 400
     assert calls.threshold == np.sort(np.delete(mask, np.r_[promoter]))[-400]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_top_fraction_counts_what_is_called_after_gaps_were_joined_and_short_calls_dropped(seed):
+    random = np.random.default_rng(seed)
+    mask = np.repeat(random.random(2_000), 100).astype(np.float32) ** 3  # noise: every second gap would be joined
+    calls = call_elements(mask, slice(99_000, 101_000), CallSettings(top_fraction=0.05))
+    called = calls.bases(mask.size)
+    assert 0.049 < called.sum() / (mask.size - 2_000) <= 0.05
+    lower = np.unique(mask)[np.unique(mask).searchsorted(np.float32(calls.threshold)) - 1]
+    more = call_elements(mask, slice(99_000, 101_000), CallSettings(float(lower)))
+    assert more.bases(mask.size).sum() > 0.05 * (mask.size - 2_000)
+
+
+def test_the_top_fraction_leaves_a_window_in_which_nothing_stands_out_alone():
+    flat = (0.108 + 0.004 * np.random.default_rng(0).random(10_000)).astype(np.float32)
+    promoter = slice(4_900, 5_100)
+    assert len(call_elements(flat, promoter, CallSettings())) == 0
+    flat[1_000:1_200] = 0.3
+    calls = call_elements(flat, promoter, CallSettings())
+    assert list(zip(calls.start, calls.end, strict=True)) == [(1_000, 1_200)]
+
+
+def test_bases_that_share_the_highest_mask_are_called_together():
+    mask = np.zeros(1_000)
+    mask[:300] = 1
+    calls = call_elements(mask, slice(450, 550), CallSettings(top_fraction=0.05))
+    assert list(zip(calls.start, calls.end, strict=True)) == [(0, 300)]
 
 
 def test_top_fraction_never_calls_a_base_of_mask_zero():

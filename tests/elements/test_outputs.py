@@ -22,7 +22,7 @@ from kipoi_seq2exp.errors import OutputError
 from kipoi_seq2exp.prediction.run import fill_store, prepare
 from kipoi_seq2exp.prediction.store import STORE_NAME, Layout, PredictionStore, Row, read_predictions
 
-CALLS = CallSettings(min_length_bp=20)
+CALLS = CallSettings(0.5, min_length_bp=20)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from kipoi_seq2exp.view.annotation import read_gene_models, read_known_elements
 from kipoi_seq2exp.view.locus import Surroundings, gather, unit_of
 from kipoi_seq2exp.view.plots import BINS, GENE_ROWS, draw_locus, plot_locus
 
-CALLS = CallSettings(min_length_bp=20)
+CALLS = CallSettings(0.5, min_length_bp=20)
 HERE = Locus("GENE02", "chr1", 7_000, 11_000, 9_000, "-")
 
 
