@@ -74,10 +74,40 @@ def run(args: argparse.Namespace, say: Say) -> int:
     settings, started = settings_of(args), time.time()
     predictions, opened = open_predictions(args, say, needs_mask)
     with predictions:
+        opened = opened or _behind(args, predictions, say)
         with options.gene_bar(predictions, "elements") as on_gene:
             found = find_elements(predictions, settings, opened, on_gene)
         _write(args, predictions, found, started, say)
     return 0
+
+
+def _behind(args: argparse.Namespace, predictions: Predictions, say: Say) -> Run | None:
+    """Open the run behind given predictions for what they do not hold, or say which columns are missing, and why.
+
+    Raises
+    ------
+    ConfigError
+        If the network must run again and cannot.
+    """
+    from kipoi_seq2exp.errors import Seq2ExpError
+    from kipoi_seq2exp.prediction.reopen import reopen_run
+
+    runs_again = args.perturb or args.fdr is not None
+    if not (predictions.has_beta or runs_again):
+        say(
+            f"no credible intervals and no columns of the DNA and the tracks: {predictions.path} does not hold the "
+            "Beta of each base; predict with --save-beta, or give the model and its inputs in place of --from"
+        )
+        return None
+    try:
+        return reopen_run(predictions)
+    except Seq2ExpError as error:
+        if runs_again:
+            raise ConfigError(
+                f"--perturb and --fdr run the network again: {error} Give the model and its inputs in place of --from."
+            ) from None
+        say(f"no columns of the DNA and the tracks: {error} Give the model and its inputs in place of --from for them.")
+        return None
 
 
 def settings_of(args: argparse.Namespace) -> ElementSettings:

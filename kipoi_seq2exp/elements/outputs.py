@@ -145,8 +145,8 @@ def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = N
     lines.append(f"missing features: {dataset['missing_features']}")
     if provenance["mask"] and calls is not None:
         lines.append(
-            f"elements: {calls.rule} outside the {inputs['promoter_bp']:,}-bp promoter, gaps up to {calls.merge_gap_bp} bp "
-            f"joined, at least {calls.min_length_bp} bp; mask: {provenance['mask']}"
+            f"elements: {calls.rule} outside the {inputs['promoter_bp']:,}-bp promoter, gaps up to "
+            f"{calls.merge_gap_bp} bp joined, at least {calls.min_length_bp} bp; mask: {provenance['mask']}"
         )
     return lines
 

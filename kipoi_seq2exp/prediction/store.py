@@ -124,6 +124,11 @@ class PredictionStore:
         return request
 
     @property
+    def gene_ids(self) -> tuple[str, ...]:
+        """The genes of the run, complete or not."""
+        return tuple(texts(self._root["metadata/gene_id"][:]))
+
+    @property
     def batch_size(self) -> int | None:
         """Windows that went through the network together, in the last run that filled this store."""
         size = self._root.attrs.get("batch_size")

@@ -301,9 +301,30 @@ def test_the_command_runs_the_model_and_reads_results(tiny, tmp_path, capsys):
         assert track.stats("chr1", 9_000, 9_100)[0] == pytest.approx(1.0)
     assert main(["elements", "--from", str(tmp_path / "out"), "-o", str(tmp_path / "again"), "--threshold", "0.6"]) == 0
     again = pd.read_csv(tmp_path / "again" / "elements.tsv", sep="\t", comment="#")
-    shared = ["chrom", "start", "end", "name", "score", "probability_low"]
-    pd.testing.assert_frame_equal(again[shared], table[shared])
-    assert "dna" not in again
+    pd.testing.assert_frame_equal(again, table.drop(columns=["expression_without", "delta_expression"]))
+    capsys.readouterr()
+    words = [
+        "elements",
+        "--from",
+        str(tmp_path / "out"),
+        "-o",
+        str(tmp_path / "more"),
+        "--threshold",
+        "0.6",
+        "--perturb",
+    ]
+    assert main(words) == 0
+    more = pd.read_csv(tmp_path / "more" / "elements.tsv", sep="\t", comment="#")
+    pd.testing.assert_frame_equal(more, table)
+    weights.rename(tmp_path / "moved.safetensors")
+    assert main(words[:-1]) == 0
+    assert "no columns of the DNA and the tracks: " in capsys.readouterr().out
+    less = pd.read_csv(tmp_path / "more" / "elements.tsv", sep="\t", comment="#")
+    pd.testing.assert_frame_equal(less, table[list(less)])
+    assert "probability_low" in less
+    assert "dna" not in less
+    assert main(words) == 1
+    assert "--perturb and --fdr run the network again: " in capsys.readouterr().err
     assert json.loads((tmp_path / "again" / "elements.json").read_text())["n_elements"] == len(table)
 
 
@@ -320,7 +341,9 @@ def test_the_command_reads_a_kipoi_output(tiny, run, predictions, tmp_path, caps
     assert (
         main(["elements", "--from", str(tmp_path / "out.h5"), "-o", str(tmp_path / "o"), "--top-fraction", "0.05"]) == 0
     )
-    assert "does not say how long the chromosomes are" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "does not say how long the chromosomes are" in said
+    assert "no credible intervals and no columns of the DNA and the tracks" in said
     table = pd.read_csv(tmp_path / "o" / "elements.tsv", sep="\t", comment="#")
     assert len(table) > 3
     assert "probability" not in table
@@ -366,9 +389,9 @@ def test_a_result_of_other_genes_than_the_table_is_one_sentence(run, tmp_path, c
     assert "the gene table: none of its 1 genes (OTHER) is among the 7 of" in capsys.readouterr().err
 
 
-def test_what_needs_the_network_says_so(run, predictions, tmp_path, capsys):
-    assert main(["elements", "--from", str(run.store.path), "-o", str(tmp_path / "o"), "--perturb"]) == 1
-    assert "give the model and its inputs" in capsys.readouterr().err
+def test_what_needs_the_network_says_so(run, predictions, tmp_path):
+    with pytest.raises(ConfigError, match="give the model and its inputs"):
+        find_elements(predictions, ElementSettings(CALLS, perturb=True))
     predictions_without = prepare(small_request_without_mask(run.request, tmp_path), tmp_path / "plain")
     fill_store(predictions_without)
     with read_predictions(predictions_without.store.path) as plain, pytest.raises(InputError, match="expression alone"):
