@@ -111,6 +111,10 @@ class NetworkConfig:
         contact with the TSS, can only add, and does not act when it is masked out. Published: 0.
     contact_track : int or None
         Which track is the contact, as log10(contact + 1), from 0; needed by `contact_pool` alone.
+    encoder_bp : int or None
+        How much of the centre of the window the encoder reads, in base pairs. What lies beyond reaches the expression
+        by `contact_pool` alone, whose activities then come from a convolution over nine positions: the effect of a far
+        element is its own activity x contact x mask. None: as published, the whole window.
     strand_feature : int or None
         Which gene feature is the strand (1 or -1), from 0: the window of a gene on the reverse strand is read from the
         other strand, so that the network sees every gene 5' to 3'; what comes out lies on the forward strand again. The
@@ -147,6 +151,7 @@ class NetworkConfig:
     memory_bp: int | None = None
     contact_pool: int = 0
     contact_track: int | None = None
+    encoder_bp: int | None = None
     strand_feature: int | None = None
     reads_dna: bool = True
 
@@ -186,6 +191,13 @@ class NetworkConfig:
                 f"contact_pool needs contact_track, the number of the contact among the {self.n_tracks} tracks (from "
                 f"0), found {self.contact_track}."
             )
+        if self.encoder_bp is not None and not self.promoter_bp <= self.encoder_bp <= self.window_bp:
+            raise ConfigError(
+                f"encoder_bp ({self.encoder_bp:,}) must hold the promoter ({self.promoter_bp:,} bp) and lie in the "
+                f"window ({self.window_bp:,} bp)."
+            )
+        if self.encoder_bp is not None and not self.contact_pool:
+            raise ConfigError("encoder_bp needs contact_pool: nothing else reads what lies beyond.")
         if self.strand_feature is not None and not 0 <= self.strand_feature < self.n_features:
             raise ConfigError(
                 f"strand_feature must number one of the {self.n_features} gene features (from 0), found "
@@ -286,6 +298,8 @@ class TrackSpec:
         Shown on the card, in pictures and in messages.
     training : TrackRange or None
         What the track looked like in training, noted by the training itself: other files are compared with it.
+    stand_in : str
+        The track that is read in place of this one where no file is given for it; empty: a file must be given.
     """
 
     name: str
@@ -294,6 +308,7 @@ class TrackSpec:
     unit: str = ""
     description: str = ""
     training: TrackRange | None = None
+    stand_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -313,8 +328,10 @@ class FeatureSpec:
     mean : float or None
         Mean over the training genes, used for a missing value when the user asks for it.
     from_tracks : tuple of str
-        Tracks whose values at the TSS +- 500 bp give the feature (square root of the product of their means) when no
-        column holds it; empty: the feature must be given.
+        Tracks whose values at the TSS +- `flank_bp` give the feature (geometric mean of their means) when no column
+        holds it; empty: the feature must be given.
+    flank_bp : int
+        How far `from_tracks` reads to either side of the TSS.
     transform : Transform
         Applied to the value, however it was found (`limit` and `mean` are of the value before).
     from_strand : bool
@@ -328,8 +345,13 @@ class FeatureSpec:
     limit: float | None = None
     mean: float | None = None
     from_tracks: tuple[str, ...] = ()
+    flank_bp: int = 500
     transform: Transform = Transform.NONE
     from_strand: bool = False
+
+    def __post_init__(self) -> None:
+        if self.flank_bp < 1:
+            raise ConfigError(f"feature '{self.name}': flank_bp must be at least 1, found {self.flank_bp}.")
 
 
 @dataclass(frozen=True)
@@ -366,6 +388,18 @@ class InputSpec:
             unknown = set(feature.from_tracks) - set(self.track_names)
             if unknown:
                 raise ConfigError(f"feature '{feature.name}' needs the track '{min(unknown)}', which is not listed.")
+        for track in self.tracks:
+            self._check_stand_in(track)
+
+    def _check_stand_in(self, track: TrackSpec) -> None:
+        if not track.stand_in:
+            return
+        other = next((one for one in self.tracks if one.name == track.stand_in), None)
+        if other is None or other.stand_in:
+            found = "has a stand-in itself" if other else "is not listed"
+            raise ConfigError(f"track '{track.name}': its stand-in '{track.stand_in}' {found}.")
+        if (other.kind, other.transform) != (track.kind, track.transform):
+            raise ConfigError(f"track '{track.name}': its stand-in '{other.name}' has another kind or transform.")
 
     @property
     def track_names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import InputSpec, TrackKind, Transform
-from kipoi_seq2exp.data.features import PROMOTER_FLANK_BP, parse_missing, resolve_features
+from kipoi_seq2exp.data.features import parse_missing, resolve_features
 from kipoi_seq2exp.data.genes import check_positions, read_genes
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.sequence import Genome
@@ -73,7 +73,8 @@ class WindowDataset:
         See `read_genes`.
     fasta : str or Path
     sources : mapping of str to str or Path
-        The file of each track by its name; 'powerlaw' for a contact track without Hi-C (see `open_contacts`).
+        The file of each track by its name; 'powerlaw' for a contact track without Hi-C (see `open_contacts`). A track
+        with a stand-in may be left out.
     blacklist : str or Path, optional
         BED of bases that the mask may not keep.
     missing_features : {"error", "mean"}
@@ -225,8 +226,8 @@ class WindowDataset:
     def _features(self, index: int, query: ContactQuery) -> NDArray[np.float32]:
         features: NDArray[np.float32] = self.features.values[index].copy()
         for column in self.features.from_tracks:
-            promoter = Window.around(query.chrom, query.tss, 2 * PROMOTER_FLANK_BP)
-            names = self.inputs.features[column].from_tracks
+            spec = self.inputs.features[column]
+            promoter, names = Window.around(query.chrom, query.tss, 2 * spec.flank_bp), spec.from_tracks
             means = [float(self._values(name, query, promoter).mean(dtype=np.float64)) for name in names]
             features[column] = np.prod(means) ** (1 / len(means))
         for column, spec in enumerate(self.inputs.features):
@@ -258,7 +259,7 @@ def _open_tracks(inputs: InputSpec, sources: Mapping[str, str | Path]) -> dict[s
             raise InputError(f"unknown track '{name}'{suggest(str(name), inputs.track_names)}.")
     tracks: dict[str, SignalTrack[Any] | ContactSource] = {}
     for spec in inputs.tracks:
-        source = sources.get(spec.name)
+        source = sources.get(spec.name) or sources.get(spec.stand_in)
         if source is None or str(source) == "":
             hint = " or 'powerlaw' where there is no Hi-C" if spec.kind is TrackKind.CONTACT else ""
             raise InputError(f"no file is given for the track '{spec.name}': give one{hint}.")

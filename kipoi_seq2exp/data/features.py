@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,6 @@ from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PROMOTER_FLANK_BP = 500
-"""A feature computed from tracks reads the TSS +- this many bp."""
 
 
 class MissingFeatures(str, enum.Enum):
@@ -113,7 +111,7 @@ def resolve_features(
         name = next((name for name in feature.columns or (feature.name,) if name in genes), None)
         if name is None and feature.from_tracks:
             computed.append(column)
-            sources[feature.name] = f"computed from the tracks {' and '.join(feature.from_tracks)} at the TSS +-500 bp"
+            sources[feature.name] = f"computed from {_listed(feature.from_tracks)} at the TSS +-{feature.flank_bp} bp"
             continue
         numbers = np.full(len(genes), np.nan) if name is None else _numbers(genes, feature, name)
         sources[feature.name] = f"column {name}" if name else "no column"
@@ -125,6 +123,10 @@ def resolve_features(
             sources[feature.name] += f"; {int(absent.sum())} of {len(genes)} genes: {source}"
         values[:, column] = numbers
     return FeatureTable(values, tuple(computed), sources, filled)
+
+
+def _listed(tracks: Sequence[str]) -> str:
+    return f"the track{'s' if len(tracks) > 1 else ''} {' and '.join(tracks)}"
 
 
 def _numbers(genes: pd.DataFrame, feature: FeatureSpec, column: str) -> NDArray[np.float64]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import Transform
 from kipoi_seq2exp.data.dataset import WindowDataset, transformed
-from kipoi_seq2exp.data.features import PROMOTER_FLANK_BP
 from kipoi_seq2exp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,12 +34,15 @@ class ComputedFeature:
         What was applied to each of these tracks.
     transform : Transform
         What is applied to the feature.
+    flank_bp : int
+        How far it reads to either side of the TSS.
     """
 
     column: int
     tracks: tuple[int, ...]
     track_transforms: tuple[Transform, ...]
     transform: Transform
+    flank_bp: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class FeatureRules:
             if column in dataset.features.from_tracks:
                 tracks = tuple(inputs.track_names.index(name) for name in feature.from_tracks)
                 transforms = tuple(inputs.tracks[track].transform for track in tracks)
-                computed.append(ComputedFeature(column, tracks, transforms, feature.transform))
+                computed.append(ComputedFeature(column, tracks, transforms, feature.transform, feature.flank_bp))
         return cls(inputs.feature_names, np.array(baseline, np.float32), tuple(computed))
 
     def baseline_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,15 +90,14 @@ class FeatureRules:
         """
         if not self.computed:
             return features
-        middle = signals.shape[1] // 2
-        if middle < PROMOTER_FLANK_BP:
-            raise ConfigError(
-                f"{self.names[self.computed[0].column]} is computed from the TSS +-{PROMOTER_FLANK_BP} bp, and the "
-                f"window has {signals.shape[1]:,} bp: give it as a column of the gene table."
-            )
-        promoter = signals[:, middle - PROMOTER_FLANK_BP : middle + PROMOTER_FLANK_BP]
-        features = features.clone()
+        middle, features = signals.shape[1] // 2, features.clone()
         for feature in self.computed:
+            if middle < feature.flank_bp:
+                raise ConfigError(
+                    f"{self.names[feature.column]} is computed from the TSS +-{feature.flank_bp} bp, and the window "
+                    f"has {signals.shape[1]:,} bp: give it as a column of the gene table."
+                )
+            promoter = signals[:, middle - feature.flank_bp : middle + feature.flank_bp]
             features[:, feature.column] = _forward(_geometric_mean(feature, promoter), feature.transform)
         return features
 

@@ -17,7 +17,8 @@ Glossary (ours = paper's symbol)
                                                                                  features -> MLP <-+      -> expression
 
 Source: Su et al., ICLR 2025, arXiv 2502.13991. Ours beyond it, all off by default: tokens, the reach of the states
-(`memory_bp`), and what the rest of the window adds to the promoter as activity x contact x mask (`contact_pool`).
+(`memory_bp`), and what the rest of the window adds to the promoter as activity x contact x mask (`contact_pool`,
+`encoder_bp`).
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs
 from kipoi_seq2exp.nn.mamba import MambaStack
-from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows, read_5_to_3, turned
+from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows, read_5_to_3, turned, without_dna
 
 GAIN = -2.0  # of each sum of `contact_pool` at the start, before softplus
+CONTEXT = 9  # positions that an activity is read from where the encoder reads the centre alone
 ACTIVITY_BIAS = -3.0  # of the activities of `contact_pool` at the start: next to none, as of most of a window
 
 
@@ -120,9 +122,12 @@ class Seq2Exp(nn.Module):
             self.register_buffer("signal_betas", torch.tensor(config.signal_betas))
         self.encoder = MambaStack(config, config.encoder_layers)
         self.activity_head: nn.Linear | None = None
+        self.activity_context: nn.Conv1d | None = None
         if config.contact_pool:
             self.activity_head = nn.Linear(D, config.contact_pool)
             nn.init.constant_(self.activity_head.bias, ACTIVITY_BIAS)
+            if config.encoder_bp is not None:
+                self.activity_context = nn.Conv1d(D, D, CONTEXT, padding=CONTEXT // 2)
             self.activity_gain = nn.Parameter(torch.full((config.contact_pool,), GAIN))
         self.expression_head = nn.Sequential(
             nn.Linear(D + config.n_features, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 1)
@@ -187,7 +192,7 @@ class Seq2Exp(nn.Module):
         """Return the output per token, and the mask before annotations where the network makes its own."""
         reverse, features = None, tokens.features
         if not self.config.reads_dna:
-            tokens = dataclasses.replace(tokens, onehot=tokens.onehot * 0)
+            tokens = without_dna(tokens)
         if self.config.strand_feature is not None:
             reverse = features[:, self.config.strand_feature] < 0
             features = features.clone()
@@ -266,9 +271,14 @@ class Seq2Exp(nn.Module):
         if self.activity_head is None:
             pooled: Tensor = self.encoder(masked, grid.promoter).mean(1)
             return pooled, None
-        hidden = self.encoder(masked)
-        distal = self.sum_activity(hidden, mask, tracks[..., self.config.contact_track], grid)
-        return hidden[:, grid.promoter].mean(1), distal
+        contact = tracks[..., self.config.contact_track]
+        if self.activity_context is None:
+            hidden = self.encoder(masked)
+            return hidden[:, grid.promoter].mean(1), self.sum_activity(hidden, mask, contact, grid)
+        centre = grid.centre(self.config.encoder_bp or grid.window_bp)
+        promoter = slice(grid.promoter.start - centre.start, grid.promoter.stop - centre.start)
+        context = functional.gelu(self.activity_context(masked.transpose(1, 2))).transpose(1, 2)
+        return self.encoder(masked[:, centre], promoter).mean(1), self.sum_activity(context, mask, contact, grid)
 
     def sum_activity(self, hidden: Tensor, mask: Tensor | None, contact: Tensor, grid: TokenGrid) -> Tensor:
         """Add up activity x contact x mask over all tokens but the promoter's: what they add to the expression, (B,).

@@ -80,6 +80,11 @@ class TokenGrid:
             means = torch.cat([means[:, :1] / share, means[:, 1:-1], means[:, -1:] / share], dim=1)
         return means
 
+    def centre(self, length_bp: int) -> slice:
+        """Return the tokens of the central bases of the window, the promoter's among them."""
+        flank = min(self.side, max(0, length_bp - self.promoter_bp) // (2 * self.token_bp))
+        return slice(self.promoter.start - flank, self.promoter.stop + flank)
+
     def to_bases(self, tokens: Tensor) -> Tensor:
         """Give every base its token's value: (B, T, ...) -> (B, L, ...)."""
         if self.token_bp == 1:
@@ -116,6 +121,14 @@ class Tokens:
     kept: Tensor | None = None
     mask: Tensor | None = None
     sample: Tensor | None = None
+
+
+def without_dna(tokens: Tokens) -> Tokens:
+    """Return a batch whose windows have no known base; gradients by the DNA exist, and are zero."""
+    if tokens.onehot.requires_grad:
+        return dataclasses.replace(tokens, onehot=tokens.onehot * 0)
+    rows = torch.zeros(len(tokens.tracks), dtype=torch.long, device=tokens.tracks.device)
+    return dataclasses.replace(tokens, onehot=tokens.onehot[:0], unknown=True, rows=rows)
 
 
 def turned(values: Tensor, reverse: Tensor | None) -> Tensor:

@@ -243,17 +243,23 @@ def training_config(values: Mapping[str, Any], where: str, cells: str | Path | N
 
 
 def _track_settings(inputs: InputSpec) -> dict[str, list[float]]:
-    """Return the share and the evidence of each track where the config states none: the published ones by name."""
+    """Return the share and the evidence of each track where the config states none: the published ones by name.
+
+    A track with a stand-in, that of another cell type, is no evidence of this one's elements.
+    """
     default = NetworkConfig()
     weights = dict(zip(PUBLISHED_TRACKS, default.prior_weights, strict=True))
     betas = dict(zip(PUBLISHED_TRACKS, default.signal_betas, strict=True))
     other = {TrackKind.BIGWIG: weights["dnase"], TrackKind.CONTACT: weights["hic"]}
     return {
-        "prior_weights": [weights.get(track.name, other[track.kind]) for track in inputs.tracks],
+        "prior_weights": [
+            NO_SHARE if track.stand_in else weights.get(track.name, other[track.kind]) for track in inputs.tracks
+        ],
         "signal_betas": [betas.get(track.name, 1.0) for track in inputs.tracks],
     }
 
 
+NO_SHARE = -20.0  # of a track in the evidence of the mask, before the softmax: 2e-9 or less
 PUBLISHED_TRACKS = ("h3k27ac", "dnase", "hic")
 """Tracks whose share and evidence are the defaults of `NetworkConfig`."""
 

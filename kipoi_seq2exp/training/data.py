@@ -25,6 +25,7 @@ from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.tracks.ranges import LOOKED_AT, noted_ranges
+from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.tokens import TokenGrid, known_rows
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.labels import Labels, read_labels
@@ -116,6 +117,42 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
     return CellSet(genes, labels, make_split(genes, config.split), windows, peaks)
 
 
+@dataclass(frozen=True)
+class StandIns:
+    """Which track and which feature takes the place of each when the tracks with a stand-in are replaced.
+
+    Attributes
+    ----------
+    tracks, features : list of int
+        Columns to read instead; its own where nothing stands in.
+    """
+
+    tracks: list[int]
+    features: list[int]
+
+    @classmethod
+    def of(cls, inputs: InputSpec) -> StandIns:
+        """Find them by name, and a feature by the tracks that it is computed from.
+
+        Raises
+        ------
+        ConfigError
+            If a feature is computed from a track with a stand-in, and none is computed alike from the stand-in.
+        """
+        stands = {track.name: track.stand_in or track.name for track in inputs.tracks}
+        made = [(f.from_tracks, f.flank_bp, f.transform) for f in inputs.features]
+        features = []
+        for place, feature in enumerate(inputs.features):
+            alike = (tuple(stands[name] for name in feature.from_tracks), feature.flank_bp, feature.transform)
+            if feature.from_tracks and alike not in made:
+                raise ConfigError(
+                    f"feature '{feature.name}' is computed from {' and '.join(feature.from_tracks)}: list one that is "
+                    f"computed alike from {' and '.join(alike[0])}, which may stand in."
+                )
+            features.append(made.index(alike) if feature.from_tracks else place)
+        return cls([inputs.track_names.index(stands[name]) for name in inputs.track_names], features)
+
+
 class LabelledWindows(Dataset[dict[str, Any]]):
     """Windows of one part of the split, all cell types together, as the network takes them.
 
@@ -138,6 +175,7 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         as_tokens = (
             config.run.cache and network.token_bp > 1 and not config.augment.max_shift_bp and not config.mask_from
         )
+        self.stand_ins = StandIns.of(config.inputs) if config.augment.stand_in else None
         self.grid = TokenGrid(self.window_bp, network.promoter_bp, network.token_bp) if as_tokens else None
 
     def __len__(self) -> int:
@@ -155,7 +193,12 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         if draw.position < 0:
             return window if self.grid is not None else crop(window, self.augment.max_shift_bp, self.window_bp)
         rng = np.random.default_rng([self.seed, draw.position])
-        return augment_window(window, self.augment, self.window_bp, rng)
+        changed = augment_window(window, self.augment, self.window_bp, rng)
+        if self.stand_ins is not None and rng.random() < self.augment.stand_in:
+            name = "tracks" if "tracks" in changed else "signals"
+            changed = {**changed, name: changed[name][:, self.stand_ins.tracks]}
+            changed["features"] = changed["features"][self.stand_ins.features]
+        return changed
 
     def read(self, row: int) -> dict[str, Any]:
         """Return the window of a row with its margins, from memory if it is kept there."""

@@ -121,17 +121,22 @@ class AugmentConfig:
         Probability that a window is read from the other strand.
     drop_dna : float
         Probability that a window's DNA is replaced by N, so that the network also predicts without it.
+    stand_in : float
+        Probability that tracks with a stand-in are replaced by it, and the features computed from them likewise, so
+        that the network also predicts without them.
     """
 
     max_shift_bp: int = 0
     reverse_complement: float = 0.0
     drop_dna: float = 0.0
+    stand_in: float = 0.0
 
     def __post_init__(self) -> None:
         if self.max_shift_bp < 0 or not 0 <= self.reverse_complement <= 1:
             raise ConfigError("max_shift_bp must be at least 0 and reverse_complement a probability.")
-        if not 0 <= self.drop_dna <= 1:
-            raise ConfigError(f"drop_dna must be a probability, found {self.drop_dna}.")
+        for name in ("drop_dna", "stand_in"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be a probability, found {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)

@@ -218,10 +218,11 @@ def track_doc(track: TrackSpec) -> str:
             f"{track.name}: contacts with the TSS. Hi-C as .cool, .mcool or .hic (5-kb bins), a profile per gene as "
             "TSV or bigWig, or the word powerlaw, to use the ABC model's decay with distance where there is no Hi-C"
         )
+    stand_in = f"; where it is left out, {track.stand_in} is read in its place" if track.stand_in else ""
     return (
         f"{track.name}: signal, bigWig, bedGraph or peaks (.narrowPeak, .broadPeak, .bed; their signalValue, or "
         "FILE::COLUMN, or FILE::presence), non-negative, same build and chromosome names as the FASTA; signal type and "
-        "unit as the model's description says"
+        f"unit as the model's description says{stand_in}"
     )
 
 

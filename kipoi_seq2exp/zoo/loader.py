@@ -36,7 +36,7 @@ class GroupDataset(Dataset):  # type: ignore[misc]
         model: str,
         genes: str,
         fasta: str,
-        sources: Mapping[str, str],
+        sources: Mapping[str, str | None],
         blacklist: str | None,
         missing_features: str,
         gene_ids: list[str] | str | None,
@@ -50,7 +50,8 @@ class GroupDataset(Dataset):  # type: ignore[misc]
         """
         gene_ids = gene_ids.split(",") if isinstance(gene_ids, str) else gene_ids
         inputs = member_inputs(self.group, model)
-        given: dict[str, Any] = {"genes": genes, "fasta": fasta, "sources": dict(sources), "blacklist": blacklist}
+        chosen = {name: source for name, source in sources.items() if source is not None}
+        given: dict[str, Any] = {"genes": genes, "fasta": fasta, "sources": chosen, "blacklist": blacklist}
         given["missing_features"] = missing_features
         self.windows = WindowDataset(inputs, gene_ids=gene_ids, **given)
         warn_of_inputs(self.windows)

@@ -15,6 +15,7 @@ from conftest import GENES, LENGTHS, WINDOW_BP, write_bigwig
 from kipoi_seq2exp.config import Transform
 from kipoi_seq2exp.data import WindowDataset
 from kipoi_seq2exp.data.tracks.contacts import powerlaw_contact
+from kipoi_seq2exp.effects.track_features import FeatureRules
 from kipoi_seq2exp.errors import ConfigError, InputError
 
 
@@ -82,6 +83,47 @@ def test_transforms(tiny):
         changed = tiny.dataset(inputs=replace(tiny.inputs, tracks=tracks))[2]
         np.testing.assert_allclose(changed.signals[:, 0], function(plain), rtol=1e-6)
         assert changed.features[8] == tiny.dataset()[2].features[8], "promoter activity is of the tracks' own values"
+
+
+def test_a_feature_of_tracks_reads_as_far_as_it_says(tiny):
+    near = replace(tiny.inputs.features[8], name="NEAR", columns=(), from_tracks=("dnase",), flank_bp=120)
+    dataset = tiny.dataset(inputs=replace(tiny.inputs, features=(*tiny.inputs.features, near)))
+    tss = GENES[2][2]
+    mean = np.nan_to_num(tiny.signals["dnase"]["chr1"][tss - 120 : tss + 120]).mean()
+    assert dataset[2].features[9] == pytest.approx(mean, rel=1e-5)
+    assert dataset.describe()["features"]["NEAR"] == "computed from the track dnase at the TSS +-120 bp"
+    again = FeatureRules.of(dataset).features_of(dataset[2].features, dataset[2].signals)
+    np.testing.assert_allclose(again[8:], dataset[2].features[8:], rtol=1e-5)
+    with pytest.raises(ConfigError, match="feature 'NEAR': flank_bp must be at least 1, found 0"):
+        replace(near, flank_bp=0)
+
+
+def test_a_track_left_out_is_read_from_its_stand_in(tiny):
+    other = replace(tiny.inputs.tracks[1], name="dnase_reference", stand_in="dnase")
+    inputs = replace(tiny.inputs, tracks=(*tiny.inputs.tracks, other))
+    alone, given = (
+        tiny.dataset(inputs=inputs, sources={**tiny.sources, **more})
+        for more in ({}, {"dnase_reference": tiny.tracks["h3k27ac"]})
+    )
+    signals = alone[1].signals
+    np.testing.assert_array_equal(signals[:, 3], signals[:, 1])
+    np.testing.assert_array_equal(given[1].signals[:, 3], signals[:, 0])
+    with pytest.raises(InputError, match="no file is given for the track 'dnase'"):
+        tiny.dataset(inputs=inputs, sources={"h3k27ac": tiny.tracks["h3k27ac"], "hic": "powerlaw"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stand_in": "atac"}, "track 'other': its stand-in 'atac' is not listed"),
+        ({"stand_in": "other"}, "track 'other': its stand-in 'other' has a stand-in itself"),
+        ({"stand_in": "hic"}, "track 'other': its stand-in 'hic' has another kind or transform"),
+    ],
+)
+def test_bad_stand_ins_are_named(tiny, changes, message):
+    track = replace(tiny.inputs.tracks[1], name="other", **changes)
+    with pytest.raises(ConfigError, match=message):
+        replace(tiny.inputs, tracks=(*tiny.inputs.tracks, track))
 
 
 @pytest.mark.parametrize("name", ["ORFEXONDENSITY", "PROMOTER_ACTIVITY"])

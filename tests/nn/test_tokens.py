@@ -187,6 +187,37 @@ def test_contact_pool_hears_an_element_by_its_contact_and_not_when_masked() -> N
     assert predict(whole, 0.0) == pytest.approx(predict(cut, 0.0), abs=1e-6)  # no contact, no effect
 
 
+def test_beyond_the_encoder_only_activity_and_contact_count() -> None:
+    """A far element acts by its own activity x contact x mask; what the encoder reads acts without contact too."""
+    model, batch = network(encoder_bp=256), windows(1)
+    mask = torch.rand(1, 1_000)
+
+    def slopes(contact: float) -> torch.Tensor:
+        signals = batch["signals"].clone()
+        signals[..., 2] = contact
+        signals.requires_grad_()
+        model(batch["onehot"], signals, batch["features"], mask=mask).expression.sum().backward()
+        return signals.grad[0, :, :2].abs().sum(1)
+
+    centre = model.grid(1_000).centre(256)
+    near = torch.zeros(1_000, dtype=torch.bool)
+    near[(centre.start * 32 - 12) : (centre.stop * 32 - 12)] = True  # the outermost tokens reach 12 bases beyond
+    assert int(near.sum()) == 256
+    without, touching = slopes(0.0), slopes(0.1)
+    assert not without[~near].any()
+    assert bool((without[near] > 0).all())
+    assert bool((touching[~near] > 0).all())
+
+
+@pytest.mark.parametrize("token_bp", [1, 32, 128])
+def test_the_centre_is_the_promoter_and_as_much_on_either_side(token_bp: int) -> None:
+    grid = TokenGrid(1_000, 128, token_bp)
+    assert grid.centre(128) == grid.promoter
+    assert grid.centre(10_000) == slice(0, grid.length)
+    centre = grid.centre(128 + 4 * token_bp)
+    assert (centre.start, centre.stop) == (grid.promoter.start - 2, grid.promoter.stop + 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -197,6 +228,8 @@ def test_contact_pool_hears_an_element_by_its_contact_and_not_when_masked() -> N
         ({"contact_track": 3}, "contact_pool needs contact_track"),
         ({"variant": Variant.HARD, "generator_layers": 2}, "contact_pool does not go with the hard variant"),
         ({"token_bp": 0}, "token_bp must be above 0"),
+        ({"encoder_bp": 96}, r"encoder_bp \(96\) must hold the promoter \(128 bp\) and lie in the window \(1,000 bp\)"),
+        ({"encoder_bp": 256, "contact_pool": 0}, "encoder_bp needs contact_pool"),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_runs import run_settings
 
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.training.config import training_config
 from kipoi_seq2exp.training.data import (
     Draw,
@@ -81,6 +81,44 @@ def test_reverse_complement_happens_as_often_as_asked(tiny):
     plain = windows[1]["onehot"]
     turned = sum(not np.array_equal(windows[Draw(1, position)]["onehot"], plain) for position in range(400))
     assert 70 < turned < 130
+
+
+def with_reference(tiny, **changes):
+    """Settings of a run that reads a second DNase track, which the first may stand in for, and both at the TSS."""
+    inputs = run_settings(tiny)["inputs"]
+    tracks = [*inputs["tracks"], {"name": "reference", "stand_in": "dnase", "unit": "reads"}]
+    features = [{"name": f"AT_{name}", "from_tracks": [name]} for name in ("dnase", "reference")]
+    network = {"prior_weights": [2.0, 2.0, 1.0, -20.0], "signal_betas": [1.5, 0.2, 1.0, 1.0]}
+    sources = {"h3k27ac": "h3k27ac.bw", "dnase": "dnase.bw", "hic": "powerlaw", "reference": "h3k27ac.bw"}
+    return {
+        "inputs": {**inputs, "tracks": tracks, "features": features},
+        "network": {**run_settings(tiny)["network"], **network},
+        "data__0__sources": sources,
+        **changes,
+    }
+
+
+def test_stand_ins_replace_tracks_and_their_features_as_often_as_asked(tiny):
+    windows, _ = opened(tiny, **with_reference(tiny, augment={"stand_in": 0.25}))
+    replaced = 0
+    for position in range(400):
+        found = windows[Draw(1, position)]
+        as_is = windows[1]
+        same = np.array_equal(found["signals"][:, 3], as_is["signals"][:, 1])
+        assert same or np.array_equal(found["signals"][:, 3], as_is["signals"][:, 3])
+        np.testing.assert_array_equal(found["signals"][:, :3], as_is["signals"][:, :3])
+        assert found["features"].tolist() == [as_is["features"][0], as_is["features"][0 if same else 1]]
+        replaced += same
+    assert 70 < replaced < 130
+    assert not np.array_equal(windows[1]["signals"][:, 3], windows[1]["signals"][:, 1]), "as it is: not replaced"
+
+
+def test_a_feature_without_a_counterpart_of_the_stand_in_is_named(tiny):
+    changes = with_reference(tiny)
+    changes["inputs"]["features"] = changes["inputs"]["features"][1:]
+    with pytest.raises(ConfigError, match="'AT_reference' is computed from reference: list one that is computed alike"):
+        opened(tiny, **changes, augment={"stand_in": 0.25})
+    opened(tiny, **changes)  # never replaced, nothing to find
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -61,6 +64,22 @@ def test_the_weights_read_what_the_data_loader_gives(weights):
 def test_the_files_that_kipoi_reads_follow_from_the_weights():
     made = render_group(read_about(group_dir()), group_inputs(group_dir()))
     assert {name: (group_dir() / name).read_text(encoding="utf-8") for name in made} == made
+
+
+def test_a_track_with_a_stand_in_is_an_optional_argument():
+    inputs = group_inputs(group_dir())
+    track = dataclasses.replace(inputs.tracks[0], name="other", stand_in=inputs.tracks[0].name)
+    about = read_about(group_dir())
+    about = dataclasses.replace(about, example={**about.example, "other_file": "example/other.bw"})
+    tracks = (*(track for track in inputs.tracks if not track.stand_in), track)
+    made = render_group(about, dataclasses.replace(inputs, tracks=tracks, features=()))
+    argument = yaml.safe_load(made["dataloader.yaml"])["args"]["other_file"]
+    assert argument["optional"] is True
+    assert f"where it is left out, {track.stand_in} is read in its place" in argument["doc"]
+    opened = next(part for part in ast.walk(ast.parse(made["dataloader.py"])) if isinstance(part, ast.FunctionDef)).args
+    required = [argument.arg for argument in opened.args[: -len(opened.defaults)]]
+    assert "other_file" in {argument.arg for argument in opened.args} - set(required)
+    assert f"{track.stand_in}_file" in required
 
 
 def test_every_expected_prediction_is_still_made(weights):
