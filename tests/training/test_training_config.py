@@ -117,7 +117,7 @@ def test_a_missing_section_and_a_missing_file_are_named(tiny, tmp_path):
 
 def test_every_field_has_a_reader():
     """A field that nothing reads would be a promise not kept."""
-    code = "\n".join(path.read_text() for path in (PACKAGE / "training").glob("*.py"))
+    code = "\n".join(path.read_text() for path in (PACKAGE / "training").rglob("*.py"))
     for module in (settings, sections):
         for value in vars(module).values():
             if not dataclasses.is_dataclass(value) or value in (InputSpec, NetworkConfig):
