@@ -247,6 +247,7 @@ def test_the_pins_lie_in_the_ranges():
 IMPORT_NAMES = {"yaml": "pyyaml", "pyBigWig": "pybigwig", "sklearn": "scikit-learn"}
 NOT_IMPORTED = {
     "biopython",
+    "numcodecs",
     "six",
     "setuptools",
     "tensorboard",

@@ -17,6 +17,7 @@ import importlib
 import logging
 import os
 import queue
+import re
 import signal
 import threading
 import time
@@ -29,6 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kipoi_seq2exp.errors import ClusterError, ConfigError, Seq2ExpError
+from kipoi_seq2exp.prediction.cluster_access import (
+    CONNECT_S,
+    check_address,
+    check_scheduler,
+    keys_folder,
+    keys_of_a_run,
+)
 from kipoi_seq2exp.prediction.run import Batch, Run
 from kipoi_seq2exp.prediction.slurm import FREE_PORT, SlurmSettings
 from kipoi_seq2exp.prediction.store import Row
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 AHEAD = 2  # tasks given to each worker: it computes one while the other waits
-CONNECT_S = 10.0  # how long a scheduler may take to answer
+MAX_LOCAL = 1_024  # workers on this machine
 LOOK_S = 1.0  # how often the list of workers is checked
 REPLACE_S = 30.0  # how often lost jobs are replaced
 SILENCE_S = 60.0  # after this long without any worker the user is told
@@ -65,50 +73,52 @@ class Cluster:
         """
         import distributed
 
+        if self.address is not None:
+            check_scheduler(self.address)
         with ExitStack() as opened:
             try:
                 with _ctrl_c_held():
-                    own = self._start()
-                    if own is not None:
-                        opened.callback(own.close, timeout=CONNECT_S)
-                client = distributed.Client(own or self.address, timeout=CONNECT_S, set_as_default=False)
-            except ClusterError:
+                    own = self._start(opened)
+                security = None if own is None else own.security
+                client = distributed.Client(
+                    own or self.address, timeout=CONNECT_S, set_as_default=False, security=security
+                )
+            except Seq2ExpError:
                 raise
             except (OSError, RuntimeError, ValueError) as error:
                 raise ClusterError(self._unreachable(error)) from None
             opened.callback(_leave, client)
             yield Workers(client, own, self)
 
-    def _start(self) -> Any:
+    def _start(self, opened: ExitStack) -> Any:
+        """Start the workers, if they are ours to start; `opened` closes what is started, whatever happens next."""
         import distributed
 
         if self.slurm is not None:
-            cluster = self.slurm.start()
-            try:
-                self.slurm.check(cluster.job_script())
-            except ClusterError:
-                cluster.close()
-                raise
+            keys = opened.enter_context(keys_folder(self.slurm.keys_directory))
+            cluster = self.slurm.start(keys_of_a_run(keys))
+            opened.callback(cluster.close, timeout=CONNECT_S)
+            self.slurm.check(cluster.job_script())
             cluster.scale(jobs=self.slurm.jobs)
             return cluster
         if self.local is None:
             return None
-        return distributed.LocalCluster(
+        cluster = distributed.LocalCluster(
             n_workers=self.local,
             threads_per_worker=max(1, len(os.sched_getaffinity(0)) // self.local),
             processes=True,
             host="127.0.0.1",
             dashboard_address=FREE_PORT,
             silence_logs=logging.CRITICAL,  # what matters of a lost worker is told by `Workers`
+            security=keys_of_a_run(),
         )
+        opened.callback(cluster.close, timeout=CONNECT_S)
+        return cluster
 
     def _unreachable(self, error: Exception) -> str:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if self.address is not None:
-            return (
-                f"--cluster {self.address}: no Dask scheduler answers there within {CONNECT_S:g} s ({reason}): start "
-                f"one with `dask scheduler`, or check the address."
-            )
+            return f"--cluster {self.address}: the Dask scheduler there cannot be joined ({reason})."
         return f"the workers cannot be started ({reason})."
 
 
@@ -149,14 +159,15 @@ def parse_cluster(text: str) -> Cluster:
     """
     name, _, rest = text.partition(":")
     if rest.startswith("//"):
-        cluster = Cluster(address=text)
-    elif name == "local" and rest.isdigit() and int(rest) > 0:
+        cluster = Cluster(address=check_address(text))
+    elif name == "local" and re.fullmatch("[0-9]{1,4}", rest) and 0 < int(rest) <= MAX_LOCAL:
         cluster = Cluster(local=int(rest))
     elif Path(text).suffix in (".yaml", ".yml"):
         cluster = Cluster(slurm=from_mapping(SlurmSettings, read_yaml(text), text))
     else:
         raise ConfigError(
-            f"--cluster {text}: expected local:N for N processes on this machine, the address of a Dask scheduler "
+            f"--cluster {text}: expected local:N for N processes on this machine (at most {MAX_LOCAL:,}), the address "
+            f"of a Dask scheduler "
             f"(tcp://HOST:PORT), or a YAML file of SLURM settings."
         )
     for module in ("distributed", *(["dask_jobqueue"] if cluster.slurm else [])):

@@ -6,14 +6,23 @@ job before it is submitted.
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 from kipoi_seq2exp.errors import ClusterError, ConfigError
+from kipoi_seq2exp.prediction.batches import parse_bytes
+from kipoi_seq2exp.settings import suggest
 
 FREE_PORT = "127.0.0.1:0"  # of the page on which Dask shows its state: no clash with another run's
+MOST = {"cores": 10_000, "jobs": 10_000, "processes": 10_000}
+MEMORY_BYTES = (1 << 20, 1 << 50)  # of a job, least and most
+# minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, days-hours:minutes:seconds
+_WALLTIME = re.compile(r"[0-9]{1,6}(:[0-9]{2}){0,2}|[0-9]{1,4}-[0-9]{1,2}(:[0-9]{2}){0,2}")
+_WORD = re.compile(r"[^\s\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class SlurmSettings:
         Python of the jobs; by default the one that runs the command.
     local_directory, log_directory : str or None
         Fast local disk of the jobs; where SLURM puts their output.
+    keys_directory : str or None
+        Where the keys of the run lie while it lasts, which the jobs read; by default in the user's cache.
     """
 
     cores: int
@@ -59,18 +70,55 @@ class SlurmSettings:
     python: str | None = None
     local_directory: str | None = None
     log_directory: str | None = None
+    keys_directory: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cores", "jobs", "processes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                raise ConfigError(f"{name} must be at least 1 and at most {most:,}, found {str(value)[:40]}.")
         if self.processes > self.cores:
             raise ConfigError(f"processes ({self.processes}) may not be more than the cores of a job ({self.cores}).")
+        self._check_texts()
 
-    def start(self) -> Any:
-        """Return the dask_jobqueue.SLURMCluster of these settings, with no job yet."""
+    def _check_texts(self) -> None:
+        """Check what SLURM and a shell will read: each setting is of its kind, and one word where it is one."""
+        try:
+            memory = parse_bytes(self.memory)
+        except ConfigError as error:
+            raise ConfigError(f"memory: {error}") from None
+        if not MEMORY_BYTES[0] <= memory <= MEMORY_BYTES[1]:
+            raise ConfigError(f"memory must be between 1 MB and 1 PB, found {self.memory[:40]}.")
+        if not _WALLTIME.fullmatch(self.walltime):
+            raise ConfigError(
+                f"walltime must be as SLURM writes it, e.g. 04:00:00 or 2-12:00:00, found '{self.walltime[:40]}'."
+            )
+        for name in ("queue", "account", "interface", "python", "local_directory", "log_directory", "keys_directory"):
+            value = getattr(self, name)
+            if value is not None and not _WORD.fullmatch(value):
+                raise ConfigError(f"{name} must be one word, found {value[:40]!r}.")
+        for option in self.extra:
+            if not option.startswith("-") or not option.isprintable():
+                raise ConfigError(f"extra: expected an option of sbatch such as --gres=gpu:1, found {option[:40]!r}.")
+
+    def start(self, security: Any) -> Any:
+        """Return the dask_jobqueue.SLURMCluster of these settings, with no job yet.
+
+        Parameters
+        ----------
+        security : distributed.Security
+            The keys of the run, in files that the jobs see, too.
+
+        Raises
+        ------
+        ConfigError
+            If this machine has no such network interface.
+        """
         import dask_jobqueue
 
+        present = [name for _, name in socket.if_nameindex()]
+        if self.interface is not None and self.interface not in present:
+            raise ConfigError(f"interface: this machine has no '{self.interface}'{suggest(self.interface, present)}.")
         return dask_jobqueue.SLURMCluster(
             cores=self.cores,
             memory=self.memory,
@@ -86,6 +134,7 @@ class SlurmSettings:
             log_directory=self.log_directory,
             scheduler_options={"dashboard_address": FREE_PORT},
             worker_extra_args=["--no-dashboard"],
+            security=security,
         )
 
     def check(self, job_script: str) -> None:

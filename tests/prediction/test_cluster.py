@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import ssl
+import stat
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -17,11 +21,22 @@ from small_runs import command_line, small_request
 from kipoi_seq2exp.cli import INTERRUPTED
 from kipoi_seq2exp.errors import ClusterError, ConfigError, InputError
 from kipoi_seq2exp.prediction import cluster as module
+from kipoi_seq2exp.prediction import cluster_access
 from kipoi_seq2exp.prediction.cluster import Cluster, parse_cluster
+from kipoi_seq2exp.prediction.cluster_access import check_scheduler
 from kipoi_seq2exp.prediction.run import fill_store, prepare
+from kipoi_seq2exp.prediction.slurm import FREE_PORT
 from kipoi_seq2exp.prediction.store import STORE_NAME, PredictionStore
 
 distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Have the keys of jobs put into a folder of the test; they are gone when it ends."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield
+    assert not list(tmp_path.glob("cache/kipoi_seq2exp/*"))
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +101,24 @@ def test_a_run_goes_on_elsewhere_and_by_the_address_of_the_scheduler(tiny, weigh
 
     with pytest.raises(KeyboardInterrupt):
         fill_store(prepare(small_request(tiny, weights, save_beta=True), tmp_path), stop)
-    with parse_cluster(workers.client.scheduler.address).open() as joined:
-        end = fill_store(start(tiny, weights, tmp_path), None, joined)
-    assert (end.done, end.resumed) == (7, 3)
-    assert bytes_of(tmp_path) == whole_run
-    assert workers.client.nthreads()  # who joined does not end what others started
-    assert not any(name.startswith("seq2exp") for names in plugins(workers).values() for name in names)
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": FREE_PORT}
+    with (
+        distributed.LocalCluster(**options, host="127.0.0.1", protocol="tcp") as theirs,
+        distributed.Client(theirs, set_as_default=False) as client,
+    ):
+        with parse_cluster(theirs.scheduler_address).open() as joined:
+            end = fill_store(start(tiny, weights, tmp_path), None, joined)
+        assert (end.done, end.resumed) == (7, 3)
+        assert bytes_of(tmp_path) == whole_run
+        assert client.nthreads()  # who joined does not end what others started
+        assert not any(name.startswith("seq2exp") for names in plugins(client).values() for name in names)
+        (worker,) = client.nthreads()
+        with pytest.raises(ClusterError, match="a Dask worker answers, no scheduler"):
+            check_scheduler(worker)
 
 
-def plugins(workers):
-    return workers.client.run(lambda dask_worker: list(dask_worker.plugins))
+def plugins(client):
+    return client.run(lambda dask_worker: list(dask_worker.plugins))
 
 
 def test_batches_of_several_genes_and_nothing_left_to_do(tiny, weights, workers, tmp_path):
@@ -122,7 +145,7 @@ def test_a_worker_without_the_files_says_which(moved, workers):
     run, track = moved
     track.unlink()
     words = (
-        r"worker tcp://127\.0\.0\.1:\d+ on \S+: .*dnase\.bw\): no such file .a bigWig is needed.: workers need the run"
+        r"worker tls://127\.0\.0\.1:\d+ on \S+: .*dnase\.bw\): no such file .a bigWig is needed.: workers need the run"
     )
     with pytest.raises(InputError, match=words):
         fill_store(run, None, workers)
@@ -137,13 +160,55 @@ def test_a_worker_with_other_files_says_what_differs(moved, workers, tiny):
     assert not run.store.done.any()
 
 
-def test_a_scheduler_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(module, "CONNECT_S", 0.3)
+def one_answer(answer):
+    """Return the address of a server that sends `answer` to whoever connects, and then keeps the line open."""
+    server = socket.create_server(("127.0.0.1", 0))
+    lines = []
+
+    def serve():
+        with suppress(OSError):  # the server's end
+            while True:
+                lines.append(server.accept()[0])
+                lines[-1].sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server, f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9, bytes(64), b"\xff" * 64])
+def test_what_is_no_scheduler_is_refused_in_time(monkeypatch, answer):
+    monkeypatch.setattr(cluster_access, "CONNECT_S", 0.5)
+    server, address = one_answer(answer)
+    started = time.monotonic()
     with (
-        pytest.raises(ClusterError, match=r"tcp://127\.0\.0\.1:9: no Dask scheduler answers there within 0\.3 s"),
-        parse_cluster("tcp://127.0.0.1:9").open(),
+        server,
+        pytest.raises(ClusterError, match=rf"{address}: no Dask scheduler answers there within 0\.5 s .*: start one"),
+        parse_cluster(address).open(),
     ):
         pass
+    assert time.monotonic() - started < 5
+
+
+def test_a_port_that_nobody_listens_on(monkeypatch):
+    monkeypatch.setattr(cluster_access, "CONNECT_S", 0.3)
+    with pytest.raises(ClusterError, match=r"tcp://127\.0\.0\.1:9: no Dask scheduler answers there within 0\.3 s"):
+        check_scheduler("tcp://127.0.0.1:9")
+
+
+def test_a_stranger_cannot_use_the_workers_of_a_run(workers, monkeypatch):
+    monkeypatch.setattr(cluster_access, "CONNECT_S", 2.0)
+    address = workers.client.scheduler.address
+    assert address.startswith("tls://127.0.0.1:")
+    assert all(worker.startswith("tls://") for worker in workers.client.nthreads())
+    plain = address.replace("tls", "tcp")
+    with pytest.raises(ClusterError, match="no Dask scheduler answers there"):
+        check_scheduler(plain)  # without TLS
+    with pytest.raises(ClusterError, match="no Dask scheduler answers there"):
+        check_scheduler(address)  # with TLS, without a key
+    foreign = distributed.Security.temporary()
+    with pytest.raises((OSError, ssl.SSLError)):  # with a key of one's own
+        distributed.Client(address, security=foreign, timeout=2, set_as_default=False)
+    assert workers.client.submit(os.getpid, pure=False).result(timeout=30)  # the run's own client goes on
 
 
 def failing(error):
@@ -174,8 +239,18 @@ def test_lost_batches_are_one_sentence(error, words):
 def test_where_to_predict(tmp_path, monkeypatch):
     assert parse_cluster("local:3") == Cluster(local=3)
     assert parse_cluster("tcp://node7:8786") == Cluster(address="tcp://node7:8786")
-    for text in ("locl:2", "local:0", "local:", "node7"):
+    for text in ("locl:2", "local:0", "local:", "local:²", f"local:1{'0' * 30}", "node7"):
         with pytest.raises(ConfigError, match=f"--cluster {text}: expected local:N"):
+            parse_cluster(text)
+    for text in (
+        "http://node7:8786",
+        "tcp://node7",
+        "tcp://node7:0",
+        "tcp://node7:99999",
+        "tcp://a b:8786",
+        "inproc://a",
+    ):
+        with pytest.raises(ConfigError, match=rf"--cluster {text}: expected the address of a Dask scheduler"):
             parse_cluster(text)
     with pytest.raises(InputError, match=r"absent\.yaml: no such file"):
         parse_cluster(str(tmp_path / "absent.yaml"))
@@ -215,7 +290,7 @@ def test_ctrl_c_keeps_complete_rows_and_ends_the_workers(tiny, weights, whole_ru
     command = [sys.executable, str(tmp_path / "script.py"), *words]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(folder.glob("predictions.zarr/done/[0-9]")) and time.monotonic() < deadline:
+    while not list(folder.glob("predictions.zarr/done/[0-9]")) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
     _, complaint = child.communicate(timeout=60)
@@ -254,8 +329,12 @@ def test_every_slurm_setting_is_in_the_job_script(tmp_path):
     (tmp_path / "slurm.yaml").write_text(SETTINGS.format(logs=tmp_path / "logs"))
     cluster = parse_cluster(str(tmp_path / "slurm.yaml"))
     assert cluster.slurm.jobs == 3
-    with cluster.slurm.start() as started:
+    (tmp_path / "keys").mkdir()
+    with cluster.slurm.start(cluster_access.keys_of_a_run(tmp_path / "keys")) as started:
         script = started.job_script()
+        keys = list((tmp_path / "keys").iterdir())
+        assert len(keys) == 3
+        assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
     for line in (
         "#SBATCH -p long",
         "#SBATCH -A genomics",
@@ -265,7 +344,8 @@ def test_every_slurm_setting_is_in_the_job_script(tmp_path):
         "#SBATCH --gres=gpu:1",
         "#SBATCH --exclude=node[1-3]",
         f"#SBATCH -o {tmp_path}/logs/",
-        "\nmodule load cuda\n/opt/env/bin/python -m distributed.cli.dask_worker tcp://127.0.0.1:",
+        "\nmodule load cuda\n/opt/env/bin/python -m distributed.cli.dask_worker tls://127.0.0.1:",
+        f"--tls-key {tmp_path}/keys/key.pem",
         "--nthreads 2 --memory-limit 2.79GiB --nworkers 2",
         "--local-directory /scratch",
         "--interface lo",
@@ -280,7 +360,15 @@ def test_every_slurm_setting_is_in_the_job_script(tmp_path):
         ("cores: 4\nmemory: 1GB\nqeue: x", r"unknown field 'qeue' .did you mean 'queue'"),
         ("cores: many\nmemory: 1GB", "cores must be a whole number, found 'many'"),
         ("cores: 1\nmemory: 1GB\nprocesses: 2", r"processes .2. may not be more than the cores of a job .1."),
-        ("cores: 1\nmemory: 1GB\njobs: 0", "jobs must be at least 1, found 0"),
+        ("cores: 1\nmemory: 1GB\njobs: 0", "jobs must be at least 1 and at most 10,000, found 0"),
+        (f"cores: 1{'0' * 30}\nmemory: 1GB", "cores must be at least 1 and at most 10,000, found 10000"),
+        ("cores: 1\nmemory: lots", "memory: 'lots' is no amount of memory"),
+        (f"cores: 1\nmemory: '{'9' * 400}GB'", "memory: '9999+' is no amount of memory"),
+        ("cores: 1\nmemory: 1000000TB", "memory must be between 1 MB and 1 PB, found 1000000TB"),
+        ("cores: 1\nmemory: 1GB\nwalltime: tomorrow", "walltime must be as SLURM writes it.*found 'tomorrow'"),
+        ("cores: 1\nmemory: 1GB\nwalltime: 4:00:00", "walltime must be a text, found 14400"),
+        ('cores: 1\nmemory: 1GB\nqueue: "a\\n#SBATCH x"', "queue must be one word"),
+        ("cores: 1\nmemory: 1GB\nextra: [gres=gpu:1]", "extra: expected an option of sbatch"),
     ],
 )
 def test_wrong_slurm_settings_are_named(tmp_path, text, words):
@@ -338,6 +426,15 @@ def test_a_lost_job_of_slurm_is_replaced(tiny, weights, whole_run, slurm, tmp_pa
     assert ended
     assert bytes_of(tmp_path / "r") == whole_run
     assert len(list(slurm.glob("job*.sh"))) == 2
+
+
+def test_a_network_interface_that_is_not_there(tmp_path):
+    (tmp_path / "slurm.yaml").write_text("cores: 1\nmemory: 1GB\ninterface: lo0\n")
+    with (
+        pytest.raises(ConfigError, match=r"interface: this machine has no 'lo0' .did you mean 'lo'"),
+        parse_cluster(str(tmp_path / "slurm.yaml")).open(),
+    ):
+        pass
 
 
 def test_without_slurm_on_this_machine(tmp_path, monkeypatch):

@@ -23,11 +23,13 @@ over channels (those of B and C) lane by lane, and added across once at the chun
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numba
 import numpy as np
 
+from kipoi_seq2exp.nn.cpu.kernel_cache import KernelCache
 from kipoi_seq2exp.nn.cpu.simd import (
     STATES,
     WIDTH,
@@ -53,11 +55,9 @@ SIMD_SHA256 = "e5d78c7b62d90174c2e87253df41e9029d0f63eeee1e9f3cd07e58e348310809"
 
 def compiled(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile on first call, without Python's lock; kept on disk between processes where a folder can be written."""
-    options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-    try:
-        result: Callable[..., None] = numba.njit(function, cache=True, **options)
-    except RuntimeError:  # no writable place for the cache
-        result = numba.njit(function, **options)
+    result: Callable[..., None] = numba.njit(function, nogil=True, error_model="numpy", boundscheck=False)
+    with suppress(RuntimeError):  # no writable place for the cache
+        result._cache = KernelCache(function)  # type: ignore[attr-defined]  # what numba's `cache=True` sets
     return result
 
 
