@@ -81,8 +81,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Replace the marks of a page by what they stand for."""
     makers = {"commands": lambda _: _commands(), "fields": _fields, "models": lambda _: _models()}
-    makers["quickstart"] = lambda _: _first_python_block()
+    makers |= {"quickstart": lambda _: _first_python_block(), "units": lambda _: _units()}
     return _MARK.sub(lambda found: makers[found[1]](found[2]), markdown)
+
+
+def _units() -> str:
+    """Return the table of the units of tracks and where files in them come from."""
+    from kipoi_seq2exp.data.tracks.recipes import RECIPES
+
+    rows = ["| the card says | ENCODE output type | from your own reads |", "|---|---|---|"]
+    for recipe in RECIPES:
+        commands = "<br>".join(f"`{line}`".replace("|", "\\|") for line in recipe.command.splitlines())
+        caveat = f"<br>{recipe.caveat}" if recipe.caveat else ""
+        rows.append(f"| {recipe.unit} | {recipe.encode or 'none'} | {commands}{caveat} |")
+    return "\n".join(rows)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

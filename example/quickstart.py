@@ -14,6 +14,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from kipoi_seq2exp.errors import Seq2ExpError
+
 EXAMPLE = Path(__file__).resolve().parent / "human"
 
 
@@ -70,9 +72,14 @@ def main() -> None:
     parser.add_argument("--gene-ids", nargs="+", help="predict only these genes")
     parser.add_argument("--kipoi", action="store_true", help="go through Kipoi")
     paths = parser.parse_args()
-    print("gene_id\texpression\tkept_fraction")
-    for gene_id, expression, kept in (with_kipoi if paths.kipoi else with_the_package)(paths):
-        print(f"{gene_id}\t{expression:.4f}\t{kept:.4f}", flush=True)
+    try:
+        rows = (with_kipoi if paths.kipoi else with_the_package)(paths)
+        for number, (gene_id, expression, kept) in enumerate(rows):
+            if number == 0:
+                print("gene_id\texpression\tkept_fraction")
+            print(f"{gene_id}\t{expression:.4f}\t{kept:.4f}", flush=True)
+    except Seq2ExpError as error:
+        parser.exit(1, f"quickstart: {error}\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,18 @@ print(batch["metadata"]["gene_id"][0], float(predictions["expression"][0, 0]), p
     last = python(folder, "-c", WITH_KIPOI + report).splitlines()[-1].split()
     assert last[0] == gene
     assert [float(value) for value in last[1:]] == pytest.approx([float(expression), float(kept)], abs=1e-4)
+
+
+def test_the_quickstart_ends_in_a_sentence_where_genes_lack_features(tiny, weights, monkeypatch, capsys):
+    files = {"model": weights, "genes": tiny.bed, "fasta": tiny.fasta, **tiny.tracks}
+    words = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", *words])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(ROOT / "example" / "quickstart.py"), run_name="__main__")
+    said = capsys.readouterr()
+    assert said.err.startswith(f"quickstart: {tiny.bed} has no column for the feature 'UTR5LEN'")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
 
 
 def test_first_screen_is_the_commands_python_and_two_tables():

@@ -58,6 +58,10 @@ def test_publishing_writes_weights_card_and_rows_that_agree(run, group):
         "d_model: 8 (published: 128)",
         "Training saw 2,400 bp",
         "tiny.fa",
+        "seq2exp predict weights/K562.safetensors",
+        "--track dnase=FILE",
+        "from ENCODE, signal p-value; from your reads, `macs3 callpeak",
+        "UTR5LEN_log10zscore, CDSLEN_log10zscore",
     ):
         assert text in card
     assert "rovisional" not in card

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from kipoi_seq2exp.training.publishing.use import use_lines
 from kipoi_seq2exp.zoo import served
 from kipoi_seq2exp.zoo.array_model import ArrayModel
 from kipoi_seq2exp.zoo.group import group_inputs, member_inputs, read_about, render_group
@@ -44,6 +45,12 @@ def test_provisional_weights_say_so_everywhere(weights):
     if ROWS["K562"] in rows:
         text = (group_dir() / "model.yaml").read_text(encoding="utf-8")
         assert ("PROVISIONAL" in text) == (rows[0].status == "provisional")
+
+
+def test_the_card_says_how_to_predict_with_the_weights(weights):
+    rows, network = weights
+    card = (group_dir() / rows[0].weights).with_suffix(".md")
+    assert "\n".join(use_lines(card.stem, network.inputs)) in card.read_text(encoding="utf-8")
 
 
 def test_weights_are_small_and_intact():

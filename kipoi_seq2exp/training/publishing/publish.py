@@ -20,6 +20,7 @@ from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
+from kipoi_seq2exp.training.publishing.use import use_lines
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
 from kipoi_seq2exp.zoo.group import check_agreement, member_inputs
 from kipoi_seq2exp.zoo.models import load_model
@@ -266,6 +267,7 @@ def render_card(name: str, model: Seq2Exp, config: TrainingConfig, record: Mappi
         f"| Licence | {provenance.licence} |",
         "",
         *([config.about.strip(), ""] if config.about else []),
+        *use_lines(name, config.inputs),
         *_card_scores(provenance.scores, config, record),
         *_card_data(record),
         "## Limits",
