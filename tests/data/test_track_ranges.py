@@ -58,6 +58,13 @@ def test_another_unit_is_told_with_both_numbers(tiny, noted, louder):
     assert f"{100 * level:.3g}; of the training genes: {level:.3g}" in sentence
 
 
+def test_a_track_that_another_stands_in_for_is_not_compared(tiny, noted, louder):
+    tracks = (noted.tracks[0], replace(noted.tracks[1], stand_in="h3k27ac"), noted.tracks[2])
+    inputs = replace(noted, tracks=(replace(tracks[0], training=None), *tracks[1:]))
+    assert far_tracks(tiny.dataset(inputs=inputs, sources={"h3k27ac": louder, "hic": "powerlaw"})) == []
+    assert far_tracks(tiny.dataset(inputs=inputs, sources={**tiny.sources, "dnase": louder}))
+
+
 def test_peaks_in_place_of_coverage_are_told(tiny, noted, tmp_path):
     peaks = {chrom: np.where(np.arange(length) % 500 < 20, 1, 0) for chrom, length in LENGTHS.items()}
     write_bigwig(tmp_path / "peaks.bw", {chrom: values.astype(np.float32) for chrom, values in peaks.items()})

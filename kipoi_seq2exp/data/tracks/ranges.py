@@ -65,9 +65,14 @@ def far_tracks(dataset: WindowDataset) -> list[str]:
     return [
         sentence
         for spec in dataset.inputs.tracks
-        if spec.training is not None
+        if spec.training is not None and not _stood_in_for(spec, dataset)
         for sentence in _compare(spec, spec.training, places, levels)
     ]
+
+
+def _stood_in_for(spec: TrackSpec, dataset: WindowDataset) -> bool:
+    """Whether another track's file is read in place of this one, which then looks like that by intention."""
+    return bool(spec.stand_in) and (dataset.tracks[spec.name].description == dataset.tracks[spec.stand_in].description)
 
 
 def warn_of_inputs(dataset: WindowDataset) -> None:

@@ -41,8 +41,10 @@ def _track_line(spec: TrackSpec) -> str:
         return f"**{spec.name}**: Hi-C as `.cool`, `.mcool` or `.hic`, or the word `powerlaw`"
     recipe = recipe_of(spec)
     text = f"**{spec.name}** in the unit '{spec.unit or 'that of the file'}'"
+    if spec.stand_in:
+        text += f" (may be left out: {spec.stand_in} is then read in its place)"
     if recipe is None:
         return f"{text}: {spec.description or 'as in training'}"
-    text += f": from ENCODE, {recipe.encode}" if recipe.encode else ": ENCODE has no such file"
     commands = "; ".join(f"`{line}`" for line in recipe.command.splitlines())
+    text += f": from ENCODE, {recipe.encode}" if recipe.encode else ": ENCODE has no such file"
     return f"{text}; from your reads, {commands}{f' ({recipe.caveat})' if recipe.caveat else ''}"
