@@ -53,7 +53,7 @@ def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = add_command(subparsers, "contributions", "which bases, tracks and features made predictions", _DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("genes_asked", nargs="+", metavar="GENE", help="ids of genes of the table")
+    parser.add_argument("genes_asked", nargs="+", metavar="GENE", help="genes of the table: ids or symbols")
     parser.add_argument("model", help=MODEL)
     parser.add_argument(
         "--method",

@@ -164,7 +164,7 @@ def open_predictions(
 
 def _refuse_run_options(args: argparse.Namespace) -> None:
     """Refuse options that would have no effect on predictions that are there already."""
-    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite")
+    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite", "gene_type")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
     if given:
         raise ConfigError(

@@ -87,7 +87,10 @@ def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True)
         default="error",
         help="a gene feature that the table lacks: stop (default), or use the mean over the training genes",
     )
-    inputs.add_argument("--gene-ids", nargs="+", metavar="ID", help="predict only these genes")
+    inputs.add_argument(
+        "--gene-ids", nargs="+", metavar="ID", help="predict only these genes: ids, or symbols where the table has them"
+    )
+    inputs.add_argument("--gene-type", metavar="TYPE", help="only the genes of this type of a GTF, e.g. protein_coding")
     inputs.add_argument(
         "--label",
         metavar="COLUMN",

@@ -101,6 +101,7 @@ def request_of(args: argparse.Namespace) -> PredictRequest:
         peaks=args.peaks,
         missing_features=args.missing_features,
         gene_ids=None if args.gene_ids is None else tuple(args.gene_ids),
+        gene_type=args.gene_type,
         label=args.label,
         cell_type=args.cell_type,
         cells=args.cells,

@@ -39,7 +39,7 @@ def add_to(subparsers: Subparsers) -> None:
     _add_surroundings(show)
     plot = add_command(subparsers, "plot", "picture of one locus: genes, tracks, mask, elements, expression")
     plot.set_defaults(run=run_plot)
-    plot.add_argument("gene", metavar="GENE", help="id of a predicted gene")
+    plot.add_argument("gene", metavar="GENE", help="a predicted gene: its id, or its symbol where the results have it")
     plot.add_argument("--from", dest="results", type=Path, required=True, metavar="RESULTS", help=_RESULTS)
     plot.add_argument("-o", "--output", type=Path, metavar="PICTURE", help=".png, .svg or .pdf (default: GENE.png)")
     _add_surroundings(plot)

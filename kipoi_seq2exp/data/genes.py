@@ -32,11 +32,16 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Names that a table may give the four columns, most usual first; case and a leading # do not matter."""
 
+NAME_COLUMN, TYPE_COLUMN = "gene_name", "gene_type"
+"""Columns of a gene's symbol and of its type ("protein_coding"); a GTF has both."""
+
 STRANDS: Mapping[str, str] = {"+": "+", "-": "-", "1": "+", "+1": "+", "-1": "-"}
 """Accepted ways to write a strand."""
 
 
-def read_genes(source: str | Path | pd.DataFrame, gene_ids: Iterable[str] | None = None) -> pd.DataFrame:
+def read_genes(
+    source: str | Path | pd.DataFrame, gene_ids: Iterable[str] | None = None, gene_type: str | None = None
+) -> pd.DataFrame:
     """Read a gene table.
 
     Parameters
@@ -46,8 +51,10 @@ def read_genes(source: str | Path | pd.DataFrame, gene_ids: Iterable[str] | None
         on the gene's strand) or a GTF (.gtf; the records of feature "gene"), each also as .gz; or such a table in
         memory.
     gene_ids : iterable of str, optional
-        Keep these genes, in this order and under these ids; an id with a version ("ENSG00000100181.21", as in a GTF) is
-        also found without it.
+        Keep these genes, in this order; an id with a version ("ENSG00000100181.21", as in a GTF) is also found without
+        it and gets the id that was asked for; a symbol is found where the file has a column `NAME_COLUMN`.
+    gene_type : str, optional
+        Keep the genes of this type alone ("protein_coding"); the file must have a column `TYPE_COLUMN`, as a GTF has.
 
     Returns
     -------
@@ -64,6 +71,8 @@ def read_genes(source: str | Path | pd.DataFrame, gene_ids: Iterable[str] | None
     if frame.empty:
         raise InputError(f"{where} holds no genes.")
     frame = _check_genes(frame, where)
+    if gene_type is not None:
+        frame = _of_type(frame, gene_type, where)
     return frame if gene_ids is None else _select(frame, list(gene_ids), where)
 
 
@@ -293,21 +302,86 @@ MISSING: Sequence[str] = ("", "NA", "NaN", "nan", "N/A", "null", "None")
 """Entries of a table that mean "no value"."""
 
 
+def _of_type(genes: pd.DataFrame, gene_type: str, where: str) -> pd.DataFrame:
+    """Keep the genes of one type."""
+    if TYPE_COLUMN not in genes:
+        raise InputError(f"{where} has no column '{TYPE_COLUMN}', which a gene type is read from: a GTF has it.")
+    types = genes[TYPE_COLUMN].astype(str)
+    if not (types == gene_type).any():
+        raise InputError(f"{where} has no gene of type '{gene_type}'{suggest(gene_type, set(types))}.")
+    return _rows(genes, np.flatnonzero(types == gene_type).tolist())
+
+
 def _select(genes: pd.DataFrame, gene_ids: list[str], where: str) -> pd.DataFrame:
-    rows: dict[str, int] = {}
-    for row, gene_id in enumerate(genes["gene_id"]):
-        rows.setdefault(gene_id.split(".")[0], row)
-    rows.update({gene_id: row for row, gene_id in enumerate(genes["gene_id"])})
-    chosen: list[int] = []
+    names = GeneNames(genes, where)
+    chosen: dict[int, str] = {}
     for gene_id in gene_ids:
-        if gene_id not in rows:
-            raise InputError(f"{where} has no gene '{gene_id}'{suggest(gene_id, rows) if len(rows) < 100_000 else ''}.")
-        if rows[gene_id] in chosen:
-            raise InputError(f"the gene '{gene_id}' is asked for twice.")
-        chosen.append(rows[gene_id])
+        row = names.row(gene_id)
+        if row in chosen:
+            also = f" (as '{chosen[row]}' too)" if chosen[row] != gene_id else ""
+            raise InputError(f"the gene '{gene_id}' is asked for twice{also}.")
+        chosen[row] = gene_id
     if not chosen:
         raise InputError("the list of gene ids is empty.")
-    selected = genes.iloc[chosen].reset_index(drop=True).assign(gene_id=gene_ids)
-    lines = genes.attrs["lines"].split()
-    selected.attrs = {"source": genes.attrs["source"], "lines": " ".join(lines[row] for row in chosen if lines)}
+    selected = _rows(genes, list(chosen))
+    ids = [gene_id if names.is_id(gene_id) else own for gene_id, own in zip(gene_ids, selected["gene_id"], strict=True)]
+    selected["gene_id"] = ids
     return selected
+
+
+def _rows(genes: pd.DataFrame, rows: list[int]) -> pd.DataFrame:
+    """Return some rows of a gene table, with the lines that they come from."""
+    kept = genes.iloc[rows].reset_index(drop=True)
+    lines = genes.attrs["lines"].split()
+    kept.attrs = {"source": genes.attrs["source"], "lines": " ".join(lines[row] for row in rows if lines)}
+    return kept
+
+
+class GeneNames:
+    """Finds the genes of a table by id, by id without its version, or by symbol (`NAME_COLUMN`).
+
+    Parameters
+    ----------
+    genes : DataFrame
+        With the column gene_id, and the symbols if there are any.
+    where : str
+        What holds the genes; starts every message.
+    """
+
+    def __init__(self, genes: pd.DataFrame, where: str) -> None:
+        self.where = where
+        self._ids: dict[str, int] = {}
+        self._symbols: dict[str, list[int]] = {}
+        for row, gene_id in enumerate(genes["gene_id"]):
+            self._ids.setdefault(gene_id.split(".")[0], row)
+        self._ids.update({gene_id: row for row, gene_id in enumerate(genes["gene_id"])})
+        for row, symbol in enumerate(genes[NAME_COLUMN].astype(str) if NAME_COLUMN in genes else ()):
+            if symbol not in MISSING:
+                self._symbols.setdefault(symbol, []).append(row)
+        self._shown = list(genes["gene_id"])
+
+    def is_id(self, name: str) -> bool:
+        """Whether a name is an id of the table, with or without its version."""
+        return name in self._ids
+
+    def row(self, name: str) -> int:
+        """Return the row of a gene.
+
+        Raises
+        ------
+        InputError
+            If there is none, or a symbol stands for several genes.
+        """
+        if name in self._ids:
+            return self._ids[name]
+        rows = self._symbols.get(name, [])
+        if len(rows) > 1:
+            ids = ", ".join(self._shown[row] for row in rows)
+            raise InputError(f"{self.where} has several genes of the symbol '{name}' ({ids}): give the id.")
+        if not rows:
+            known = {**self._ids, **self._symbols}
+            raise InputError(f"{self.where} has no gene '{name}'{suggest(name, known) if len(known) < MANY else ''}.")
+        return rows[0]
+
+
+MANY = 100_000  # names among which the nearest is not looked for

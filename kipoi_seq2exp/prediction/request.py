@@ -21,6 +21,7 @@ from kipoi_seq2exp import __version__
 from kipoi_seq2exp.config import InputSpec, MaskMode
 from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.tracks.contacts import POWERLAW
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
 from kipoi_seq2exp.files import file_sha256
@@ -51,7 +52,9 @@ class PredictRequest:
     missing_features : str
         "error" or "mean".
     gene_ids : tuple of str or None
-        Predict only these genes, in this order.
+        Predict only these genes, in this order: ids, or symbols where the gene table has them.
+    gene_type : str or None
+        Predict only the genes of this type ("protein_coding"), which a GTF says.
     label : str or None
         Column of the gene table with the observed expression; by default the first of `LABEL_COLUMNS` there is.
     cell_type : str or None
@@ -82,6 +85,7 @@ class PredictRequest:
     peaks: Path | None = None
     missing_features: str = "error"
     gene_ids: tuple[str, ...] | None = None
+    gene_type: str | None = None
     label: str | None = None
     cell_type: str | None = None
     cells: Path | None = None
@@ -164,9 +168,10 @@ def inputs_of(model: Seq2Exp, cell_type: str | None, cells: Path | None = None) 
 
 def open_dataset(request: PredictRequest, inputs: InputSpec) -> WindowDataset:
     """Open the windows of a request."""
+    genes = request.genes if request.gene_type is None else read_genes(request.genes, gene_type=request.gene_type)
     return WindowDataset(
         inputs,
-        request.genes,
+        genes,
         request.fasta,
         request.sources,
         blacklist=request.blacklist,

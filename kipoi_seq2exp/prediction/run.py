@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import Variant
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
+from kipoi_seq2exp.data.genes import NAME_COLUMN
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.errors import ConfigError, OutputError
 from kipoi_seq2exp.files import make_folder, remove_folder
@@ -103,7 +104,8 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
     model, weights_sha256 = open_model(dataclasses.replace(request, device="cpu") if elsewhere else request)
     dataset = open_dataset(request, inputs_of(model, request.cell_type, request.cells))
     peaks = open_peaks(request, model, dataset)
-    genes = dataset.genes[["gene_id", "chrom", "strand"]].copy()
+    named = [NAME_COLUMN] if NAME_COLUMN in dataset.genes else []
+    genes = dataset.genes[["gene_id", "chrom", "strand", *named]].copy()
     half = model.config.window_bp // 2
     genes["start"], genes["end"] = dataset.genes["tss"] - half, dataset.genes["tss"] + half
     observed = observed_label(dataset.genes, request.label)[1]

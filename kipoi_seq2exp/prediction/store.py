@@ -4,6 +4,7 @@ The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per g
 
     metadata/gene_id, metadata/ranges/{chr,start,end,strand}   (G,)     the genes, in the order of the gene table
     metadata/observed                                          (G,)     label of each gene, if the table has one
+    metadata/gene_name                                         (G,)     symbol of each gene, if the table has them
     preds/expression                                           (G, 1)   in the unit of the weights' label
     preds/element_mask                                         (G, L)   mask that the encoder saw, if there is one
     preds/beta_{alpha,beta}                                    (G, L)   concentrations of z, if asked for
@@ -17,6 +18,7 @@ change a number on the CPU, and on CUDA a run that goes on uses the same ones.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,12 +30,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.data.genes import NAME_COLUMN, GeneNames
 from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
 from kipoi_seq2exp.prediction.store_files import check_chunks, check_hdf5, check_zarr
-from kipoi_seq2exp.settings import suggest
 
 STORE_NAME = "predictions.zarr"
 FORMAT = "kipoi_seq2exp predictions 1"
@@ -69,7 +71,7 @@ class Layout:
     Attributes
     ----------
     genes : DataFrame
-        Columns gene_id, chrom, start, end, strand, and `observed` if there are labels.
+        Columns gene_id, chrom, start, end, strand; `observed` if there are labels; `gene_name` if there are symbols.
     window_bp : int
     has_mask, has_beta : bool
     request : Mapping
@@ -185,6 +187,9 @@ def _lay_out(root: Any, layout: Layout) -> None:
         root.create_dataset(f"metadata/{name}", data=genes[column].to_numpy(dtype="U"), chunks=(count,))
     for name in ("start", "end"):
         root.create_dataset(f"metadata/ranges/{name}", data=genes[name].to_numpy(np.int64), chunks=(count,))
+    if NAME_COLUMN in genes:
+        symbols = genes[NAME_COLUMN].fillna("").to_numpy(dtype="U")
+        root.create_dataset(f"metadata/{NAME_COLUMN}", data=symbols, chunks=(count,))
     if "observed" in genes:
         root.create_dataset("metadata/observed", data=genes["observed"].to_numpy(np.float64), chunks=(count,))
     per_base = ["element_mask"] * layout.has_mask + ["beta_alpha", "beta_beta"] * layout.has_beta
@@ -232,7 +237,7 @@ class Predictions:
     path : Path
     genes : DataFrame
         One row per complete gene: gene_id, chrom, start, end, tss, strand, expression, known_fraction (NaN where the
-        file has none), and `observed` if there are labels.
+        file has none), `observed` if there are labels, and `gene_name` if there are symbols.
     has_mask, has_beta : bool
         Whether `mask` and `concentrations` return arrays.
     provenance : dict
@@ -250,7 +255,6 @@ class Predictions:
         if reads and not self.provenance:  # of `kipoi predict`: what the weights read, with units and label
             self.provenance = {"inputs": reads}
         self.request: dict[str, Any] = json.loads(attributes.get("request", "{}"))
-        self._index = {gene_id: index for index, gene_id in enumerate(genes["gene_id"])}
 
     def __len__(self) -> int:
         return len(self.genes)
@@ -280,16 +284,18 @@ class Predictions:
         return Predictions(self.path, self._root, self.genes.iloc[chosen].reset_index(drop=True), self._rows[chosen])
 
     def index(self, gene_id: str) -> int:
-        """Return the place of a gene in `genes`.
+        """Return the place of a gene in `genes`, by id or, where the file has them, by symbol.
 
         Raises
         ------
         InputError
-            If there is no such gene.
+            If there is no such gene, or a symbol stands for several.
         """
-        if gene_id not in self._index:
-            raise InputError(f"{self.path} has no gene '{gene_id}'{suggest(gene_id, list(self._index)[:2000])}.")
-        return self._index[gene_id]
+        return self._names.row(gene_id)
+
+    @functools.cached_property
+    def _names(self) -> GeneNames:
+        return GeneNames(self.genes, str(self.path))
 
     @property
     def promoter(self) -> slice:
@@ -401,6 +407,8 @@ def _read_genes(path: Path, root: Any) -> pd.DataFrame:
     except KeyError as error:
         raise InputError(f"{path}: the metadata of the genes is incomplete ({error.args[0]}).") from None
     table["tss"] = (table["start"] + table["end"]) // 2
+    if _holds(root, f"metadata/{NAME_COLUMN}"):
+        table[NAME_COLUMN] = texts(root[f"metadata/{NAME_COLUMN}"])
     return table
 
 

@@ -100,6 +100,36 @@ def test_version_of_an_id_may_be_left_out(tiny):
     assert genes["tss"].tolist() == [GENES[4][2], GENES[1][2]]
 
 
+def test_symbols_are_as_good_as_ids_and_results_name_the_id(tiny):
+    assert read_genes(tiny.genes, ["gene05", "GENE02"])["gene_id"].tolist() == ["GENE05", "GENE02"]
+    assert read_genes(tiny.gtf, ["gene05"])["gene_id"].tolist() == ["GENE05.3"]
+    with pytest.raises(InputError, match=r"'gene05' is asked for twice \(as 'GENE05' too\)"):
+        read_genes(tiny.genes, ["GENE05", "gene05"])
+
+
+def test_a_symbol_of_several_genes_is_refused(tmp_path):
+    rows = "A\tchr1\t5\t+\tDUX4\nB\tchr1\t50\t+\tDUX4\nC\tchr1\t60\t+\t\n"
+    path = write(tmp_path, HEADER.replace("\n", "\tgene_name\n") + rows)
+    with pytest.raises(InputError, match=r"several genes of the symbol 'DUX4' \(A, B\): give the id"):
+        read_genes(path, ["DUX4"])
+    assert read_genes(path, ["B"])["gene_id"].tolist() == ["B"]
+
+
+def test_genes_of_one_type(tiny, tmp_path):
+    text = tiny.gtf.read_text()
+    path = tmp_path / "genes.gtf"
+    path.write_text(text.replace('GENE02.3"; gene_type "protein_coding', 'GENE02.3"; gene_type "lncRNA'))
+    kept = read_genes(path, gene_type="protein_coding")
+    assert len(kept) == len(GENES) - 1
+    assert place(kept, 1).endswith("line 6 (gene GENE03.3)")
+    with pytest.raises(InputError, match=r"has no gene of type 'protein-coding' \(did you mean 'protein_coding'"):
+        read_genes(path, gene_type="protein-coding")
+    with pytest.raises(InputError, match="has no column 'gene_type'"):
+        read_genes(tiny.bed, gene_type="protein_coding")
+    with pytest.raises(InputError, match="has no gene 'GENE02'"):
+        read_genes(path, ["GENE02"], gene_type="protein_coding")
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [

@@ -370,6 +370,8 @@ def test_some_genes_of_a_result(run, tmp_path, capsys):
     assert main([*words, "--gene-ids", "GENE03"]) == 0
     table = pd.read_csv(tmp_path / "o" / "elements.tsv", sep="\t", comment="#")
     assert set(table["gene_id"]) == {"GENE03"}
+    assert main([*words, "--gene-ids", "gene02"]) == 0  # its symbol
+    assert set(pd.read_csv(tmp_path / "o" / "elements.tsv", sep="\t", comment="#")["gene_id"]) == {"GENE02"}
     assert main([*words, "--gene-ids", "GENE33"]) == 1
     assert "has no gene 'GENE33' (did you mean 'GENE03'" in capsys.readouterr().err
 

@@ -303,3 +303,22 @@ def test_predict_windows_returns_beta_when_asked(tiny, weights):
         rows = predict_windows(model, pair, save_beta=True)
         assert [row.alpha.shape for row in rows] == [(4_000,), (4_000,)]
         assert predict_windows(model, pair)[0].alpha is None
+
+
+def test_genes_of_a_gtf_are_chosen_by_type_and_symbol_and_stay_known_by_it(tiny, weights, tmp_path):
+    text = tiny.gtf.read_text().replace('GENE02.3"; gene_type "protein_coding', 'GENE02.3"; gene_type "lncRNA')
+    gtf = tmp_path / "genes.gtf"
+    gtf.write_text(text)
+    features = tuple(dataclasses.replace(feature, mean=0.5) for feature in tiny.inputs.features)
+    network = small_network(tiny)
+    network.inputs = dataclasses.replace(network.inputs, features=features)
+    save_model(network, tmp_path / "small.safetensors")
+    changes = {"genes": gtf, "missing_features": "mean", "gene_type": "protein_coding"}
+    request = small_request(tiny, tmp_path / "small.safetensors", **changes, gene_ids=("gene03", "GENE05"))
+    run = prepare(request, tmp_path / "out")
+    fill_store(run)
+    with read_predictions(tmp_path / "out") as found:
+        assert found.genes["gene_id"].tolist() == ["GENE03.3", "GENE05"]
+        assert found.index("gene05") == 1
+    with pytest.raises(InputError, match="has no gene 'gene02'"):
+        prepare(dataclasses.replace(request, gene_ids=("gene02",)), tmp_path / "other")
