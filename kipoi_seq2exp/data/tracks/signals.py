@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import enum
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.config import TrackSpec
-from kipoi_seq2exp.data.handles import file_ends
 from kipoi_seq2exp.data.tracks.bedgraph import BedGraphTrack, PeakFileTrack
+from kipoi_seq2exp.data.tracks.bigwig_file import check_bigwig
 from kipoi_seq2exp.data.tracks.track import SignalTrack, Values
 from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.errors import InputError
-
-_MAGICS = (struct.pack("<I", 0x888FFC26), struct.pack(">I", 0x888FFC26))
-_BIGBED_MAGICS = (struct.pack("<I", 0x8789F2EB), struct.pack(">I", 0x8789F2EB))
 
 
 class SignalFormat(enum.Enum):
@@ -69,11 +65,11 @@ def open_signal(source: str | Path, spec: TrackSpec) -> SignalTrack[Any]:
 
 
 class BigWigTrack(SignalTrack[Any]):
-    """A bigWig, read by pyBigWig; checked for being whole beforehand, for the C library crashes on a truncated one."""
+    """A bigWig, read by pyBigWig; its skeleton is checked beforehand (see `bigwig_file`)."""
 
     def __init__(self, path: str | Path, spec: TrackSpec) -> None:
         super().__init__(path, spec)
-        _check_bigwig(self.path, self.where)
+        self._summary = check_bigwig(self.path, self.where)
         self._lengths: dict[str, int] = {name: int(length) for name, length in self.handle.chroms().items()}
 
     @property
@@ -85,12 +81,12 @@ class BigWigTrack(SignalTrack[Any]):
         import pyBigWig
 
         try:
-            return pyBigWig.open(str(self.path))
+            return pyBigWig.open(str(self.path))  # never its `header()`, which dies on a NaN in the summary
         except RuntimeError as error:
             raise InputError(f"{self.where} cannot be opened as bigWig ({error}).") from None
 
     def _has_negative(self) -> bool:
-        return bool(self.handle.header()["minVal"] < 0)
+        return self._summary.may_have_negative
 
     def _read(self, chrom: str, start: int, end: int) -> Values:
         try:
@@ -98,26 +94,3 @@ class BigWigTrack(SignalTrack[Any]):
         except RuntimeError as error:
             raise InputError(f"{self.where}: {written(chrom, start, end)} cannot be read ({error}).") from None
         return values
-
-
-def _check_bigwig(path: Path, where: str) -> None:
-    """Check the signature at both ends of a bigWig and the offsets in its header, or say what the file is instead."""
-    size, head, tail = file_ends(path, where, "a bigWig", (64, 4))
-    if head[:4] not in _MAGICS:
-        raise InputError(f"{where} is no bigWig: {_describe(head)}.")
-    order = "<" if head[:4] == _MAGICS[0] else ">"
-    offsets = struct.unpack(order + "QQQ", head[8:32]) if len(head) == 64 else (size,)
-    if max(offsets) >= size or tail != head[:4]:
-        raise InputError(f"{where} is truncated at {size:,} bytes (a bigWig ends with its signature): fetch it again.")
-
-
-def _describe(head: bytes) -> str:
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "it holds a web page (an error page saved under this name?); fetch the file itself"
-    if head[:4] in _BIGBED_MAGICS:
-        return "it is a bigBed; convert it to BED (bigBedToBed)"
-    if head[:2] == b"\x1f\x8b":
-        return "it is compressed by gzip; decompress it"
-    start = head[:16].decode("latin-1")
-    return f"it starts with {start!r} (bedGraph and peaks are known by their names: .bedGraph, .narrowPeak, .bed)"
