@@ -102,8 +102,10 @@ def paired_differences(
 
     Parameters
     ----------
-    observed, first, second : array_like, (G,)
-        Expression of each gene.
+    observed : array_like, (G,) or (2, G)
+        Expression of each gene; of the first and of the second predictions, where they are of two cell types.
+    first, second : array_like, (G,)
+        Predictions of each gene.
     bootstrap, level, seed, blocks
         As in `score`.
 
@@ -117,14 +119,45 @@ def paired_differences(
     InputError
         As `score` does.
     """
-    one, two = (score(observed, predicted, bootstrap=0) for predicted in (first, second))
+    truth = np.asarray(observed, dtype=np.float64)
+    pairs = list(zip(truth if truth.ndim == 2 else (truth, truth), (first, second), strict=True))
+    one, two = (score(*pair, bootstrap=0) for pair in pairs)
     low = high = np.full(len(METRICS), np.nan)
     if bootstrap:
-        truth, before, after = (_checked(*named) for named in (("observed", observed), ("1", first), ("2", second)))
-        resampled = [_bootstrap(truth, guess, bootstrap, seed, blocks) for guess in (before, after)]
+        checked = [(_checked("observed", known), _checked("predicted", guess)) for known, guess in pairs]
+        resampled = [_bootstrap(*pair, bootstrap, seed, blocks) for pair in checked]
         low, high = _interval(resampled[1] - resampled[0], level)
     rows = zip(METRICS, low, high, strict=True)
     return {n: Score(two[n].value - one[n].value, float(bottom), float(top)) for n, bottom, top in rows}
+
+
+def row_correlations(observed: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
+    """Correlate the values, and their ranks, of each row: (R, C) and (R, C) to (R,) and (R,); NaN of a constant row."""
+    truth, guess = (np.asarray(values, dtype=np.float64) for values in (observed, predicted))
+    return _pearson(truth, guess), _pearson(_row_ranks(truth), _row_ranks(guess))
+
+
+def mean_score(values: ArrayLike, bootstrap: int = 1_000, level: float = 0.95, seed: int = 0) -> Score:
+    """Return the mean of one value a gene, without NaN, and its percentile bootstrap interval over the genes.
+
+    Parameters
+    ----------
+    values : array_like, (G,)
+    bootstrap : int
+        Resamples of the genes; 0 leaves the interval NaN.
+    level : float
+        Probability that the interval should hold.
+    seed : int
+        Of the resampling.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    if not known.size or not bootstrap:
+        return Score(float(known.mean()) if known.size else np.nan, np.nan, np.nan)
+    random = np.random.default_rng(seed)
+    means = [known[random.integers(known.size, size=known.size)].mean() for _ in range(bootstrap)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Score(float(known.mean()), float(low), float(high))
 
 
 def ranks(values: Floats) -> Floats:
@@ -199,9 +232,12 @@ def _interval(resampled: Floats, level: float) -> tuple[Floats, Floats]:
 def _scores(truth: Floats, guess: Floats) -> Floats:
     """Return MSE, MAE, Pearson and Spearman of each row: (R, G) and (R, G) to (R, 4)."""
     error = guess - truth
-    order = np.stack([np.stack([ranks(row) for row in side]) for side in (truth, guess)])
-    columns = [np.mean(error**2, axis=1), np.mean(np.abs(error), axis=1), _pearson(truth, guess), _pearson(*order)]
+    columns = [np.mean(error**2, axis=1), np.mean(np.abs(error), axis=1), *row_correlations(truth, guess)]
     return np.stack(columns, axis=1)
+
+
+def _row_ranks(values: Floats) -> Floats:
+    return np.stack([ranks(row) for row in values]) if len(values) else values
 
 
 def _pearson(first: Floats, second: Floats) -> Floats:

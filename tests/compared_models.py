@@ -1,8 +1,10 @@
-"""Two small Kipoi models that are not ours, each a folder with its own dataloader and arguments, to be compared with.
+"""Small Kipoi models that are not ours, each a folder with its own dataloader and arguments, to be compared with.
 
 `Xpresso` has the format of the zoo's Xpresso: 10,500 bases round the TSS of each gene of a GTF, along the gene, in one
 unnamed array; a flat prediction called `expression_pred`; numbers for ids. `Shore` reads a track beside a BED, has
-settings of its own in its model.yaml and returns a plain column. Neither imports this package.
+settings of its own in its model.yaml and returns a plain column. `Enformer` has the format of Enformer and Basenji2:
+393,216 bases of each interval of a BED, 5,313 outputs in 896 bins of 128 bp round the middle, numbers for ids, labels
+in a table of targets beside it. None imports this package.
 """
 
 from __future__ import annotations
@@ -146,6 +148,90 @@ output_schema:
 """,
 }
 
+ENFORMER = {
+    "model.py": """
+import numpy as np
+from kipoi.model import BaseModel
+
+
+class Enformer(BaseModel):
+    def predict_on_batch(self, inputs):
+        middle = inputs[:, (393216 - 896 * 128) // 2 :][:, : 896 * 128]
+        gc = middle[:, :, 1:3].sum(axis=2).reshape(len(inputs), 896, 128).sum(axis=2)
+        tracks = np.arange(5313, dtype=np.float32)
+        return gc[:, :, None] * (tracks % 2) + (tracks % 7)
+""",
+    "dataloader.py": """
+import numpy as np
+import pyfaidx
+from kipoi.data import Dataset
+from kipoi.metadata import GenomicRanges
+
+LENGTH = 393216
+LETTERS = {letter: i for i, letter in enumerate("ACGT")}
+
+
+class SeqIntervalDl(Dataset):
+    def __init__(self, intervals_file, fasta_file):
+        self.fasta_file, self.fasta = fasta_file, None
+        with open(intervals_file) as lines:
+            self.rows = [line.split() for line in lines]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if self.fasta is None:
+            self.fasta = pyfaidx.Fasta(self.fasta_file, as_raw=True, sequence_always_upper=True)
+        chrom, first, last = self.rows[index][:3]
+        start = (int(first) + int(last)) // 2 - LENGTH // 2  # resized round its middle
+        onehot = np.zeros((LENGTH, 4), dtype=np.float32)
+        known = max(start, 0)
+        letters = str(self.fasta[chrom][known : start + LENGTH])
+        places = np.array([LETTERS.get(letter, -1) for letter in letters])
+        rows = np.flatnonzero(places >= 0)
+        onehot[known - start + rows, places[rows]] = 1
+        ranges = GenomicRanges(chrom, start, start + LENGTH, str(index))
+        return {"inputs": onehot, "metadata": {"ranges": ranges}}
+""",
+    "model.yaml": """
+defined_as: model.Enformer
+args: {}
+default_dataloader: .
+info: {authors: [{name: nobody}], doc: GC along the window}
+dependencies: {}
+schema:
+  inputs: {shape: "(393216, 4)", doc: DNA}
+  targets: {shape: "(896, 5313)", doc: coverage in bins of 128 bp}
+writers: {hdf5_chunk_size: 2}
+""",
+    "dataloader.yaml": """
+type: Dataset
+defined_as: dataloader.SeqIntervalDl
+args: {intervals_file: {doc: BED3}, fasta_file: {doc: genome}}
+info: {authors: [{name: nobody}], doc: DNA of intervals}
+dependencies: {}
+output_schema:
+  inputs: {shape: "(393216, 4)", doc: DNA}
+  metadata: {ranges: {type: GenomicRanges, doc: windows}}
+""",
+}
+
+DEEPSEA = {
+    "model.yaml": """
+defined_as: model.DeepSEA
+args: {}
+default_dataloader: .
+info: {authors: [{name: nobody}], doc: many outputs with labels}
+dependencies: {}
+schema:
+  inputs: {shape: "(1000, 4)", doc: DNA}
+  targets: {shape: "(3, )", doc: probabilities, column_labels: [targets.txt]}
+""",
+    "targets.txt": "K562_DNase_None\nK562_CTCF_None\nGM12878_DNase_None\n",
+    "model.py": "class DeepSEA: pass\n",
+}
+
 
 def _make(folder: Path, files: dict[str, str]) -> Path:
     folder.mkdir()
@@ -162,6 +248,14 @@ def make_shore(folder: Path) -> Path:
     return _make(folder / "shore_model", SHORE)
 
 
+def make_enformer(folder: Path) -> Path:
+    return _make(folder / "Enformer", ENFORMER)
+
+
+def make_deepsea(folder: Path) -> Path:
+    return _make(folder / "DeepSEA", DEEPSEA)
+
+
 def xpresso_score(tiny: Any, gene: Any) -> float:
     """Return what `Xpresso` should say of a gene: CpG reads the same on both strands."""
     first = gene.tss - 500 if gene.strand == "+" else gene.tss + 1 - 500
@@ -172,3 +266,10 @@ def xpresso_score(tiny: Any, gene: Any) -> float:
 def shore_score(tiny: Any, gene: Any, flank_bp: int) -> float:
     values = np.nan_to_num(tiny.signals["dnase"][gene.chrom])
     return float(0.25 + 0.5 * values[max(gene.tss - flank_bp, 0) : gene.tss + flank_bp].mean())
+
+
+def enformer_score(tiny: Any, gene: Any, column: int) -> float:
+    """Return what `Enformer` should say of a gene whose window is centred: three bins from 128 bases before the TSS."""
+    letters = tiny.bases[gene.chrom].upper()[max(gene.tss - 128, 0) : gene.tss + 256]
+    gc = letters.count(b"G") + letters.count(b"C")
+    return float(np.log10(gc * (column % 2) + 3 * (column % 7) + 1))

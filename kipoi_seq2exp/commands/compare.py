@@ -4,34 +4,63 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
 from kipoi_seq2exp.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kipoi_seq2exp.judge.compare import Comparison, Label
+    from kipoi_seq2exp.judge.compare_files import ModelPredictions
+    from kipoi_seq2exp.judge.many_outputs import BinRule, Columns
 
 _DESCRIPTION = """Compare models on the same genes, with paired bootstrap intervals of the differences to the first.
 
   seq2exp compare Seq2Exp/K562 Xpresso/human_K562 --genes genes.tsv --label expression -o out/ \\
       --args Seq2Exp/K562=k562.json --args Xpresso/human_K562=xpresso.json
   seq2exp compare Seq2Exp=results/ Xpresso=xpresso.tsv Other=other.h5 --genes genes.tsv --label expression -o out/
+  seq2exp compare S.K562=k562/ S.GM12878=gm12878/ E.K562=enformer.h5::4828 E.GM12878=enformer.h5::5110 \\
+      --genes genes.tsv --label S.K562=K562 --label S.GM12878=GM12878 --label E.K562=K562 --label E.GM12878=GM12878 \\
+      --method Seq2Exp=S.K562,S.GM12878 --method Enformer=E.K562,E.GM12878 -o out/
 
 A model is the name of a Kipoi model or a folder with one; `kipoi predict` runs it with its own dataloader, whose
 arguments --args gives as JSON, written out or in a file. Models that need another environment are run there and
 compared from their files: a results folder, an .h5 or .zarr of `kipoi predict -m`, or a .tsv or .csv (FILE::COLUMN
 names the prediction). Rows are matched by gene id or by range. MSE compares models of the same unit alone.
+
+Of a model with many outputs, MODEL::COLUMN or FILE::COLUMN takes one, by its number from 0 or by its label (of the
+model's description, or of --columns). Where it lies in bins along the window (Basenji, Enformer), the bins lie round
+the middle of the window, and the bin that holds the TSS and one on either side are summed; log10(x + 1) is taken.
 """
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the command line: a file of predictions, or (`runs`) a model that Kipoi runs."""
+    """One model of the command line: a file of predictions, or (`runs`) a model that Kipoi runs.
+
+    Attributes
+    ----------
+    name : str
+    source : str
+        The file or the model.
+    column : str
+        Which of many outputs; empty where there is no choice.
+    runs : bool
+    """
 
     name: str
     source: str
+    column: str
     runs: bool
+
+    def reads(self, source: str | Path) -> str:
+        """Return what is read from a file of the model."""
+        return f"{source}::{self.column}" if self.column else str(source)
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -44,17 +73,28 @@ def add_to(subparsers: Subparsers) -> None:
         metavar="[NAME=]MODEL-OR-FILE",
         help="Kipoi models and saved predictions; the first is what the others are compared with",
     )
-    parser.add_argument(
-        "--args",
-        action="append",
-        default=[],
-        metavar="NAME=JSON",
-        help="arguments of the dataloader of a Kipoi model, as JSON or a file of it",
-    )
+    for options, metavar, text in (
+        (("--args",), "NAME=JSON", "arguments of the dataloader of a Kipoi model, as JSON or a file of it"),
+        (("--columns",), "NAME=FILE", "labels of a model's many outputs: one a line, or a table of targets of Basenji"),
+        (
+            ("--bins",),
+            "NAME=BP,N,SCALE",
+            "bins of a model: their length, how many are summed round the TSS, and log10p1 or plain (default "
+            "128,3,log10p1)",
+        ),
+        (
+            ("--method",),
+            "NAME=MODEL,MODEL",
+            "models that are one method in several cell types: how it predicts the differences between these is told",
+        ),
+        (
+            ("--label", "--labels"),
+            "[MODEL=]COLUMN",
+            "column of the gene table with the observed expression, of all models or of one",
+        ),
+    ):
+        parser.add_argument(*options, action="append", default=[], metavar=metavar, help=text)
     parser.add_argument("--genes", type=Path, required=True, help="table (gene_id, chrom, tss, strand), BED6 or GTF")
-    parser.add_argument(
-        "--label", "--labels", metavar="COLUMN", help="column of the gene table with the observed expression"
-    )
     parser.add_argument(
         "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default 1000)"
     )
@@ -64,38 +104,162 @@ def add_to(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compare the models."""
     from kipoi_seq2exp.data.genes import read_genes
-    from kipoi_seq2exp.data.tables import write_tsv
     from kipoi_seq2exp.files import make_folder
-    from kipoi_seq2exp.judge.compare import compare_models, plot_scatter_matrix, score_lines
-    from kipoi_seq2exp.judge.compare_files import read_model_predictions
-    from kipoi_seq2exp.prediction.request import observed_label
+    from kipoi_seq2exp.judge.compare import compare_models, score_lines
+    from kipoi_seq2exp.zoo.other_models import predict_by_kipoi
 
     entries = [entry_of(text) for text in args.models]
+    names = [entry.name for entry in entries]
     arguments = arguments_of(args.args, entries)
+    methods = {name: text.split(",") for name, text in _named("--method", args.method).items()}
     genes = read_genes(args.genes)
-    label, observed = observed_label(genes, args.label)
-    if observed is None:
-        raise InputError(f"{args.genes} has no label: name its column (--label).")
-    saved = {e.name: read_model_predictions(e.name, e.source, genes) for e in entries if not e.runs}
+    labels = labels_of(args.label, names, genes, args.genes)
+    reading = Reading.of(args, names)
+    saved = {e.name: reading.read(e, e.source, genes) for e in entries if not e.runs}
     make_folder(args.output)
-    models = []
+    made: dict[tuple[str, str], Path] = {}
     for entry in entries:
         if entry.runs:
-            made = predict_by_kipoi(entry, arguments[entry.name], args.output)
-            saved[entry.name] = read_model_predictions(entry.name, str(made), genes)
-            say(f"{entry.name}: kipoi predict wrote {made}")
-        models.append(saved[entry.name])
-    found = compare_models(models, genes, observed, args.bootstrap)
-    files = [args.output / name for name in ("comparison.tsv", "comparison_genes.tsv", "comparison.png")]
-    write_tsv(found.scores, files[0], [f"observed: column '{label}' of {args.genes}", *found.notes])
-    write_tsv(found.genes, files[1], found.notes)
-    pearson = {row["model"]: f"Pearson {row['pearson']:.3f}" for _, row in found.scores.iterrows()}
-    plot_scatter_matrix(found.genes, files[2], pearson)
+            key = entry.source, arguments[entry.name]
+            if key not in made:
+                made[key] = predict_by_kipoi(*key, args.output / f"{_file(entry.name)}.h5")
+                say(f"{entry.name}: kipoi predict wrote {made[key]}")
+            saved[entry.name] = reading.read(entry, made[key], genes)
+    found = compare_models([saved[name] for name in names], genes, labels, args.bootstrap)
     for line in (*found.notes, *score_lines(found.scores)):
         say(line)
+    files = write_comparison(found, args.output, sorted({f"{label.name}" for label in labels.values()}), args.genes)
+    if methods:
+        files += write_cells(found, methods, args.output, args.bootstrap, say)
     say("in brackets: 95 % bootstrap interval; in parentheses: difference to the first model, on the same resamples")
     say("written: " + ", ".join(map(str, files)))
     return 0
+
+
+def _file(name: str) -> str:
+    """Return a plain name of a file for that of a model: Seq2Exp_K562 for Seq2Exp/K562."""
+    from kipoi_seq2exp.files import file_name
+
+    return file_name(name.strip("/").replace("/", "_"))
+
+
+def write_comparison(found: Comparison, folder: Path, labels: list[str], genes: Path) -> list[Path]:
+    """Write the scores, the genes and their picture."""
+    from kipoi_seq2exp.data.tables import write_tsv
+    from kipoi_seq2exp.view.compare_plots import plot_scatter_matrix
+
+    files = [folder / name for name in ("comparison.tsv", "comparison_genes.tsv", "comparison.png")]
+    columns = ", ".join(f"'{label}'" for label in labels)
+    write_tsv(found.scores, files[0], [f"observed: {columns} of {genes}", *found.notes])
+    write_tsv(found.genes, files[1], found.notes)
+    pearson = {row["model"]: f"Pearson {row['pearson']:.3f}" for _, row in found.scores.iterrows()}
+    plot_scatter_matrix(found.genes, files[2], pearson)
+    return files
+
+
+def write_cells(
+    found: Comparison, methods: Mapping[str, list[str]], folder: Path, bootstrap: int, say: Say
+) -> list[Path]:
+    """Write what the methods say of differences between cell types, and its picture."""
+    from kipoi_seq2exp.data.tables import write_tsv
+    from kipoi_seq2exp.judge.compare import ACROSS_CELLS, MIN_CELLS, cell_lines, compare_cells
+    from kipoi_seq2exp.view.compare_plots import plot_differences
+
+    scores, differences = compare_cells(found, methods, bootstrap)
+    say("predicted against observed differences between cell types:")
+    for line in cell_lines(scores):
+        say(f"  {line}")
+    few = [method for method, models in methods.items() if len(models) < MIN_CELLS]
+    if few:
+        say(f"  {', '.join(few)}: a correlation across cell types needs at least {MIN_CELLS} of them")
+    files = [folder / "comparison_cells.tsv", folder / "comparison_cells.png"]
+    write_tsv(scores, files[0], [*(f"{name}: {', '.join(models)}" for name, models in methods.items()), *found.notes])
+    pairs = scores[scores["between"] != ACROSS_CELLS]
+    plot_differences(differences, files[1], [f"Pearson {value:.3f}" for value in pairs["pearson"]])
+    return files
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How many outputs are named and binned, by the name of the model.
+
+    Attributes
+    ----------
+    columns : mapping of str to sequence of tuples of str
+    rules : mapping of str to BinRule
+    """
+
+    columns: Mapping[str, Columns]
+    rules: Mapping[str, BinRule]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, names: list[str]) -> Reading:
+        """Read --columns and --bins."""
+        from kipoi_seq2exp.judge.many_outputs import read_labels
+
+        columns = {name: read_labels(Path(text)) for name, text in _named("--columns", args.columns, names).items()}
+        return cls(columns, {name: _bin_rule(text) for name, text in _named("--bins", args.bins, names).items()})
+
+    def read(self, entry: Entry, source: str | Path, genes: pd.DataFrame) -> ModelPredictions:
+        """Read the predictions of a model; the labels of its outputs are those of its description, if need be."""
+        from kipoi_seq2exp.judge.compare_files import read_model_predictions
+        from kipoi_seq2exp.zoo.other_models import described_labels
+
+        labels = self.columns.get(entry.name)
+        if entry.runs and labels is None and entry.column and not entry.column.split("/")[-1].isdecimal():
+            labels = described_labels(entry.source)
+        rule = self.rules.get(entry.name)
+        return read_model_predictions(entry.name, entry.reads(source), genes, columns=labels, rule=rule)
+
+
+def _named(option: str, texts: list[str], names: list[str] | None = None) -> dict[str, str]:
+    """Read NAME=VALUE; the name must be one of `names`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not (name and value) or (names is not None and name not in names):
+            among = "a name" if names is None else f"the name of a model of the comparison ({', '.join(names)})"
+            raise ConfigError(f"{option} {text}: expected NAME=VALUE with {among}.")
+        found[name] = value
+    return found
+
+
+def _bin_rule(text: str) -> BinRule:
+    """Read BP,COUNT,SCALE; what is left out is as by default."""
+    from kipoi_seq2exp.judge.many_outputs import BinRule
+
+    parts = [part.strip() for part in text.split(",")]
+    default = BinRule()
+    numbers, scale = [part for part in parts if part.isdecimal()], [part for part in parts if not part.isdecimal()]
+    if parts != numbers + scale or len(numbers) > 2 or len(scale) > 1 or not set(scale) <= {"log10p1", "plain"}:
+        raise ConfigError(f"--bins {text}: expected BP,N,SCALE, e.g. 128,3,log10p1 (or plain).")
+    length, count = (*map(int, numbers), *(default.bin_bp, default.count)[len(numbers) :])
+    return BinRule(length, count, scale != ["plain"])
+
+
+def labels_of(texts: list[str], names: list[str], genes: pd.DataFrame, path: Path) -> dict[str, Label]:
+    """Return what each model is judged on: a column of its own, that of all, or the usual one.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, or there is none.
+    """
+    from kipoi_seq2exp.judge.compare import Label
+    from kipoi_seq2exp.prediction.request import observed_label
+
+    chosen: dict[str | None, str] = {}
+    for text in texts:
+        name, separator, column = text.partition("=")
+        own = separator and name in names and text not in genes
+        chosen[name if own else None] = column if own else text
+    labels = {}
+    for name in names:
+        label, observed = observed_label(genes, chosen.get(name, chosen.get(None)))
+        if label is None or observed is None:
+            raise InputError(f"{path} has no label: name its column (--label).")
+        labels[name] = Label(label, observed)
+    return labels
 
 
 def entry_of(text: str) -> Entry:
@@ -113,16 +277,17 @@ def entry_of(text: str) -> Entry:
         name, source = "", text
     elif not (name and source):
         raise ConfigError(f"{text}: expected a Kipoi model, a file of predictions, or NAME= and one of them.")
-    path = Path(source.split("::")[0])
+    source, _, column = source.partition("::")
+    path = Path(source)
     is_model = (path / "model.yaml").is_file()
     runs = is_model or not (path.exists() or ending(path) in (*TABLES, *ARRAYS))
     if not name:
         name = path.name if is_model else source if runs else path.name.split(".")[0]
-    return Entry(name, source, runs)
+    return Entry(name, source, column, runs)
 
 
 def arguments_of(texts: list[str], entries: list[Entry]) -> dict[str, str]:
-    """Return the dataloader's arguments of each Kipoi model, as JSON.
+    """Return the dataloader's arguments of each Kipoi model, as JSON; those of a model serve all of its columns.
 
     Raises
     ------
@@ -130,10 +295,11 @@ def arguments_of(texts: list[str], entries: list[Entry]) -> dict[str, str]:
         If a model has none, they belong to no model, or they are no JSON object.
     """
     runs = [entry.name for entry in entries if entry.runs]
+    sources = {entry.source for entry in entries if entry.runs}
     found: dict[str, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if name not in runs or not value:
+        if name not in {*runs, *sources} or not value:
             raise ConfigError(
                 f"--args {text[:60]}: expected NAME=JSON with the name of a Kipoi model of the comparison "
                 f"({', '.join(runs) or 'there is none'})."
@@ -149,6 +315,7 @@ def arguments_of(texts: list[str], entries: list[Entry]) -> dict[str, str]:
         if not isinstance(read, dict):
             raise InputError(f"{source}: expected a JSON object of arguments, found {type(read).__name__}.")
         found[name] = json.dumps(read)
+    found = {e.name: found[key] for e in entries for key in (e.source, e.name) if e.runs and key in found}
     missing = [name for name in runs if name not in found]
     if missing:
         raise ConfigError(
@@ -156,22 +323,3 @@ def arguments_of(texts: list[str], entries: list[Entry]) -> dict[str, str]:
             f"--args {missing[0]}=ARGS.json."
         )
     return found
-
-
-def predict_by_kipoi(model: Entry, arguments: str, folder: Path) -> Path:
-    """Run `kipoi predict` for a model, in a process of its own; return the .h5 that it wrote.
-
-    Raises
-    ------
-    InputError
-        If Kipoi fails; the last line that it said is in the message.
-    """
-    out = folder / f"{model.name.strip('/').replace('/', '_')}.h5"
-    out.unlink(missing_ok=True)
-    source = ["--source", "dir"] if Path(model.source).is_dir() else []
-    words = ["predict", model.source, *source, "--dataloader_args", arguments, "--keep_metadata", "-o", str(out)]
-    done = subprocess.run([sys.executable, "-m", "kipoi", *words], capture_output=True, text=True, check=False)
-    if done.returncode or not out.is_file():
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        raise InputError(f"kipoi predict {model.source} failed ({said[-1].strip().rstrip('.')}).")
-    return out

@@ -2,32 +2,49 @@
 
 Contract: predictions as `compare_files` reads them in, one value per gene and model out. Rows are matched by gene id,
 without version; where a file has other ids, by range (`_by_range` says how). Genes that a model lacks are counted and
-left out for all.
+left out for all. Each model is judged on its own label. Correlations across genes (of a model), of differences between
+two cell types (across genes) and across cell types (of a gene) are different questions, and told apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.naming import listing, other_name
-from kipoi_seq2exp.errors import ConfigError, InputError
-from kipoi_seq2exp.files import whole_file
+from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.compare_files import ModelPredictions
-from kipoi_seq2exp.metrics import METRICS, paired_differences, score
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from kipoi_seq2exp.metrics import Score, mean_score, paired_differences, row_correlations, score
 
 Floats = NDArray[np.float64]
 
 SAME_TSS_BP = 500
+MIN_GENES = 10
+"""Fewer genes give no interval: resamples of so few say little of genes that are not there."""
+MIN_CELLS = 3
+"""Fewer cell types give no correlation across them: of two it is 1 or -1."""
+ACROSS_CELLS = "across cell types"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a model is judged on.
+
+    Attributes
+    ----------
+    name : str
+        Column of the gene table, or the cell type.
+    values : ndarray, (G,)
+        NaN where unknown.
+    """
+
+    name: str
+    values: Floats
 
 
 @dataclass(frozen=True)
@@ -37,34 +54,42 @@ class Comparison:
     Attributes
     ----------
     genes : DataFrame
-        gene_id, observed, and a column per model: the genes that all of them have.
+        gene_id, the observed values ("observed", or "observed_LABEL" of each label where there are several), and a
+        column per model: the genes that have all of them.
     scores : DataFrame
-        A row per model: genes, each of `metrics.METRICS`, and its difference to the first model (delta_...), all with
-        _low and _high (95 % bootstrap intervals over the genes, the same resamples for all).
+        A row per model: label, genes, each of `metrics.METRICS` across genes, and its difference to the first model
+        (delta_...), all with _low and _high (95 % bootstrap intervals over the genes, the same resamples for all; NaN
+        below `MIN_GENES` genes).
     notes : tuple of str
         How rows were matched and what was left out.
+    observed : mapping of str to str
+        The column of the observed values of each model.
     """
 
     genes: pd.DataFrame
     scores: pd.DataFrame
     notes: tuple[str, ...]
+    observed: Mapping[str, str]
 
 
 def compare_models(
-    models: list[ModelPredictions], genes: pd.DataFrame, observed: Floats, bootstrap: int = 1_000
+    models: Sequence[ModelPredictions],
+    genes: pd.DataFrame,
+    observed: Floats | Mapping[str, Label],
+    bootstrap: int = 1_000,
 ) -> Comparison:
     """Match predictions to genes and score them.
 
     Parameters
     ----------
-    models : list of ModelPredictions
+    models : sequence of ModelPredictions
         The first is what the others are compared with.
     genes : DataFrame
         gene_id, chrom, tss, strand.
-    observed : ndarray, (G,)
-        Label of each gene, NaN where unknown.
+    observed : ndarray, (G,), or mapping of str to Label
+        Label of each gene, NaN where unknown; or the label of each model.
     bootstrap : int
-        Resamples of the genes.
+        Resamples of the genes; 0 gives no intervals.
 
     Raises
     ------
@@ -73,52 +98,135 @@ def compare_models(
     ConfigError
         If two models have the same name.
     """
-    names = [model.name for model in models]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"two models are called '{twice}': give names as NAME=FILE.")
-    taken = next((name for name in names if name in ("gene_id", "observed")), None)
-    if taken is not None:
-        raise ConfigError(f"a model cannot be called '{taken}', which is a column of the results: choose another name.")
-    table = pd.DataFrame({"gene_id": genes["gene_id"], "observed": observed})
+    labels = observed if isinstance(observed, Mapping) else {m.name: Label("observed", observed) for m in models}
+    several = len({label.name for label in labels.values()}) > 1
+    columns = {m.name: f"observed_{labels[m.name].name}" if several else "observed" for m in models}
+    _check_names([model.name for model in models], ["gene_id", *columns.values()])
+    table = pd.DataFrame({"gene_id": genes["gene_id"]})
+    for name, column in columns.items():
+        table[column] = labels[name].values
     notes = []
     for model in models:
         table[model.name], how = _matched(model, genes)
-        notes.append(f"{model.name}: {int(table[model.name].notna().sum())} of {len(genes)} genes {how}")
+        notes.append(f"{model.name}: {int(table[model.name].notna().sum())} of {counted(len(genes), 'gene')} {how}")
     shared = table.dropna().reset_index(drop=True)
-    notes.append(f"{len(shared)} genes have a label and a prediction of every model: these are compared")
+    what = f"{counted(len(shared), 'gene')} with a label and a prediction of every model"
     if len(shared) < 2:
         raise InputError(
-            f"at least two genes must be in every file and have a label, found {len(shared)}: {'; '.join(notes[:-1])}."
+            f"at least two genes must be in every file and have a label, found {len(shared)}: {'; '.join(notes)}."
         )
-    truth = shared["observed"].to_numpy(np.float64)
-    first = shared[names[0]].to_numpy(np.float64)
+    notes.append(f"compared: {what}")
+    if bootstrap and len(shared) < MIN_GENES:
+        notes.append(f"{counted(len(shared), 'gene')} are too few for an interval (at least {MIN_GENES} are needed)")
+        bootstrap = 0
+    first = shared[[columns[models[0].name], models[0].name]].to_numpy(np.float64).T
     rows = []
-    for name in names:
-        values = shared[name].to_numpy(np.float64)
-        row: dict[str, object] = {"model": name, "genes": len(shared)}
-        scores, changes = (
-            score(truth, values, bootstrap=bootstrap),
-            paired_differences(truth, first, values, bootstrap=bootstrap),
+    for name, column in columns.items():
+        here = shared[[column, name]].to_numpy(np.float64).T
+        row: dict[str, object] = {"model": name, "label": labels[name].name, "genes": len(shared)}
+        rows.append(row | _scored(here, first, bootstrap))
+    return Comparison(shared, pd.DataFrame(rows), tuple(notes), columns)
+
+
+def _check_names(names: list[str], taken: list[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two models are called '{twice}': give names as NAME=FILE.")
+    wrong = next((name for name in names if name in taken), None)
+    if wrong is not None:
+        raise ConfigError(f"a model cannot be called '{wrong}', which is a column of the results: choose another name.")
+
+
+def _scored(here: Floats, first: Floats, bootstrap: int) -> dict[str, float]:
+    """Score observed and predicted values, (2, G), and their change against the first ones."""
+    changes = paired_differences([first[0], here[0]], first[1], here[1], bootstrap=bootstrap)
+    row = _columns(score(here[0], here[1], bootstrap=bootstrap))
+    return row | {f"delta_{key}": value for key, value in _columns(changes).items()}
+
+
+def _columns(results: Mapping[str, Score]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for metric, found in results.items():
+        row |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
+    return row
+
+
+def compare_cells(
+    comparison: Comparison, methods: Mapping[str, Sequence[str]], bootstrap: int = 1_000
+) -> tuple[pd.DataFrame, dict[tuple[str, str], Floats]]:
+    """Judge what methods say of the differences between cell types.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    methods : mapping of str to sequence of str
+        The models that are one method in several cell types; each has its own label.
+    bootstrap : int
+        Resamples of the genes; 0 gives no intervals.
+
+    Returns
+    -------
+    scores : DataFrame
+        A row per method and pair of cell types: method, between ("A - B", labels), genes, and `metrics.METRICS` of the
+        predicted against the observed differences across genes. Where there are `MIN_CELLS` cell types, also a row
+        with between = `ACROSS_CELLS`: mean over the genes of the correlations across cell types (genes whose label or
+        prediction is the same everywhere have none). All with _low and _high.
+    differences : dict
+        Observed and predicted differences, (2, G), by method and between.
+
+    Raises
+    ------
+    ConfigError
+        If a method has fewer than two models, an unknown one, or two with the same label.
+    """
+    table = comparison.genes
+    bootstrap = bootstrap if len(table) >= MIN_GENES else 0
+    rows: list[dict[str, object]] = []
+    differences: dict[tuple[str, str], Floats] = {}
+    for method, names in methods.items():
+        labels = _labels_of(method, names, comparison)
+        truth = table[[comparison.observed[name] for name in names]].to_numpy(np.float64)
+        guess = table[list(names)].to_numpy(np.float64)
+        for one, two in combinations(range(len(names)), 2):
+            between = f"{labels[one]} - {labels[two]}"
+            pair = np.stack([values[:, one] - values[:, two] for values in (truth, guess)])
+            differences[method, between] = pair
+            row: dict[str, object] = {"method": method, "between": between, "genes": len(table)}
+            rows.append(row | _columns(score(pair[0], pair[1], bootstrap=bootstrap)))
+        if len(names) >= MIN_CELLS:
+            found = dict(zip(("pearson", "spearman"), row_correlations(truth, guess), strict=True))
+            row = {"method": method, "between": ACROSS_CELLS, "genes": int(np.isfinite(found["pearson"]).sum())}
+            rows.append(row | _columns({name: mean_score(values, bootstrap) for name, values in found.items()}))
+    return pd.DataFrame(rows), differences
+
+
+def _labels_of(method: str, names: Sequence[str], comparison: Comparison) -> list[str]:
+    """Return the labels of the models of a method, each another one."""
+    unknown = next((name for name in names if name not in comparison.observed), None)
+    if unknown is not None:
+        raise ConfigError(f"the method '{method}' names the model '{unknown}', which is not compared.")
+    labels = comparison.scores.set_index("model")["label"].astype(str)
+    found = [labels[name] for name in names]
+    if len(names) < 2 or len(set(found)) < len(found):
+        raise ConfigError(
+            f"the method '{method}' needs two models or more, each with the label of its own cell type; it has "
+            f"{', '.join(f'{name} ({label})' for name, label in zip(names, found, strict=True))}."
         )
-        for prefix, results in (("", scores), ("delta_", changes)):
-            for metric in METRICS:
-                result, key = results[metric], prefix + metric
-                row |= {key: result.value, f"{key}_low": result.low, f"{key}_high": result.high}
-        rows.append(row)
-    return Comparison(shared, pd.DataFrame(rows), tuple(notes))
+    return found
 
 
 def _matched(model: ModelPredictions, genes: pd.DataFrame) -> tuple[Floats, str]:
     """Return the prediction of each gene, NaN where there is none, and how they were matched."""
+    tss = genes["tss"].to_numpy(np.int64)
+    note = f"; {model.note}" if model.note else ""
     if "gene_id" in model.table:
-        found = _by_id(model, genes)
-        if np.isfinite(found).any():
-            return found, "by gene id"
+        rows = _by_id(model, genes)
+        if (rows >= 0).any():
+            return model.of_genes(rows, tss), f"by gene id{note}"
     if "chrom" in model.table:
-        found = _by_range(model.table, genes)
-        if np.isfinite(found).any():
-            return found, "by range"
+        rows = _by_range(model.table, genes)
+        if (rows >= 0).any():
+            return model.of_genes(rows, tss), f"by range{note}"
     ids = listing(model.table["gene_id"]) if "gene_id" in model.table else "no gene ids"
     chroms = sorted(set(model.table["chrom"])) if "chrom" in model.table else []
     others = {other_name(chrom, genes["chrom"].unique()) for chrom in chroms} - {None, *chroms}
@@ -129,26 +237,27 @@ def _matched(model: ModelPredictions, genes: pd.DataFrame) -> tuple[Floats, str]
     )
 
 
-def _by_id(model: ModelPredictions, genes: pd.DataFrame) -> Floats:
-    bare = [str(gene).split(".")[0] for gene in model.table["gene_id"]]
-    predicted: dict[str, float] = {}
-    for gene, value in zip(bare, model.table["predicted"], strict=True):
-        if gene in predicted and predicted[gene] != value:
+def _by_id(model: ModelPredictions, genes: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the row of each gene's id, -1 where there is none."""
+    values = model.table["predicted"].to_numpy(np.float64)[:, None] if model.bins is None else model.bins
+    place: dict[str, int] = {}
+    for row, gene in enumerate(str(gene).split(".")[0] for gene in model.table["gene_id"]):
+        if not np.array_equal(values[place.setdefault(gene, row)], values[row]):
             raise InputError(f"{model.path} has two predictions of the gene '{gene}': keep one.")
-        predicted[gene] = float(value)
-    return np.array([predicted.get(str(gene).split(".")[0], np.nan) for gene in genes["gene_id"]])
+    return np.array([place.get(str(gene).split(".")[0], -1) for gene in genes["gene_id"]], dtype=np.int64)
 
 
-def _by_range(table: pd.DataFrame, genes: pd.DataFrame) -> Floats:
-    """Take, of the ranges that hold a TSS, the one in which it lies where it lies in most ranges of the file.
+def _by_range(table: pd.DataFrame, genes: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the row of each gene, -1 where there is none.
 
-    Windows need not be centred (Xpresso's are [TSS - 7,000, TSS + 3,500) along the gene), and neighbours overlap: the
-    place of the TSS, counted along the gene, tells a gene's own window from its neighbour's. Where no place is common,
-    the middle counts. A range serves one gene, and one of its strand if it has one. Two annotations may put a TSS up to
+    Of the ranges that hold a TSS it is the one in which the TSS lies where it lies in most ranges of the file. Windows
+    need not be centred (Xpresso's are [TSS - 7,000, TSS + 3,500) along the gene), and neighbours overlap: the place of
+    the TSS, counted along the gene, tells a gene's own window from its neighbour's. Where no place is common, the
+    middle counts. A range serves one gene, and one of its strand if it has one. Two annotations may put a TSS up to
     `SAME_TSS_BP` apart.
     """
     pairs = _pairs(table, genes)
-    found = np.full(len(genes), np.nan)
+    found = np.full(len(genes), -1, dtype=np.int64)
     if pairs.empty:
         return found
     places = pairs["place"].value_counts()
@@ -159,7 +268,7 @@ def _by_range(table: pd.DataFrame, genes: pd.DataFrame) -> Floats:
         pairs = pairs[pairs["off"] <= SAME_TSS_BP]
     pairs = pairs[pairs["off"] == pairs.groupby("row")["off"].transform("min")]
     best = pairs.loc[pairs.groupby("gene")["off"].idxmin()]
-    found[best["gene"]] = table["predicted"].to_numpy(np.float64)[best["row"]]
+    found[best["gene"]] = best["row"]
     return found
 
 
@@ -179,61 +288,32 @@ def _pairs(table: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_lines(scores: pd.DataFrame) -> list[str]:
-    """Lay out the scores; MSE compares only models of the same unit."""
+    """Lay out the scores of models across genes; MSE compares only models of the same unit."""
     width = max(len(name) for name in scores["model"])
     lines = []
     for number, row in scores.iterrows():
         text = f"{row['model']:<{width}}"
         for metric in ("pearson", "spearman", "mse"):
-            text += f"  {metric} {row[metric]:.4f} [{row[f'{metric}_low']:.4f}, {row[f'{metric}_high']:.4f}]"
+            text += f"  {metric} {_with_interval(row, metric)}"
             if number:
-                change = f"{row[f'delta_{metric}']:+.4f}"
-                text += f" ({change} [{row[f'delta_{metric}_low']:+.4f}, {row[f'delta_{metric}_high']:+.4f}])"
+                text += f" ({_with_interval(row, f'delta_{metric}', '+')})"
         lines.append(text)
     return lines
 
 
-def plot_scatter_matrix(genes: pd.DataFrame, path: Path, scores: Mapping[str, str] | None = None) -> None:
-    """Draw label and models against each other; the ending of `path` is the format.
-
-    Parameters
-    ----------
-    genes : DataFrame
-        Of a `Comparison`.
-    path : Path
-    scores : mapping of str to str, optional
-        A line under the name of each model.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-    names = [name for name in genes.columns if name != "gene_id"]
-    size = 2.6 * len(names)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    FigureCanvasAgg(figure)
-    for row, vertical in enumerate(names):
-        for column, horizontal in enumerate(names):
-            axes = figure.add_subplot(len(names), len(names), row * len(names) + column + 1)
-            _draw_pair(axes, genes, horizontal, vertical, (scores or {}).get(vertical, ""))
-            if row == len(names) - 1:
-                axes.set_xlabel(horizontal)
-            if column == 0:
-                axes.set_ylabel(vertical)
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a "$" in a model's name is a letter
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lower().removeprefix("."), dpi=150)
+def cell_lines(scores: pd.DataFrame) -> list[str]:
+    """Lay out the scores of differences between cell types and across them."""
+    lines = []
+    for _, row in scores.iterrows():
+        text = f"{row['method']}, {row['between']}, {counted(int(row['genes']), 'gene')}:"
+        lines.append(text + "".join(f"  {metric} {_with_interval(row, metric)}" for metric in ("pearson", "spearman")))
+    return lines
 
 
-def _draw_pair(axes: Axes, genes: pd.DataFrame, horizontal: str, vertical: str, caption: str) -> None:
-    if horizontal == vertical:
-        axes.hist(genes[horizontal], bins=20, color="#9aa5ad")
-        axes.set_title(f"{horizontal}\n{caption}" if caption else horizontal, fontsize=10)
-        return
-    axes.scatter(genes[horizontal], genes[vertical], s=10, color="#2f6f9f", alpha=0.7, linewidths=0)
+def _with_interval(row: pd.Series, name: str, sign: str = "") -> str:
+    if not np.isfinite(row[name]):
+        return "undefined"
+    text = f"{row[name]:{sign}.4f}"
+    if np.isfinite(row[f"{name}_low"]):
+        text += f" [{row[f'{name}_low']:{sign}.4f}, {row[f'{name}_high']:{sign}.4f}]"
+    return text

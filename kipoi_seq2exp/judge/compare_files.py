@@ -2,13 +2,15 @@
 
 Contract: a results folder of ours, an .h5 or .zarr of `kipoi predict` by any model, or a table in; `predicted` with
 gene ids or ranges, or both, out. Tables may be Kipoi's (`preds/expression_pred`), Xpresso's own (`ID`, `SCORE`), or
-anybody's whose column of predictions is named.
+anybody's whose column of predictions is named. Of a model with many outputs one column is read (`many_outputs`).
 """
 
 from __future__ import annotations
 
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.genes import COLUMN_NAMES
 from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.regions import text_lines
-from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.errors import ConfigError, InputError, counted
+from kipoi_seq2exp.judge.many_outputs import BinRule, Columns, column_number, gene_sums, read_column, wide_outputs
 from kipoi_seq2exp.prediction.store import STORE_NAME, open_arrays, read_predictions, texts
 from kipoi_seq2exp.settings import suggest
 
@@ -51,12 +54,39 @@ class ModelPredictions:
     name : str
     path : Path
     table : DataFrame
-        predicted, and gene_id, or chrom, start and end (with strand, if the file has it), or all of them.
+        A row per window: gene_id, or chrom, start and end (with strand, if the file has it), or all of them; and
+        predicted, unless there are bins.
+    bins : ndarray or None, (R, N)
+        Of a model whose output lies in bins along each window: their values, from the start of the window.
+    rule : BinRule or None
+        How bins become one value of a gene.
+    note : str
+        Which column was read, and how; empty where there was no choice.
     """
 
     name: str
     path: Path
     table: pd.DataFrame
+    bins: Floats | None = None
+    rule: BinRule | None = None
+    note: str = ""
+
+    def of_genes(self, rows: NDArray[np.int64], tss: NDArray[np.int64]) -> Floats:
+        """Return the prediction of each gene, (G,), from the row of its window (-1: none, so NaN) and its TSS.
+
+        Raises
+        ------
+        InputError
+            If the bins do not fit the windows, or hold what has no logarithm.
+        """
+        found = np.full(len(rows), np.nan)
+        has = rows >= 0
+        if self.bins is None or self.rule is None:
+            found[has] = self.table["predicted"].to_numpy(np.float64)[rows[has]]
+            return found
+        ranges = self.table[["start", "end"]].to_numpy(np.int64)[rows[has]]
+        found[has] = gene_sums(self.bins[rows[has]], ranges, tss[has], self.rule, f"{self.path} ({self.name})")
+        return found
 
 
 def ending(path: Path) -> str:
@@ -64,7 +94,14 @@ def ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def read_model_predictions(name: str, source: str, genes: pd.DataFrame | None = None) -> ModelPredictions:
+def read_model_predictions(
+    name: str,
+    source: str,
+    genes: pd.DataFrame | None = None,
+    *,
+    columns: Columns | None = None,
+    rule: BinRule | None = None,
+) -> ModelPredictions:
     """Read saved predictions.
 
     Parameters
@@ -72,9 +109,14 @@ def read_model_predictions(name: str, source: str, genes: pd.DataFrame | None = 
     name : str
         What the model is called in the comparison.
     source : str
-        A results folder, an .h5 or .zarr of `kipoi predict`, or a table; "FILE::COLUMN" names the prediction.
+        A results folder, an .h5 or .zarr of `kipoi predict`, or a table; "FILE::COLUMN" names the prediction: a column
+        of a table, or the number (from 0) or the label of one of many outputs.
     genes : DataFrame, optional
         For an .h5 or .zarr without metadata: the genes that were predicted, in the same order.
+    columns : sequence of tuples of str, optional
+        The labels of each of many outputs.
+    rule : BinRule, optional
+        How bins along a window become one value of a gene.
 
     Raises
     ------
@@ -84,11 +126,9 @@ def read_model_predictions(name: str, source: str, genes: pd.DataFrame | None = 
     text, _, column = source.partition("::")
     path = Path(text)
     if ending(path) in TABLES and not path.is_dir():
-        return ModelPredictions(name, path, _pick(path, _read_text(path), column or None))
+        return _from_table(name, path, column or None, columns)
     if ending(path) in ARRAYS and path.name != STORE_NAME:
-        arrays = _read_arrays(path, genes)
-        if arrays is not None:
-            return ModelPredictions(name, path, _pick(path, arrays, column or None))
+        return _from_arrays(name, source, genes, columns, rule or BinRule())
     if path.is_file() and ending(path) not in ARRAYS:
         raise InputError(
             f"{path}: the ending names no kind of predictions: give a results folder, an .h5 or .zarr of `kipoi "
@@ -99,6 +139,47 @@ def read_model_predictions(name: str, source: str, genes: pd.DataFrame | None = 
     with read_predictions(path, genes) as found:
         table = found.genes[["gene_id", "chrom", "start", "end"]].assign(predicted=found.genes["expression"])
     return ModelPredictions(name, path, table)
+
+
+def _from_table(name: str, path: Path, column: str | None, columns: Columns | None) -> ModelPredictions:
+    """Read a table; of the many columns that Kipoi wrote one may be named by its number or label."""
+    frame = _read_text(path)
+    written = [str(text) for text in frame.columns if str(text).removeprefix("preds/").isdecimal()]
+    if column is None or column in frame or not written:
+        return ModelPredictions(name, path, _pick(path, frame, column))
+    number = column_number(str(path), column, len(written), columns)
+    table = _pick(path, frame, f"preds/{number}")
+    return ModelPredictions(name, path, table, note=_said(column, number, len(written)))
+
+
+def _from_arrays(
+    name: str, source: str, genes: pd.DataFrame | None, columns: Columns | None, rule: BinRule
+) -> ModelPredictions:
+    """Read the arrays of `kipoi predict`: a single value a row, or a column of many outputs."""
+    text, _, column = source.partition("::")
+    path = Path(text)
+    root = open_arrays(path)
+    with closing(root) if hasattr(root, "close") else nullcontext():
+        rows = _rows(path, root, genes)
+        wide = wide_outputs(root)
+        if column in rows or not wide or (not column and any(key.startswith("preds") for key in rows)):
+            return ModelPredictions(name, path, _pick(path, rows, column or None))
+        chosen = read_column(str(path), root, wide, column, columns)
+    note = _said(column, chosen.number, chosen.of)
+    if chosen.values.ndim == 1:
+        return ModelPredictions(name, path, _pick(path, rows.assign(**{column: chosen.values}), column), note=note)
+    table = _places(path, rows)
+    if "chrom" not in table:
+        raise InputError(
+            f"{path} does not say where the windows of its {chosen.values.shape[1]:,} bins lie: run `kipoi predict` "
+            f"with --keep_metadata."
+        )
+    note += f"; {rule.said(chosen.values.shape[1])}"
+    return ModelPredictions(name, path, table, chosen.values, rule, note)
+
+
+def _said(column: str, number: int, of: int) -> str:
+    return f"column {number:,} of {of:,}" + ("" if column.split("/")[-1].isdecimal() else f" ({column})")
 
 
 def _read_text(path: Path) -> pd.DataFrame:
@@ -119,13 +200,8 @@ def _read_text(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows[1:], columns=[rows[0][0].removeprefix("#"), *rows[0][1:]], dtype=object)
 
 
-def _read_arrays(path: Path, genes: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Read the arrays of `kipoi predict` that hold one value a row; None where metadata must come from `genes`."""
-    root = open_arrays(path)
-    if "metadata" not in root:
-        if genes is not None:
-            return None
-        raise InputError(f"{path} does not say which genes it holds: run `kipoi predict` with --keep_metadata.")
+def _rows(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFrame:
+    """Read the arrays that hold one value a row; without metadata the rows are those of `genes`."""
     columns: dict[str, list[str]] = {}
 
     def keep(name: str, node: object) -> None:
@@ -134,17 +210,35 @@ def _read_arrays(path: Path, genes: pd.DataFrame | None) -> pd.DataFrame | None:
             columns[name] = texts(node)
 
     root.visititems(keep)
-    if hasattr(root, "close"):
-        root.close()
-    rows = max((len(values) for name, values in columns.items() if name.startswith("preds")), default=0)
-    return pd.DataFrame({name: values for name, values in columns.items() if len(values) == rows}, dtype=object)
+    outputs = [root["preds"]] if hasattr(root["preds"], "shape") else list(root["preds"].values())
+    count = max((int(node.shape[0]) for node in outputs if hasattr(node, "shape")), default=0)
+    rows = {name: values for name, values in columns.items() if len(values) == count}
+    if "metadata" not in root:
+        if genes is None:
+            raise InputError(f"{path} does not say which genes it holds: run `kipoi predict` with --keep_metadata.")
+        if len(genes) != count:
+            raise InputError(
+                f"{path} holds predictions of {counted(count, 'gene')} but the gene table names {len(genes):,}: the "
+                f"table must list the genes that were predicted, in the same order."
+            )
+        rows["gene_id"] = genes["gene_id"].astype(str).tolist()
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _pick(path: Path, frame: pd.DataFrame, column: str | None) -> pd.DataFrame:
     """Take the prediction, the gene ids and the ranges out of a table of texts."""
-    lower = {str(name).lower(): str(name) for name in reversed(list(frame.columns))}
-    chosen = _prediction_column(path, lower, column)
-    table = pd.DataFrame({"predicted": _numbers(path, chosen, frame[chosen])})
+    chosen = _prediction_column(path, _lower(frame), column)
+    return _places(path, frame).assign(predicted=_numbers(path, chosen, frame[chosen]))
+
+
+def _lower(frame: pd.DataFrame) -> dict[str, str]:
+    return {str(name).lower(): str(name) for name in reversed(list(frame.columns))}
+
+
+def _places(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the gene ids and the ranges out of a table of texts."""
+    lower = _lower(frame)
+    table = pd.DataFrame(index=frame.index)
     ids = next((lower[name.lower()] for name in ID_COLUMNS if name.lower() in lower), None)
     if ids is not None:
         table["gene_id"] = frame[ids].astype(str)

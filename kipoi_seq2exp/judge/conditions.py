@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.find import GeneWindows
 from kipoi_seq2exp.errors import counted
-from kipoi_seq2exp.metrics import METRICS, score
+from kipoi_seq2exp.metrics import METRICS, mean_score, score
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
 
@@ -79,9 +79,9 @@ def compare_conditions(
     known = np.zeros(len(reference), dtype=bool) if observed is None else np.isfinite(observed)
     rows = []
     for name, values in predicted.items():
-        change = np.abs(values - reference)
+        moved = np.abs(values - reference)
         row: dict[str, object] = {"condition": name, "genes": len(values)}
-        row |= {"mean_abs_change": float(change.mean()), "max_abs_change": float(change.max())}
+        row |= {"mean_abs_change": float(moved.mean()), "max_abs_change": float(moved.max())}
         if observed is not None and known.sum() > 1:
             truth = observed[known]
             scores = score(truth, values[known], bootstrap=bootstrap)
@@ -89,8 +89,8 @@ def compare_conditions(
                 result = scores[metric]
                 row |= {metric: result.value, f"{metric}_low": result.low, f"{metric}_high": result.high}
             worse = (values[known] - truth) ** 2 - (reference[known] - truth) ** 2
-            low, high = _interval(worse, bootstrap)
-            row |= {"delta_mse": float(worse.mean()), "delta_mse_low": low, "delta_mse_high": high}
+            change = mean_score(worse, bootstrap)
+            row |= {"delta_mse": change.value, "delta_mse_low": change.low, "delta_mse_high": change.high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,13 +116,3 @@ def condition_lines(table: pd.DataFrame) -> list[str]:
             f"that none of the errors above says anything for or against one of them"
         )
     return lines
-
-
-def _interval(values: Floats, bootstrap: int, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean."""
-    if not bootstrap:
-        return float("nan"), float("nan")
-    random = np.random.default_rng(0)
-    means = [values[random.integers(values.size, size=values.size)].mean() for _ in range(bootstrap)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
