@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +17,22 @@ from kipoi_seq2exp.commands.options import (
     PICTURES,
     Say,
     Subparsers,
+    add_cluster_option,
     add_command,
     add_input_options,
     add_network_options,
     parse_interval,
-    progress_bar,
 )
+from kipoi_seq2exp.commands.work import Ticks, fill_units, open_for, performer, workers_of
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
+    from kipoi_seq2exp.data.windows import Window
     from kipoi_seq2exp.effects.contributions import Contributions
     from kipoi_seq2exp.nn.network import Seq2Exp
+    from kipoi_seq2exp.prediction.units import Job, Perform, Unit, UnitStore
 
 _DESCRIPTION = """Say which bases, track values and features made the predictions of genes.
 
@@ -39,6 +45,7 @@ writes into out/
   GENE.contributions.png       a picture, with letters where the DNA contributes most, or in --region (--plot)
   modisco_onehot.npz, modisco_contributions.npz   what TF-MoDISco-lite reads (--modisco)
   GENE.mutagenesis.tsv         change of the prediction for each letter at each base of the region
+  contributions.sqlite         what is done: an interrupted run goes on from it
 
 The parts of integrated gradients add up to the prediction minus that of the baseline: no DNA, no signal, and features
 at the mean over the training genes where the weights state it, else 0. Features that are computed from tracks count as
@@ -46,6 +53,8 @@ those tracks.
 """
 METHODS = ("integrated", "gradient", "mutagenesis")
 TABLE = "contributions.tsv"
+STORE_NAME = "contributions.sqlite"
+STRETCH_BP = 32  # bases that are mutated together
 ONEHOT, HYPOTHETICAL = "modisco_onehot.npz", "modisco_contributions.npz"
 
 
@@ -71,37 +80,69 @@ def add_to(subparsers: Subparsers) -> None:
     )
     add_input_options(parser)
     add_network_options(parser)
+    add_cluster_option(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
-    """Compute and write the contributions."""
+    """Compute and write the contributions, or go on with an interrupted run."""
     from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import make_folder
-    from kipoi_seq2exp.prediction.request import inputs_of, open_dataset, open_model
-    from kipoi_seq2exp.prediction.run import batch_size_for
+    from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset
+    from kipoi_seq2exp.prediction.units import UnitStore
 
     _check(args)
     args.peaks, args.save_beta, args.gene_ids = None, False, args.genes_asked
-    request = request_of(args)
-    model, _ = open_model(request)
-    with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset:
+    with ExitStack() as opened:
+        workers = opened.enter_context(workers_of(args.cluster))
+        request, model, weights_sha256 = open_for(request_of(args), workers)
+        inputs = inputs_of(model, request.cell_type, request.cells)
+        dataset = opened.enter_context(open_dataset(request, inputs))
         say(status_line(args.model, model.provenance.status))
         warn_of_inputs(dataset)
         if args.modisco is not None and args.modisco > dataset.inputs.window_bp:
             raise ConfigError(f"--modisco {args.modisco}: the window has {dataset.inputs.window_bp:,} bases.")
         if args.region is not None:
             for row in range(len(dataset)):
-                region_of(args.region, dataset[row])
+                region_of(args.region, dataset.window(row), str(dataset.genes["gene_id"].iloc[row]))
         make_folder(args.output)
-        if args.method == "mutagenesis":
-            for window in dataset:
-                _write_mutations(args, model, window, batch_size_for(request, model, dataset), say)
-        else:
-            _explain(args, model, dataset, say)
+        expected = fingerprint(request, model, weights_sha256, dataset)
+        about = {name: value for name, value in expected.items() if name != "genes"}  # units name theirs
+        store = UnitStore.open(args.output / STORE_NAME, about, overwrite=args.overwrite)
+        opened.callback(store.close)
+        work = Work(args, model, dataset, store, partial(performer, workers, request, expected, (model, dataset)))
+        (_mutate if args.method == "mutagenesis" else _explain)(work, say)
     return 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has open; `perform` makes of a job what computes its units."""
+
+    args: argparse.Namespace
+    model: Seq2Exp
+    dataset: WindowDataset
+    store: UnitStore
+    perform: Callable[[Job], Perform]
+
+    def unit(self, row: int, size: int, bases: slice | None = None) -> Unit:
+        """Return the unit of a gene, or of some bases of its window; the job gets the row, and the bases if any.
+
+        The key says everything that the result depends on besides the store's request.
+        """
+        from kipoi_seq2exp.prediction.units import Unit
+
+        gene, args = self.dataset.genes.iloc[row], self.args
+        place = [str(gene[name]) for name in ("gene_id", "chrom", "tss", "strand")]
+        features = [float(value) for value in self.dataset.features.values[row]]
+        settings: list[Any] = [args.steps, args.plot, args.region, args.modisco]
+        if bases is not None:
+            settings = [bases.start, bases.stop]
+        key = json.dumps([args.method, place, features, settings])
+        return Unit(key, f"the contributions of {place[0]}", size, lambda: row if bases is None else (row, bases))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -141,7 +182,7 @@ def _check_letters(text: str) -> None:
         )
 
 
-def region_of(text: str, window: WindowInputs) -> slice:
+def region_of(text: str, window: Window | WindowInputs, gene_id: str) -> slice:
     """Return a region as bases from the window's start.
 
     Raises
@@ -152,58 +193,100 @@ def region_of(text: str, window: WindowInputs) -> slice:
     chrom, start, end = parse_interval(text, "--region")
     if chrom != window.chrom or not window.start <= start < end <= window.end:
         raise ConfigError(
-            f"--region {text} does not lie in the window of {window.gene_id}, "
-            f"{window.chrom}:{window.start}-{window.end}."
+            f"--region {text} does not lie in the window of {gene_id}, {window.chrom}:{window.start}-{window.end}."
         )
     return slice(start - window.start, end - window.start)
 
 
-def _explain(args: argparse.Namespace, model: Seq2Exp, dataset: WindowDataset, say: Say) -> None:
+def _explain(work: Work, say: Say) -> None:
     """Write the table, the tracks and what else is asked for, gene by gene."""
-    import numpy as np
     import pandas as pd
 
     from kipoi_seq2exp.data.tables import write_tsv
-    from kipoi_seq2exp.effects.contributions import gradient_times_input, integrated_gradients
-    from kipoi_seq2exp.effects.track_features import FeatureRules
+    from kipoi_seq2exp.effects.contributions import ContributionJob
     from kipoi_seq2exp.elements.outputs import status_line
 
-    rules, files, rows, arrays = FeatureRules.of(dataset), [], [], []
-    steps = args.steps if args.method == "integrated" else 1
-    with progress_bar(len(dataset) * steps, 0, "step") as bar:
-        for window in dataset:
-            if args.method == "gradient":
-                found = gradient_times_input(model, window, rules)
-                bar.update()
-            else:
-                found = integrated_gradients(model, window, args.steps, lambda: bar.update() and None, rules)
-            rows.append(summary(window.gene_id, found, dataset))
-            files += _write_tracks(args, dataset, window, found)
-            if args.plot is not None:
-                files.append(_draw(args, dataset, window, found))
-            if args.modisco is not None:
-                middle = slice((len(window.onehot) - args.modisco) // 2, (len(window.onehot) + args.modisco) // 2)
-                arrays.append((window.onehot[middle].T, found.letters[middle].T))
+    args, dataset, ticks = work.args, work.dataset, Ticks()
+    steps = args.steps if args.method == "integrated" else None
+    units = [work.unit(row, steps or 1) for row in range(len(dataset))]
+    _forget_lost(work, units)
+    job = ContributionJob(steps, ticks.step if args.cluster is None else None)
+    fill_units(work.store, units, work.perform(job), "step", say, keep=partial(_keep, work), ticks=ticks)
+    rows, files = [], []
+    for unit in units:
+        found = work.store[unit.key]
+        rows.append(found["row"])
+        files += [args.output / name for name in found["files"]]
     table = pd.DataFrame(rows)
-    header = [status_line(args.model, model.provenance.status), f"{dataset.inputs.label}; method {args.method}"]
+    header = [status_line(args.model, work.model.provenance.status), f"{dataset.inputs.label}; method {args.method}"]
     write_tsv(table, args.output / TABLE, header)
     files.append(args.output / TABLE)
-    if arrays:
-        for name, values in zip((ONEHOT, HYPOTHETICAL), zip(*arrays, strict=True), strict=True):
-            files.append(args.output / name)
-            _write_npz(files[-1], np.stack(values).astype(np.float32))
+    if args.modisco is not None:
+        files += _write_modisco(work, units)
     for line in summary_lines(table, dataset):
         say(line)
     say("written: " + ", ".join(map(str, files)))
 
 
+def _forget_lost(work: Work, units: Sequence[Unit]) -> None:
+    """Have those genes computed again whose files are gone, or were written over by another method."""
+    for unit in units:
+        if unit.key in work.store:
+            files = work.store[unit.key]["files"]
+            if any(_mark(work.args.output / name) != mark for name, mark in files.items()):
+                work.store.forget(unit.key)
+
+
+def _mark(path: Path) -> list[int] | None:
+    """Return what tells a file from one that was written later."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _keep(work: Work, unit: Unit, result: tuple[int, Contributions]) -> dict[str, Any]:
+    """Write the files of a gene; return what the store holds of it."""
+    args, dataset, (row, found) = work.args, work.dataset, result
+    window = dataset[row]
+    files = _write_tracks(args, dataset, window, found)
+    if args.plot is not None:
+        files.append(_draw(args, dataset, window, found))
+    kept = {"row": summary(window.gene_id, found, dataset), "files": {path.name: _mark(path) for path in files}}
+    if args.modisco is None:
+        return kept
+    middle = slice((len(window.onehot) - args.modisco) // 2, (len(window.onehot) + args.modisco) // 2)
+    onehot, letters = window.onehot[middle].T, found.letters[middle].T.astype("<f4")
+    return {**kept, ONEHOT: _packed(onehot.tobytes()), HYPOTHETICAL: _packed(letters.tobytes())}
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _write_modisco(work: Work, units: Sequence[Unit]) -> list[Path]:
+    """Write the arrays for TF-MoDISco, (genes, 4, bases) each."""
+    import numpy as np
+
+    files = []
+    for name, kind in ((ONEHOT, "u1"), (HYPOTHETICAL, "<f4")):
+        values = np.empty((len(units), 4, work.args.modisco), np.float32)
+        for place, unit in enumerate(units):
+            data = base64.b64decode(work.store[unit.key][name])
+            values[place] = np.frombuffer(data, kind).reshape(4, -1)
+        files.append(work.args.output / name)
+        _write_npz(files[-1], values)
+    return files
+
+
 def summary(gene_id: str, found: Contributions, dataset: WindowDataset) -> dict[str, Any]:
     """Return the row of one gene: prediction, baseline, what DNA, each track and each feature contribute, the rest."""
-    row = {"gene_id": gene_id, "expression": found.prediction, "baseline": found.baseline, "dna": found.dna.sum()}
-    row |= dict(zip(dataset.inputs.track_names, found.tracks.sum(axis=0), strict=True))
+    row = {"gene_id": gene_id, "expression": found.prediction, "baseline": found.baseline}
+    row |= {"dna": float(found.dna.sum())}
+    row |= dict(zip(dataset.inputs.track_names, found.tracks.sum(axis=0).tolist(), strict=True))
     computed = dataset.features.from_tracks
     names = dataset.inputs.feature_names
-    row |= {name: found.features[i] for i, name in enumerate(names) if i not in computed}
+    row |= {name: float(found.features[i]) for i, name in enumerate(names) if i not in computed}
     return {**row, "not_explained": -found.delta}
 
 
@@ -259,7 +342,7 @@ def _draw(args: argparse.Namespace, dataset: WindowDataset, window: WindowInputs
         window,
         found,
         dataset.inputs,
-        None if args.region is None else region_of(args.region, window),
+        None if args.region is None else region_of(args.region, window, window.gene_id),
         f"{Path(args.model).name}; method {args.method}",
     )
     path: Path = args.output / f"{file_name(window.gene_id)}.contributions.{args.plot}"
@@ -276,29 +359,46 @@ def _write_npz(path: Path, values: Any) -> None:
         np.savez_compressed(handle, values)
 
 
-def _write_mutations(args: argparse.Namespace, model: Seq2Exp, window: WindowInputs, batch_size: int, say: Say) -> None:
+def _mutate(work: Work, say: Say) -> None:
+    """Mutate the region in the window of each gene, a stretch at a time, and write a table of each gene."""
+    from kipoi_seq2exp.effects.contributions import MutationJob
+
+    dataset, units = work.dataset, []
+    for row in range(len(dataset)):
+        window = dataset.window(row)
+        bases = region_of(work.args.region, window, str(dataset.genes["gene_id"].iloc[row]))
+        parts = []
+        for first in range(bases.start, bases.stop, STRETCH_BP):
+            part = slice(first, min(first + STRETCH_BP, bases.stop))
+            dna = dataset.genome.onehot(window.chrom, window.start + part.start, window.start + part.stop)
+            parts.append(work.unit(row, 3 * int(dna.any(axis=1).sum()), part))
+        units.append((row, bases, parts))
+    every = [unit for *_, parts in units for unit in parts]
+    fill_units(work.store, every, work.perform(MutationJob()), "mutation", say)
+    for row, bases, parts in units:
+        _write_mutations(work, row, bases, [value for unit in parts for value in work.store[unit.key]], say)
+
+
+def _write_mutations(work: Work, row: int, bases: slice, values: list[list[float]], say: Say) -> None:
     import numpy as np
     import pandas as pd
 
     from kipoi_seq2exp.data.tables import write_tsv
-    from kipoi_seq2exp.effects.contributions import mutagenesis
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.prediction.masking import effect_line
 
-    bases = region_of(args.region, window)
-    known = int(window.onehot[bases].any(axis=1).sum())
-    with progress_bar(3 * known, 0, "mutation") as bar:
-        change = mutagenesis(model, window, bases, batch_size, lambda: bar.update() and None)
+    window, change = work.dataset[row], np.array(values)
     start = np.arange(bases.start, bases.stop) + window.start
     onehot = window.onehot[bases]
-    ref = np.where(onehot.any(axis=1), np.array(list("ACGT"))[onehot.argmax(axis=1)], "N")
+    known = onehot.any(axis=1)
+    ref = np.where(known, np.array(list("ACGT"))[onehot.argmax(axis=1)], "N")
     table = pd.DataFrame({"chrom": window.chrom, "start": start, "end": start + 1, "ref": ref})
     table = table.assign(**{letter: change[:, i] for i, letter in enumerate("ACGT")})
-    path = args.output / f"{file_name(window.gene_id)}.mutagenesis.tsv"
+    path = work.args.output / f"{file_name(window.gene_id)}.mutagenesis.tsv"
     header = [
-        status_line(args.model, model.provenance.status),
+        status_line(work.args.model, work.model.provenance.status),
         f"change of the predicted expression (log10) of {window.gene_id} for each letter; 0 for the one that is there",
     ]
     write_tsv(table, path, header)
-    say(effect_line(change[np.isfinite(change)], f"mutations of {known} bases"))
+    say(effect_line(change[np.isfinite(change)], f"mutations of {int(known.sum())} bases"))
     say(f"written: {path}")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
+from kipoi_seq2exp.commands.work import GetWorkers, fill_units, performer, workers_of
 from kipoi_seq2exp.errors import ConfigError, counted
 
 if TYPE_CHECKING:
-    from kipoi_seq2exp.elements.find import ElementSettings, Found
+    from kipoi_seq2exp.elements.find import ElementSettings, Found, Results
     from kipoi_seq2exp.prediction.run import Run
     from kipoi_seq2exp.prediction.store import Predictions
+    from kipoi_seq2exp.prediction.units import Job, Unit
 
 _DESCRIPTION = """Call the elements that drive genes, and say what speaks for each.
 
@@ -29,8 +32,9 @@ writes into out/
   elements.bedpe       element-gene  elements.interact     the same as arcs, for the UCSC browser
   promoters.tsv        the promoters, which the model always keeps and which are never called
   element_mask.bw      the mask of every base; where windows overlap, the maximum
+  predictions.zarr, elements.sqlite   every gene as it is done: an interrupted run goes on from them
 """
-PROVENANCE = "elements.json"
+PROVENANCE, STORE_NAME = "elements.json", "elements.sqlite"
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -40,6 +44,7 @@ def add_to(subparsers: Subparsers) -> None:
     )
     parser.set_defaults(run=run)
     add_source_options(parser)
+    options.add_cluster_option(parser)
     options.add_call_options(parser)
     null = parser.add_argument_group("threshold by a null (tracks rotated within the window; runs the model)")
     null.add_argument("--fdr", type=float, metavar="RATE", help="lowest threshold with this false discovery rate")
@@ -69,15 +74,20 @@ def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Call the elements."""
-    from kipoi_seq2exp.elements.find import find_elements
+    from kipoi_seq2exp.elements.find import find_elements, results_here
 
     settings, started = settings_of(args), time.time()
-    predictions, opened = open_predictions(args, say, needs_mask)
-    with predictions:
-        opened = opened or _behind(args, predictions, say)
-        with options.gene_bar(predictions, "elements") as on_gene:
-            found = find_elements(predictions, settings, opened, on_gene)
-        _write(args, predictions, found, started, say)
+    with workers_of(args.cluster) as workers:
+        predictions, opened = open_predictions(args, say, needs_mask, workers)
+        with predictions:
+            opened = opened or _behind(args, predictions, say)
+            if opened is None:
+                with options.gene_bar(predictions, "elements") as on_gene:
+                    found = find_elements(predictions, settings, None, results_here(None, on_gene))
+            else:
+                with _kept_results(args, opened, workers, say) as results:
+                    found = find_elements(predictions, settings, opened, results)
+            _write(args, predictions, found, started, say)
     return 0
 
 
@@ -110,6 +120,26 @@ def _behind(args: argparse.Namespace, predictions: Predictions, say: Say) -> Run
         return None
 
 
+@contextmanager
+def _kept_results(args: argparse.Namespace, run: Run, workers: GetWorkers | None, say: Say) -> Iterator[Results]:
+    """Give what computes jobs here or on a cluster, and keeps their results in the output folder as they are done."""
+    from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.prediction.units import UnitStore
+
+    make_folder(args.output)
+    about = {"holds": "elements"}  # of any run: units name theirs
+    store = UnitStore.open(args.output / STORE_NAME, about, overwrite=args.overwrite)
+
+    def results(job: Job, units: Sequence[Unit]) -> Iterator[Any]:
+        opened = run.model, run.dataset
+        fill_units(store, units, performer(workers, run.request, run.store.request, opened, job), "gene", say)
+        for unit in units:
+            yield store[unit.key]
+
+    with closing(store):
+        yield results
+
+
 def settings_of(args: argparse.Namespace) -> ElementSettings:
     """Turn the options into settings.
 
@@ -134,11 +164,14 @@ def needs_mask(run: Run) -> None:
 
 
 def open_predictions(
-    args: argparse.Namespace, say: Say, check: Callable[[Run], object] | None = None
+    args: argparse.Namespace,
+    say: Say,
+    check: Callable[[Run], object] | None = None,
+    workers: GetWorkers | None = None,
 ) -> tuple[Predictions, Run | None]:
     """Open given predictions, or make them in the output folder and return the run beside them.
 
-    `check` is called once everything is open, before anything is computed.
+    `check` is called once everything is open, before anything is computed; `workers` predict where they are given.
 
     Raises
     ------
@@ -158,21 +191,26 @@ def open_predictions(
             model = predictions.provenance["model"]
             say(status_line(model["name"], model["provenance"]["status"]))
         return predictions if args.gene_ids is None else predictions.select(args.gene_ids), None
-    opened = open_run(args, say, check)
+    opened = open_run(args, say, check, workers)
     return read_predictions(opened.store.path), opened
 
 
 def _refuse_run_options(args: argparse.Namespace) -> None:
     """Refuse options that would have no effect on predictions that are there already."""
-    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite", "gene_type")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
+    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite", "gene_type", "cluster")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) not in (None, False)]
     if given:
         raise ConfigError(
             f"{', '.join(given)}: the model is not run with --from, so that they have no effect; leave them out."
         )
 
 
-def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] | None = None) -> Run:
+def open_run(
+    args: argparse.Namespace,
+    say: Say,
+    check: Callable[[Run], object] | None = None,
+    workers: GetWorkers | None = None,
+) -> Run:
     """Predict in the output folder, with the Beta of each base, or go on with what is there.
 
     `check` is called once everything is open, before anything is computed.
@@ -186,12 +224,12 @@ def open_run(args: argparse.Namespace, say: Say, check: Callable[[Run], object] 
         if getattr(args, option) is None:
             raise ConfigError(f"--{option} is needed to run the model {args.model}.")
     args.peaks, args.save_beta = None, True
-    opened = prepare(request_of(args), args.output, overwrite=args.overwrite)
+    opened = prepare(request_of(args), args.output, overwrite=args.overwrite, elsewhere=workers is not None)
     say(status_line(args.model, opened.model.provenance.status))
     warn_of_inputs(opened.dataset)
     if check is not None:
         check(opened)
-    fill(opened, say)
+    fill(opened, say, workers)
     return opened
 
 

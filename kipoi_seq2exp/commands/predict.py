@@ -23,12 +23,12 @@ from kipoi_seq2exp.commands.options import (
     progress_bar,
     track_sources,
 )
+from kipoi_seq2exp.commands.work import GetWorkers, workers_of
 from kipoi_seq2exp.config import MaskMode
 from kipoi_seq2exp.errors import counted
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.outputs import Summary
-    from kipoi_seq2exp.prediction.cluster import Cluster
     from kipoi_seq2exp.prediction.request import PredictRequest
     from kipoi_seq2exp.prediction.run import Progress, Run
 
@@ -66,21 +66,20 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """Predict, or go on with an interrupted prediction, and write the results."""
     from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line, write_results
-    from kipoi_seq2exp.prediction.cluster import parse_cluster
     from kipoi_seq2exp.prediction.run import prepare
     from kipoi_seq2exp.prediction.store import read_predictions
 
     calls, started = call_settings(args), time.time()
-    cluster = None if args.cluster is None else parse_cluster(args.cluster)
-    prepared = prepare(request_of(args), args.output, overwrite=args.overwrite, elsewhere=cluster is not None)
-    provenance = prepared.model.provenance
-    say(status_line(args.model, provenance.status))
-    say(
-        f"mask: {'peaks from outside' if prepared.peaks else prepared.model.config.mask_mode.value}; inputs: "
-        f"{_sources_text(prepared)}"
-    )
-    warn_of_inputs(prepared.dataset)
-    progress = fill(prepared, say, cluster)
+    with workers_of(args.cluster) as workers:
+        prepared = prepare(request_of(args), args.output, overwrite=args.overwrite, elsewhere=workers is not None)
+        provenance = prepared.model.provenance
+        say(status_line(args.model, provenance.status))
+        say(
+            f"mask: {'peaks from outside' if prepared.peaks else prepared.model.config.mask_mode.value}; inputs: "
+            f"{_sources_text(prepared)}"
+        )
+        warn_of_inputs(prepared.dataset)
+        progress = fill(prepared, say, workers)
     with read_predictions(prepared.store.path) as predictions:
         summary = write_results(predictions, args.output, calls, about_run(args, progress, prepared, started))
     _report(summary, say)
@@ -139,7 +138,7 @@ def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: f
     }
 
 
-def fill(run: Run, say: Say, cluster: Cluster | None = None) -> Progress:
+def fill(run: Run, say: Say, workers: GetWorkers | None = None) -> Progress:
     """Predict under a progress bar, here or on a cluster; an interruption says what is kept and how to go on."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -150,9 +149,7 @@ def fill(run: Run, say: Say, cluster: Cluster | None = None) -> Progress:
         say(f"resuming: {resumed} of {total} genes are already in {run.store.path}")
     try:
         with ExitStack() as opened:
-            predict = predict_here
-            if cluster is not None and resumed < total:
-                predict = opened.enter_context(cluster.open())
+            predict = predict_here if workers is None or resumed == total else workers()
             opened.enter_context(logging_redirect_tqdm())
             bar = opened.enter_context(progress_bar(total, resumed, "gene"))
             return fill_store(run, lambda progress: bar.update(progress.done - bar.n) and None, predict)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +17,12 @@ from kipoi_seq2exp.commands.options import (
     add_command,
     add_input_options,
     add_network_options,
-    progress_bar,
 )
+from kipoi_seq2exp.commands.work import fill_units, open_for, performer, workers_of
 from kipoi_seq2exp.errors import counted
 
 if TYPE_CHECKING:
-    from kipoi_seq2exp.data.dataset import WindowDataset
-    from kipoi_seq2exp.effects.run import EffectStore, Perform, Unit
-    from kipoi_seq2exp.nn.network import Seq2Exp
-    from kipoi_seq2exp.prediction.cluster import Cluster
-    from kipoi_seq2exp.prediction.request import PredictRequest
+    from kipoi_seq2exp.effects.run import EffectStore
 
 _DESCRIPTION = """Predict what variants do: per variant and gene within reach, the change of expression and of the mask.
 
@@ -61,98 +56,69 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Predict the effects, or go on with an interrupted run, and write them."""
-    import numpy as np
-
     from kipoi_seq2exp.commands.predict import request_of
-    from kipoi_seq2exp.data.tables import tsv_lines, write_lines
     from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
-    from kipoi_seq2exp.data.variants import matching, read_vcf
-    from kipoi_seq2exp.effects.run import STORE_NAME, EffectStore, units_of
-    from kipoi_seq2exp.effects.variants import annotated_lines, effects_table
+    from kipoi_seq2exp.data.variant_table import VariantTable
+    from kipoi_seq2exp.effects.run import STORE_NAME, EffectJob, EffectStore, EffectUnits
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import file_sha256, make_folder
-    from kipoi_seq2exp.prediction.cluster import parse_cluster
-    from kipoi_seq2exp.prediction.masking import effect_line
-    from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset, open_model, provenance_of
+    from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset, provenance_of
 
     args.peaks, args.save_beta = None, False
-    cluster = None if args.cluster is None else parse_cluster(args.cluster)
-    vcf, request = read_vcf(args.vcf), request_of(args)
-    if cluster is not None:
-        request = dataclasses.replace(request, device=request.device or "cpu")
-    model, weights_sha256 = open_model(request if cluster is None else dataclasses.replace(request, device="cpu"))
-    with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset, ExitStack() as opened:
-        variants, mismatches = matching(vcf.variants, dataset.genome, str(args.vcf), skip_mismatch=args.skip_mismatch)
+    with ExitStack() as opened:
+        workers = opened.enter_context(workers_of(args.cluster))
+        request, model, weights_sha256 = open_for(request_of(args), workers)
+        inputs = inputs_of(model, request.cell_type, request.cells)
+        dataset = opened.enter_context(open_dataset(request, inputs))
+        table = opened.enter_context(VariantTable())
+        counts = table.read(args.vcf, dataset.genome, skip_mismatch=args.skip_mismatch)
         say(status_line(args.model, model.provenance.status))
         warn_of_inputs(dataset)
-        units = units_of(dataset, variants)
+        units = EffectUnits(dataset, table)
         make_folder(args.output)
         expected = fingerprint(request, model, weights_sha256, dataset)
-        about = {**expected, "vcf": file_sha256(args.vcf), "variants": len(variants)}
+        about = {**expected, "vcf": file_sha256(args.vcf), "variants": len(table)}
         store = EffectStore.open(args.output / STORE_NAME, about, overwrite=args.overwrite)
         opened.callback(store.close)
-        _fill(store, units, _performer(cluster, request, model, dataset, expected), say)
-        provenance = provenance_of(request, model, weights_sha256, dataset)
+        fill_units(store, units, performer(workers, request, expected, (model, dataset), EffectJob()), "row", say)
         rows, reached, genes = store.counts
         notes = [
-            f"{args.vcf}: {counted(len(vcf.variants), 'allele')}, {vcf.no_sequence} more without a plain sequence left "
+            f"{args.vcf}: {counted(counts.plain, 'allele')}, {counts.no_sequence} more without a plain sequence left "
             f"out",
-            f"{counted(len(mismatches), 'allele')} left out: the FASTA has another REF",
-            f"{counted(len(variants) - reached, 'allele')} in no gene's window; {counted(reached, 'allele')} in the "
+            f"{counted(counts.mismatches, 'allele')} left out: the FASTA has another REF",
+            f"{counted(len(table) - reached, 'allele')} in no gene's window; {counted(reached, 'allele')} in the "
             f"windows of {counted(genes, 'gene')}: {counted(rows, 'row')}",
         ]
-        files = [args.output / name for name in (TABLE, ANNOTATED, PROVENANCE)]
-        write_lines(tsv_lines(effects_table(table, args.model) for table in store.tables()), files[0])
-        write_lines(annotated_lines(vcf, variants, store.tables()), files[1])
-        write_lines([json.dumps({**provenance, "vcf": str(args.vcf), "notes": notes}, indent=2)], files[2])
-        changes = np.concatenate([table["delta_expression"].to_numpy(float) for table in store.tables()])
-    for line in (*notes, effect_line(changes, "variants")):
+        about_run = {**provenance_of(request, model, weights_sha256, dataset), "vcf": str(args.vcf), "notes": notes}
+        files = _write(args, store, about_run)
+        changes = _range_of_changes(store)
+    for line in (*notes, changes):
         say(line)
     say("written: " + ", ".join(map(str, files)))
     return 0
 
 
-def _performer(
-    cluster: Cluster | None,
-    request: PredictRequest,
-    model: Seq2Exp,
-    dataset: WindowDataset,
-    expected: Mapping[str, Any],
-) -> AbstractContextManager[Perform]:
-    """Return a context with what computes units, here or on a cluster."""
-    from kipoi_seq2exp.effects.run import perform_here
-    from kipoi_seq2exp.prediction.run import batch_size_for
+def _write(args: argparse.Namespace, store: EffectStore, about_run: Mapping[str, Any]) -> list[Path]:
+    """Write the results a stretch of rows at a time."""
+    from kipoi_seq2exp.data.tables import tsv_lines, write_lines
+    from kipoi_seq2exp.data.variants import vcf_lines
+    from kipoi_seq2exp.effects.variants import annotated_lines, effects_table
 
-    if cluster is None:
-        return nullcontext(perform_here(model, dataset, batch_size_for(request, model, dataset)))
-
-    @contextmanager
-    def elsewhere() -> Iterator[Perform]:
-        from kipoi_seq2exp.effects.cluster import perform_on
-
-        with cluster.open() as workers:
-            yield perform_on(workers, request, expected)
-
-    return elsewhere()
+    files = [args.output / name for name in (TABLE, ANNOTATED, PROVENANCE)]
+    write_lines(tsv_lines(effects_table(table, args.model) for table in store.tables()), files[0])
+    write_lines(annotated_lines(vcf_lines(args.vcf), store.tables()), files[1])
+    write_lines([json.dumps(about_run, indent=2)], files[2])
+    return files
 
 
-def _fill(store: EffectStore, units: Sequence[Unit], performer: AbstractContextManager[Perform], say: Say) -> None:
-    """Compute under a progress bar; an interruption says what is kept and how to go on."""
-    from tqdm.contrib.logging import logging_redirect_tqdm
+def _range_of_changes(store: EffectStore) -> str:
+    """Say how far the predictions moved."""
+    import numpy as np
 
-    from kipoi_seq2exp.effects.run import fill_store
+    from kipoi_seq2exp.prediction.masking import effect_line
 
-    done, total = store.done, sum(len(unit.numbers) for unit in units)
-    resumed = sum(len(unit.numbers) for place, unit in enumerate(units) if place in done)
-    if resumed:
-        say(f"resuming: {resumed} of {total} rows are already in {store.path}")
-    if resumed == total:
-        return
-    try:
-        with performer as perform, logging_redirect_tqdm(), progress_bar(total, resumed, "variant") as bar:
-            fill_store(store, units, perform, lambda count: bar.update(count) and None)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted: {store.counts[0]} of {total} rows are complete in {store.path}; run the same command again "
-            f"to go on."
-        ) from None
+    ends = np.empty(0)
+    for table in store.tables():
+        changes = np.concatenate([ends, table["delta_expression"].to_numpy(float)])
+        ends = np.array([changes.min(), changes.max()])
+    return effect_line(ends, "variants")

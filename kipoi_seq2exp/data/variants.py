@@ -7,7 +7,7 @@ is no plain sequence ('*', '<DEL>', breakends, '.') cannot be put into a window:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,35 +64,43 @@ class VariantFile:
     path : Path
     variants : tuple of Variant
         In the order of the file.
-    lines : tuple of (int, str)
-        Every line with its number, for writing the file again with more in its INFO.
     no_sequence : int
         Alleles that are no plain sequence.
     """
 
     path: Path
     variants: tuple[Variant, ...]
-    lines: tuple[tuple[int, str], ...]
     no_sequence: int
 
 
 def read_vcf(path: Path) -> VariantFile:
-    """Read a VCF, plain or compressed.
+    """Read a VCF, plain or compressed, as a whole; errors as of `vcf_alleles`."""
+    alleles = list(vcf_alleles(path))
+    variants = tuple(allele for allele in alleles if allele is not None)
+    return VariantFile(path, variants, len(alleles) - len(variants))
+
+
+def vcf_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a VCF, plain or compressed, without their ends; numbers from 1."""
+    for number, line in text_lines(path, str(path)):
+        yield number, line.rstrip("\r\n")
+
+
+def vcf_alleles(path: Path) -> Iterator[Variant | None]:
+    """Yield the alternative alleles of a VCF line by line; None for one that is no plain sequence.
 
     Raises
     ------
     InputError
-        If the file is missing or damaged, holds no variants, or a line is no VCF record; the line is named.
+        If the file is missing or damaged, or a line is no VCF record; the line is named. At the end, if the file holds
+        no variants.
     """
-    variants: list[Variant] = []
-    lines, no_sequence, named = [], 0, False
-    for number, line in text_lines(path, str(path)):
-        text = line.rstrip("\r\n")
-        lines.append((number, text))
+    count, no_sequence, named = 0, 0, False
+    for number, text in vcf_lines(path):
         named = named or text.startswith("#CHROM\t")
         if text.startswith("#") or not text.strip():
             continue
-        fields = text.split("\t")
+        fields = text.split("\t", 5)
         if len(fields) < 5 or not fields[1].isdigit() or int(fields[1]) < 1:
             raise InputError(
                 f"{path}, line {number}: expected a VCF record (CHROM, POS, ID, REF, ALT, ..., separated by tabs), "
@@ -103,26 +111,41 @@ def read_vcf(path: Path) -> VariantFile:
                 f"{path}, line {number}: a record comes before the line that names the columns (#CHROM, POS, ID, ...): "
                 f"give the VCF with its header."
             )
-        chrom, pos, ident, ref = fields[0], int(fields[1]) - 1, fields[2], fields[3].upper()
-        if not _BASES.match(ref):
-            raise InputError(f"{path}, line {number}: REF is '{fields[3][:40]}', which is no DNA.")
-        for alt in fields[4].upper().split(","):
-            if not alt:
-                raise InputError(f"{path}, line {number}: ALT is '{fields[4][:40]}', which has an empty allele.")
-            if _BASES.match(alt) and alt != ref:
-                variants.append(Variant(chrom, pos, ident, ref, alt, number))
-            else:
-                no_sequence += 1
-    if not variants:
+        for allele in _alleles(path, number, fields):
+            count, no_sequence = count + (allele is not None), no_sequence + (allele is None)
+            yield allele
+    if not count:
         why = f" with plain sequences ({no_sequence} alleles are symbolic or absent)" if no_sequence else ""
         raise InputError(f"{path} holds no variants{why}.")
-    return VariantFile(path, tuple(variants), tuple(lines), no_sequence)
+
+
+def _alleles(path: Path, number: int, fields: Sequence[str]) -> Iterator[Variant | None]:
+    """Split one record."""
+    chrom, pos, ident, ref = fields[0], int(fields[1]) - 1, fields[2], fields[3].upper()
+    if not _BASES.match(ref):
+        raise InputError(f"{path}, line {number}: REF is '{fields[3][:40]}', which is no DNA.")
+    for alt in fields[4].upper().split(","):
+        if not alt:
+            raise InputError(f"{path}, line {number}: ALT is '{fields[4][:40]}', which has an empty allele.")
+        plain = _BASES.match(alt) and alt != ref
+        yield Variant(chrom, pos, ident, ref, alt, number) if plain else None
 
 
 def matching(
     variants: Iterable[Variant], genome: Genome, where: str, *, skip_mismatch: bool = False
 ) -> tuple[list[Variant], list[Variant]]:
-    """Compare REF with the genome; lower case there and N match as letters do.
+    """Return the variants whose REF is that of the genome, and those whose REF differs; arguments as of `compared`."""
+    good: list[Variant] = []
+    bad: list[Variant] = []
+    for variant, fits in compared(variants, genome, where, skip_mismatch=skip_mismatch):
+        (good if fits else bad).append(variant)
+    return good, bad
+
+
+def compared(
+    variants: Iterable[Variant], genome: Genome, where: str, *, skip_mismatch: bool = False
+) -> Iterator[tuple[Variant, bool]]:
+    """Compare REF with the genome, one variant after the other; lower case there and N match as letters do.
 
     Parameters
     ----------
@@ -131,20 +154,20 @@ def matching(
     where : str
         The file, for messages.
     skip_mismatch : bool
-        Return variants whose REF differs apart, instead of an error.
+        A REF that differs is no error.
 
-    Returns
-    -------
-    list of Variant, list of Variant
-        Those that match, and those that do not.
+    Yields
+    ------
+    Variant, bool
+        Whether its REF is what the genome has there.
 
     Raises
     ------
     InputError
-        If a chromosome is unknown, a position lies beyond its end, or a REF differs and `skip_mismatch` is off.
+        If a chromosome is unknown, a position lies beyond its end, or a REF differs and `skip_mismatch` is off. At the
+        end, if no REF fits.
     """
-    good: list[Variant] = []
-    bad: list[Variant] = []
+    good = bad = 0
     for variant in variants:
         place = f"{where}, line {variant.line}"
         if variant.chrom not in genome.lengths:
@@ -158,14 +181,13 @@ def matching(
                 f"the file of another genome build?"
             )
         found = genome.bases(variant.chrom, variant.pos, end).decode().upper()
-        (good if found == variant.ref else bad).append(variant)
+        fits = found == variant.ref
+        good, bad = good + fits, bad + (not fits)
         if bad and not skip_mismatch:
             raise InputError(
                 f"{place}: REF of {variant} is not what the FASTA has there ({found}): is the file of another genome "
                 f"build? (--skip-mismatch leaves such variants out.)"
             )
+        yield variant, fits
     if not good:
-        raise InputError(
-            f"{where}: the REF of none of its {len(bad)} variants is what the FASTA has: other genome build?"
-        )
-    return good, bad
+        raise InputError(f"{where}: the REF of none of its {bad} variants is what the FASTA has: other genome build?")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kipoi_seq2exp.nn.network import Seq2Exp
+    from kipoi_seq2exp.prediction.units import Bench
 
 Floats = NDArray[np.float64]
 
@@ -293,6 +294,39 @@ def _mutated(window: WindowInputs, place: int, letter: int) -> WindowInputs:
     onehot[place] = 0
     onehot[place, letter] = 1
     return dataclasses.replace(window, onehot=onehot)
+
+
+@dataclass(frozen=True)
+class ContributionJob:
+    """Explains a row of the gene table, as a unit of work (`prediction.units`).
+
+    Attributes
+    ----------
+    steps : int or None
+        Of integrated gradients; None: gradient x input.
+    on_step : callable or None
+        Called after each, in this process.
+    """
+
+    steps: int | None
+    on_step: Callable[[], None] | None = None
+
+    def __call__(self, bench: Bench, row: int) -> tuple[int, Contributions]:
+        """Return the row and its contributions."""
+        window, rules = bench.dataset[row], FeatureRules.of(bench.dataset)
+        if self.steps is None:
+            return row, gradient_times_input(bench.model, window, rules)
+        return row, integrated_gradients(bench.model, window, self.steps, self.on_step, rules)
+
+
+class MutationJob:
+    """Mutates bases of the window of a row of the gene table, as a unit of work."""
+
+    def __call__(self, bench: Bench, part: tuple[int, slice]) -> list[list[float]]:
+        """Return the changes of `mutagenesis`."""
+        row, bases = part
+        changes: list[list[float]] = mutagenesis(bench.model, bench.dataset[row], bases, bench.batch_size).tolist()
+        return changes
 
 
 def captum_methods() -> Any:

@@ -9,8 +9,8 @@ those of its left neighbour, and gene features stay as they are, so an effect is
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.sequence import encode_bases
-from kipoi_seq2exp.data.variants import Variant, VariantFile
+from kipoi_seq2exp.data.variant_table import VariantTable
+from kipoi_seq2exp.data.variants import Variant
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.prediction.run import predict_windows
 from kipoi_seq2exp.prediction.store import Row
@@ -73,6 +74,15 @@ class AltWindow:
     inserted: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A gene as it is: its row of the gene table, its window and what is predicted of it."""
+
+    gene: int
+    window: WindowInputs
+    row: Row
+
+
 def variant_effects(
     model: Seq2Exp,
     dataset: WindowDataset,
@@ -105,32 +115,39 @@ def variant_effects(
     InputError
         If no variant lies in the window of any gene.
     """
-    reach = genes_in_reach(dataset, variants)
-    rows = [
-        {**row, "gene": gene}
-        for gene, chosen in reach.items()
-        for row in gene_effects(model, dataset, gene, chosen, [variants[number] for number in chosen], batch_size)
-    ]
+    rows = []
+    for gene, chosen in genes_in_reach(dataset, variants).items():
+        reference = predict_reference(model, dataset, gene)
+        given = [variants[number] for number in chosen]
+        rows += [{**row, "gene": gene} for row in gene_effects(model, dataset, reference, chosen, given, batch_size)]
     table = pd.DataFrame(rows).sort_values(["variant", "gene"], ignore_index=True)
-    return table.drop(columns="gene")
+    return table.drop(columns=["gene", "line"])
+
+
+def predict_reference(model: Seq2Exp, dataset: WindowDataset, gene: int) -> Reference:
+    """Predict a gene without any variant."""
+    window = dataset[gene]
+    return Reference(gene, window, predict_windows(model, [window])[0])
 
 
 def gene_effects(
     model: Seq2Exp,
     dataset: WindowDataset,
-    gene: int,
+    reference: Reference,
     numbers: Sequence[int],
     variants: Sequence[Variant],
     batch_size: int = 1,
 ) -> list[dict[str, Any]]:
-    """Predict one gene without and with each of some variants; without them once.
+    """Predict one gene with each of some variants.
+
+    Windows that the network reads alike are predicted once: variants that write the same DNA, and for a network that
+    reads no DNA every substitution, whose window is the reference.
 
     Parameters
     ----------
     model : Seq2Exp
     dataset : WindowDataset
-    gene : int
-        Row of the gene table.
+    reference : Reference
     numbers : sequence of int
         What the column `variant` says of each variant.
     variants : sequence of Variant
@@ -140,20 +157,34 @@ def gene_effects(
     Returns
     -------
     list of dict
-        A row per variant: `COLUMNS` and variant.
+        A row per variant: `COLUMNS`, variant, and line, its line in the VCF.
     """
-    reference = dataset[gene]
-    before = predict_windows(model, [reference])[0]
     rows: list[dict[str, Any]] = []
+    known = {_as_read(model, reference.window): reference.row}
     for first in range(0, len(variants), batch_size):
         batch = range(first, min(first + batch_size, len(variants)))
-        alternatives = [alternative_window(dataset, gene, reference, variants[place]) for place in batch]
-        after = predict_windows(model, [alternative.window for alternative in alternatives])
-        for place, alternative, row in zip(batch, alternatives, after, strict=True):
-            effect = _effect(variants[place], reference, before, row)
-            change = _mask_change(variants[place], _masks(model, reference, before, alternative, row))
-            rows.append({**dict(zip(COLUMNS, (*effect, *change), strict=True)), "variant": numbers[place]})
+        made = [alternative_window(dataset, reference.gene, reference.window, variants[place]) for place in batch]
+        digests = [_as_read(model, alternative.window) for alternative in made]
+        new = {digest: alternative.window for digest, alternative in zip(digests, made, strict=True)}
+        new = {digest: window for digest, window in new.items() if digest not in known}
+        if new:
+            known.update(zip(new, predict_windows(model, list(new.values())), strict=True))
+        for place, alternative, digest in zip(batch, made, digests, strict=True):
+            variant, after = variants[place], known[digest]
+            effect = _effect(variant, reference, after)
+            change = _mask_change(variant, _masks(model, reference, alternative, after))
+            row = dict(zip(COLUMNS, (*effect, *change), strict=True))
+            rows.append({**row, "variant": numbers[place], "line": variant.line})
     return rows
+
+
+def _as_read(model: Seq2Exp, window: WindowInputs) -> bytes:
+    """Return a digest of what the network reads of a window; its gene features are those of the gene."""
+    dna = [window.onehot] if model.config.reads_dna else []
+    digest = hashlib.sha256()
+    for array in (*dna, window.signals, window.blacklist):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 def genes_in_reach(dataset: WindowDataset, variants: Sequence[Variant]) -> dict[int, list[int]]:
@@ -164,25 +195,29 @@ def genes_in_reach(dataset: WindowDataset, variants: Sequence[Variant]) -> dict[
     InputError
         If no variant lies in the window of any gene.
     """
-    half = dataset.inputs.window_bp // 2
-    starts, ends = np.empty(len(variants), dtype=np.int64), np.empty(len(variants), dtype=np.int64)
-    by_chrom: dict[str, list[int]] = defaultdict(list)
-    for number, variant in enumerate(variants):
-        pos, ref, _ = variant.core()
-        starts[number], ends[number] = pos, pos + max(len(ref), 1)
-        by_chrom[variant.chrom].append(number)
-    reach = {}
-    for gene, (chrom, tss) in enumerate(zip(dataset.genes["chrom"], dataset.genes["tss"], strict=True)):
-        rows = np.array(by_chrom.get(chrom, []), dtype=np.int64)
-        inside = rows[(starts[rows] < tss + half) & (ends[rows] > tss - half)]
-        if inside.size:
-            reach[gene] = inside.tolist()
-    if not reach:
-        raise InputError(
-            f"none of the {len(variants)} variants lies in the window of one of the {len(dataset)} genes "
-            f"({dataset.inputs.window_bp // 2:,} bp to either side of the TSS)."
-        )
+    with VariantTable(variants) as table:
+        reach = {gene: table.numbers(*span) for gene, span in spans_in_reach(dataset, table)}
     return reach
+
+
+def spans_in_reach(dataset: WindowDataset, table: VariantTable) -> list[tuple[int, tuple[str, int, int]]]:
+    """Return the rows of the gene table that any variant reaches, each with its window: chrom, start, end.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    half = dataset.inputs.window_bp // 2
+    places = enumerate(zip(dataset.genes["chrom"], dataset.genes["tss"], strict=True))
+    spans = [(gene, (str(chrom), int(tss) - half, int(tss) + half)) for gene, (chrom, tss) in places]
+    found = [(gene, span) for gene, span in spans if table.count(*span)]
+    if not found:
+        raise InputError(
+            f"none of the {len(table)} variants lies in the window of one of the {len(dataset)} genes "
+            f"({half:,} bp to either side of the TSS)."
+        )
+    return found
 
 
 def alternative_window(dataset: WindowDataset, gene: int, reference: WindowInputs, variant: Variant) -> AltWindow:
@@ -218,20 +253,22 @@ def place_variant(start: int, end: int, tss: int, variant: Variant) -> tuple[Pos
     return origin[kept], written[kept], letters[kept][written[kept]].tobytes()
 
 
-def _effect(variant: Variant, reference: WindowInputs, before: Row, after: Row) -> tuple[object, ...]:
-    direction = -1 if reference.strand == "-" else 1
-    named = (variant.chrom, variant.pos + 1, variant.ident, variant.ref, variant.alt, reference.gene_id)
-    place = (reference.strand, int(variant.core()[0] - reference.tss) * direction)
+def _effect(variant: Variant, reference: Reference, after: Row) -> tuple[object, ...]:
+    window, before = reference.window, reference.row
+    direction = -1 if window.strand == "-" else 1
+    named = (variant.chrom, variant.pos + 1, variant.ident, variant.ref, variant.alt, window.gene_id)
+    place = (window.strand, int(variant.core()[0] - window.tss) * direction)
     return (*named, *place, before.expression, after.expression, after.expression - before.expression)
 
 
 def _masks(
-    model: Seq2Exp, reference: WindowInputs, before: Row, alternative: AltWindow, after: Row
+    model: Seq2Exp, reference: Reference, alternative: AltWindow, after: Row
 ) -> tuple[Positions, Floats, Floats] | None:
     """Return the bases that both windows have outside the promoter, and their masks without and with the variant."""
+    before = reference.row
     if before.mask is None or after.mask is None:
         return None
-    place = alternative.origin - reference.start
+    place = alternative.origin - reference.window.start
     shared = (place >= 0) & (place < len(before.mask)) & ~alternative.inserted
     promoter = model.promoter(len(before.mask))
     shared &= (place < promoter.start) | (place >= promoter.stop)
@@ -280,20 +317,25 @@ def effects_table(effects: pd.DataFrame, model: str) -> pd.DataFrame:
     return table.rename(columns={"delta_expression": SCORE.format(model=name)})
 
 
-def annotated_lines(vcf: VariantFile, variants: Sequence[Variant], tables: Iterable[pd.DataFrame]) -> Iterator[str]:
+def annotated_lines(lines: Iterable[tuple[int, str]], tables: Iterable[pd.DataFrame]) -> Iterator[str]:
     """Yield the VCF again with the effects in its INFO: one entry per allele and gene, separated by commas.
 
-    The effects come in stretches of rows in the order of the variants, which is that of the file's lines.
+    Parameters
+    ----------
+    lines : iterable of (int, str)
+        Of the VCF, as `vcf_lines` yields them.
+    tables : iterable of DataFrame
+        Effects in stretches of rows, in the order of the variants, which is that of the lines: `COLUMNS` and line.
     """
     rows = (row for table in tables for row in table.to_dict("records"))
-    by_line = itertools.groupby(rows, lambda row: variants[row["variant"]].line)
+    by_line = itertools.groupby(rows, lambda row: row["line"])
     following = next(by_line, None)
     description = (
         f'##INFO=<ID={INFO},Number=.,Type=String,Description="Seq2Exp effects: ALT|gene_id|delta_expression (log10)|'
         f'delta_mask (mean within {FLANK_BP} bp)|delta_mask_max">'
     )
     stated = False
-    for number, line in vcf.lines:
+    for number, line in lines:
         if not line.startswith("##") and not stated:
             yield description
             stated = True

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Concentrations = tuple[Floats, Floats]
+Counts = NDArray[np.int64]
 
 BINS = 2_000
 
@@ -74,9 +75,13 @@ class Null:
 
     def add(self, real: Floats, shuffled: list[Floats]) -> None:
         """Count the bases outside the promoter of one gene: real mask (D,) and shuffled masks (D,)."""
-        self.real += _histogram(real)
-        for mask in shuffled:
-            self.shuffled += _histogram(mask) / len(shuffled)
+        total = np.sum([histogram(mask) for mask in shuffled], axis=0)
+        self.add_counts(histogram(real), total, len(shuffled))
+
+    def add_counts(self, real: Counts, shuffled: Counts, shuffles: int) -> None:
+        """Add counts of one gene, (BINS + 1,) each, `shuffled` the sum over so many shuffles."""
+        self.real += real
+        self.shuffled += shuffled / shuffles
 
     @property
     def fdr(self) -> NDArray[np.float64]:
@@ -165,8 +170,10 @@ def mask_under(model: Seq2Exp, window: WindowInputs, concentrations: Concentrati
     return shuffled
 
 
-def _histogram(mask: Floats) -> NDArray[np.float64]:
-    return np.bincount(_bin(mask), minlength=BINS + 1).astype(np.float64)
+def histogram(mask: Floats) -> Counts:
+    """Count the values of a mask by bin: (BINS + 1,)."""
+    counts: Counts = np.bincount(_bin(mask), minlength=BINS + 1)
+    return counts
 
 
 def _bin(mask: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ perturbation) needs the run that is open beside the predictions; calls and credi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.dataset import WindowInputs
-from kipoi_seq2exp.elements.calls import COLUMNS, Calls, CallSettings, call_elements, place_elements
-from kipoi_seq2exp.elements.evidence import Intervals, credible_columns, source_columns, split_evidence
-from kipoi_seq2exp.elements.fdr import Null, NullSettings, shuffled_masks
+from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings
+from kipoi_seq2exp.elements.fdr import Null, NullSettings
+from kipoi_seq2exp.elements.jobs import ElementJob, NullJob, gene_units, stored_gene
 from kipoi_seq2exp.errors import ConfigError, InputError
-from kipoi_seq2exp.prediction.masking import masked_out, predict_masked
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
+from kipoi_seq2exp.prediction.units import Bench, Unit
 
 Floats = NDArray[np.float32]
 
@@ -91,11 +91,11 @@ class GeneWindows:
         return self._last
 
 
+Results = Callable[[Callable[[Bench, Any], Any], Sequence[Unit]], Iterable[Any]]
+
+
 def find_elements(
-    predictions: Predictions,
-    settings: ElementSettings,
-    run: Run | None = None,
-    on_gene: Callable[[], None] | None = None,
+    predictions: Predictions, settings: ElementSettings, run: Run | None = None, results: Results | None = None
 ) -> Found:
     """Call the elements of every gene.
 
@@ -106,8 +106,8 @@ def find_elements(
     run : Run, optional
         The run that made the predictions, open: gives the evidence of each source; needed for a null and for
         perturbation.
-    on_gene : callable, optional
-        Called after each gene.
+    results : callable, optional
+        Computes a job's units, and returns their results in the order of the units; by default in this process.
 
     Raises
     ------
@@ -120,32 +120,52 @@ def find_elements(
         )
     if run is None and (settings.perturb or settings.null is not None):
         raise ConfigError("a null and a perturbation run the network: give the model and its inputs.")
-    windows = None if run is None else GeneWindows(run)
-    null = None if settings.null is None else measure_null(predictions, _open(windows), settings.null)
-    calls = settings.calls
+    results = results or results_here(run)
+    null = None if settings.null is None else measure_null(predictions, settings.null, results)
+    calls, none_allowed = settings.calls, False
     if null is not None and settings.null is not None:
         threshold = null.threshold(settings.null.fdr)
-        if threshold is None:
-            return Found(empty_elements(), _promoters(predictions, windows), calls, null)
-        calls = dataclasses.replace(calls, threshold=threshold)
-    tables = []
-    for index in range(len(predictions)):
-        mask = genomic_mask(predictions, index)
-        found = call_elements(mask, predictions.promoter, calls)
-        table = _describe(predictions, index, found, mask)
-        if len(found):
-            table = pd.concat([table, _evidence(predictions, index, (found.start, found.end), windows)], axis=1)
-        if null is not None:
-            table["fdr"] = null.rate_at(found.mean)
-        if settings.perturb:
-            table = table.assign(**_perturb(predictions, index, found, _open(windows)))
-        tables.append(table)
-        if on_gene is not None:
-            on_gene()
-    filled = [table for table in tables if len(table)]
-    elements = pd.concat(filled, ignore_index=True) if filled else empty_elements()
-    elements = elements.sort_values(["chrom", "start", "end", "gene_id"], ignore_index=True)
-    return Found(elements, _promoters(predictions, windows), calls, null)
+        none_allowed = threshold is None
+        calls = calls if threshold is None else dataclasses.replace(calls, threshold=threshold)
+    job = ElementJob(calls, settings.perturb and not none_allowed)
+    rows: list[dict[str, Any]] = []
+    promoters = []
+    for found in results(job, gene_units(predictions, job)):
+        rows += [] if none_allowed else found["elements"]
+        promoters.append(found["promoter"])
+    return Found(_joined(rows, null), pd.DataFrame(promoters), calls, null)
+
+
+def results_here(run: Run | None, on_gene: Callable[[], None] | None = None) -> Results:
+    """Return what computes jobs in this process, gene by gene.
+
+    Parameters
+    ----------
+    run : Run or None
+        None: for jobs that do without the network.
+    on_gene : callable, optional
+        Called after each gene.
+    """
+    bench = None if run is None else Bench(run.model, run.dataset, run.request.batch_size)
+
+    def results(job: Callable[[Any, Any], Any], units: Sequence[Unit]) -> Iterator[Any]:
+        for unit in units:
+            yield job(bench, unit.load())
+            if on_gene is not None:
+                on_gene()
+
+    return results
+
+
+def _joined(rows: list[dict[str, Any]], null: Null | None) -> pd.DataFrame:
+    """Join the elements of all genes, sorted by position, with the false discovery rate of each."""
+    if not rows:
+        return empty_elements()
+    table = pd.DataFrame(rows)
+    if null is not None:
+        place = list(table).index("expression_without") if "expression_without" in table else table.shape[1]
+        table.insert(place, "fdr", null.rate_at(table["mean_mask"].to_numpy(float)))
+    return table.sort_values(["chrom", "start", "end", "gene_id"], ignore_index=True)
 
 
 def genomic_mask(predictions: Predictions, index: int) -> Floats:
@@ -156,92 +176,30 @@ def genomic_mask(predictions: Predictions, index: int) -> Floats:
     InputError
         If the predictions hold no masks.
     """
-    mask = predictions.mask(index)
-    if mask is None:
-        raise InputError(
-            f"{predictions.path} holds no element mask: it was made by a model that gives expression alone."
-        )
-    locus = predictions.locus(index)
-    mask = mask.copy()
-    mask[: max(-locus.start, 0)] = 0
-    length = predictions.provenance.get("chrom_lengths", {}).get(locus.chrom)
-    if length is not None:
-        mask[max(length - locus.start, 0) :] = 0
-    return mask
+    return stored_gene(predictions, index).genomic_mask
 
 
-def measure_null(predictions: Predictions, windows: GeneWindows, settings: NullSettings) -> Null:
+def measure_null(predictions: Predictions, settings: NullSettings, results: Results) -> Null:
     """Count the bases that reach each threshold, really and under shuffled tracks, over all genes.
+
+    Parameters
+    ----------
+    predictions : Predictions
+    settings : NullSettings
+    results : callable
+        As of `find_elements`.
 
     Raises
     ------
     ConfigError
         If the predictions hold no Beta, or the network makes no mask of its own.
     """
-    null = Null()
-    for index in range(len(predictions)):
-        concentrations = predictions.concentrations(index)
-        if concentrations is None:
-            raise ConfigError(f"{predictions.path} holds no Beta of each base, which the null is made from.")
-        window = windows[predictions.genes["gene_id"].iloc[index]]
-        mask = genomic_mask(predictions, index)
-        counted = np.ones(mask.size, dtype=bool)
-        counted[predictions.promoter] = False
-        shuffles = shuffled_masks(windows.run.model, window, concentrations, settings)
-        null.add(mask[counted], [shuffled[counted] for shuffled in shuffles])
+    null, job = Null(), NullJob(settings)
+    for found in results(job, gene_units(predictions, job)):
+        null.add_counts(np.array(found["real"]), np.array(found["shuffled"]), settings.shuffles)
     return null
 
 
 def empty_elements() -> pd.DataFrame:
     """Return the table of no elements."""
     return pd.DataFrame(columns=[*COLUMNS, *DESCRIBED])
-
-
-def _describe(predictions: Predictions, index: int, found: Calls, mask: Floats) -> pd.DataFrame:
-    locus = predictions.locus(index)
-    table = place_elements(found, locus)
-    table["name"] = [f"{locus.gene_id}_{number}" for number in range(1, len(found) + 1)]
-    table["tss"], table["gene_strand"] = locus.tss, locus.strand
-    table["peak"] = [int(mask[first:last].argmax()) for first, last in zip(found.start, found.end, strict=True)]
-    return table
-
-
-def _evidence(predictions: Predictions, index: int, intervals: Intervals, windows: GeneWindows | None) -> pd.DataFrame:
-    concentrations = predictions.concentrations(index)
-    if concentrations is None:
-        return pd.DataFrame(index=range(len(intervals[0])))
-    columns = pd.DataFrame(credible_columns(concentrations, intervals))
-    if windows is None:
-        return columns
-    model = windows.run.model
-    sources = split_evidence(model, concentrations, windows[predictions.genes["gene_id"].iloc[index]].signals)
-    return pd.concat([columns, source_columns(model, sources, intervals)], axis=1)
-
-
-def _perturb(predictions: Predictions, index: int, found: Calls, windows: GeneWindows) -> dict[str, Any]:
-    """Predict expression with each element masked out; the difference is to the prediction with all of them."""
-    mask, gene = predictions.mask(index), predictions.genes.iloc[index]
-    if mask is None or not len(found):
-        return {"expression_without": np.empty(0), "delta_expression": np.empty(0)}
-    run, masks = windows.run, masked_out(mask, found.start, found.end)
-    without = predict_masked(run.model, windows[gene["gene_id"]], masks, run.request.batch_size)
-    return {"expression_without": without, "delta_expression": without - float(gene["expression"])}
-
-
-def _promoters(predictions: Predictions, windows: GeneWindows | None) -> pd.DataFrame:
-    """Describe the promoter of each gene, which the model keeps whatever the evidence."""
-    promoter = predictions.promoter
-    span = (np.array([promoter.start]), np.array([promoter.stop]))
-    tables = []
-    for index in range(len(predictions)):
-        locus = predictions.locus(index)
-        row = {"chrom": locus.chrom, "start": locus.start + promoter.start, "end": locus.start + promoter.stop}
-        row |= {"gene_id": locus.gene_id, "tss": locus.tss, "strand": locus.strand}
-        tables.append(pd.concat([pd.DataFrame([row]), _evidence(predictions, index, span, windows)], axis=1))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _open(windows: GeneWindows | None) -> GeneWindows:
-    if windows is None:
-        raise ConfigError("this runs the network: give the model and its inputs.")
-    return windows

@@ -21,10 +21,11 @@ import re
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,10 +41,12 @@ from kipoi_seq2exp.prediction.cluster_access import (
 from kipoi_seq2exp.prediction.run import Batch, Run
 from kipoi_seq2exp.prediction.slurm import FREE_PORT, SlurmSettings
 from kipoi_seq2exp.prediction.store import Row
+from kipoi_seq2exp.prediction.units import Job, Perform, Unit
 from kipoi_seq2exp.settings import from_mapping, read_yaml
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.prediction.cluster_worker import Seat
+    from kipoi_seq2exp.prediction.request import PredictRequest
 
 Task = TypeVar("Task")
 AHEAD = 2  # tasks given to each worker: it computes one while the other waits
@@ -89,6 +92,12 @@ class Cluster:
                 raise ClusterError(self._unreachable(error)) from None
             opened.callback(_leave, client)
             yield Workers(client, own, self)
+
+    @contextmanager
+    def when_needed(self) -> Iterator[Callable[[], Workers]]:
+        """Give a function that returns the workers, started or joined by its first call alone."""
+        with ExitStack() as opened:
+            yield cache(lambda: opened.enter_context(self.open()))
 
     def _start(self, opened: ExitStack) -> Any:
         """Start the workers, if they are ours to start; `opened` closes what is started, whatever happens next."""
@@ -204,7 +213,11 @@ class Workers:
         return self.work(Seat(run.request, run.store.request), batches, describe)
 
     def work(
-        self, seat: Seat, tasks: Sequence[Task], describe: Callable[[Task], str]
+        self,
+        seat: Seat,
+        tasks: Iterable[Task],
+        describe: Callable[[Task], str],
+        load: Callable[[Task], Any] | None = None,
     ) -> Generator[tuple[Task, Any], None, None]:
         """Give tasks to the workers' seats; yield each one with its result when it is done, in any order.
 
@@ -212,9 +225,12 @@ class Workers:
         ----------
         seat : Seat
             What each worker gets; its `perform` takes a task.
-        tasks : sequence
+        tasks : iterable
+            Taken one by one, when a worker is about to be free.
         describe : callable
             Names a task in an error.
+        load : callable, optional
+            Turns a task into what is sent to the worker.
 
         Raises
         ------
@@ -226,17 +242,18 @@ class Workers:
         from kipoi_seq2exp.prediction.cluster_worker import perform_at
 
         self.client.register_plugin(seat)
-        waiting, done = deque(enumerate(tasks)), queue.SimpleQueue[Any]()
+        waiting, done = enumerate(tasks), queue.SimpleQueue[Any]()
         flying: dict[str, tuple[Task, Any]] = {}
         self._look()
         try:
-            while waiting or flying:
-                while waiting and len(flying) < AHEAD * max(1, len(self._present)):
-                    place, task = waiting.popleft()
-                    key = f"{seat.name}-{place}"
-                    future = self.client.submit(perform_at, seat.name, task, key=key, pure=False)
+            while True:
+                for place, task in islice(waiting, max(0, AHEAD * max(1, len(self._present)) - len(flying))):
+                    key, sent = f"{seat.name}-{place}", task if load is None else load(task)
+                    future = self.client.submit(perform_at, seat.name, sent, key=key, pure=False)
                     flying[key] = (task, future)
                     future.add_done_callback(done.put)
+                if not flying:
+                    break
                 self._look()
                 with suppress(queue.Empty):
                     task, future = flying.pop(done.get(timeout=LOOK_S).key)
@@ -271,6 +288,30 @@ class Workers:
         if slurm and len(present) < slurm.jobs * slurm.processes and now - self._replaced > REPLACE_S:
             self._replaced = now
             self._own.scale(jobs=slurm.jobs)  # submits again what was lost, and nothing that still waits in the queue
+
+
+def perform_on(
+    workers: Callable[[], Workers], request: PredictRequest, expected: Mapping[str, Any], job: Job
+) -> Perform:
+    """Return what computes units on a cluster.
+
+    Parameters
+    ----------
+    workers : callable
+        Of `Cluster.when_needed`.
+    request : PredictRequest
+    expected : Mapping
+        The run's fingerprint (`request.fingerprint`), which every worker must see.
+    job : callable
+    """
+
+    def perform(units: Iterable[Unit]) -> Generator[tuple[Unit, Any], None, None]:
+        from kipoi_seq2exp.prediction.cluster_worker import UnitSeat
+
+        seat = UnitSeat(request, expected, job)
+        yield from workers().work(seat, units, lambda unit: unit.what, lambda unit: unit.load())
+
+    return perform
 
 
 def _rows(future: Any, what: str) -> list[Any] | None:

@@ -21,6 +21,7 @@ from kipoi_seq2exp.prediction.batches import Halving
 from kipoi_seq2exp.prediction.request import PredictRequest, fingerprint, inputs_of, open_dataset, open_model
 from kipoi_seq2exp.prediction.run import batch_size_for, differences, open_peaks, predict_windows
 from kipoi_seq2exp.prediction.store import Row
+from kipoi_seq2exp.prediction.units import Bench, Job
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
@@ -99,6 +100,31 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
             self.batch_size = batch_size_for(self.request, model, dataset)
             self._predict = Halving(predict, self.batch_size)
         self.model, self._dataset = model, dataset
+
+
+class UnitSeat(Seat):
+    """A run whose tasks are what units load (`prediction.units`).
+
+    Parameters
+    ----------
+    request : PredictRequest
+    expected : Mapping
+        The run's fingerprint.
+    job : callable
+    """
+
+    def __init__(self, request: PredictRequest, expected: Mapping[str, Any], job: Job) -> None:
+        super().__init__(request, expected)
+        self.job = job
+        self._bench: Bench | None = None
+
+    def perform(self, loaded: Any) -> Any:
+        """Do the job."""
+        dataset = self.dataset()
+        with self.computing():
+            if self._bench is None:
+                self._bench = Bench(self.model, dataset, self.batch_size)
+            return self.job(self._bench, loaded)
 
 
 def perform_at(seat: str, task: Any) -> list[Any] | Seq2ExpError:

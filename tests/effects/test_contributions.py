@@ -269,8 +269,22 @@ def test_an_id_that_is_a_path_writes_inside_the_folder(tiny, tmp_path):
     words[words.index(str(tiny.genes))] = str(genes)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert main([*words, "--method", "mutagenesis", "--region", "chr1:690-692"]) == 0
-    (written,) = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert written.parent == output
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert {path.parent for path in written} == {output}
+    assert {path.suffix for path in written} == {".tsv", ".sqlite"}
+
+
+def test_files_of_another_method_are_not_taken_for_this_ones(tiny, tmp_path, capsys):
+    """The same folder for one method, another, and the first again: each leaves the files of its own."""
+    weights, out = small_weights(tiny, tmp_path), tmp_path / "o"
+    said = []
+    for method in ("gradient", "integrated", "gradient", "gradient"):
+        assert main(command(tiny, weights, out, "--method", method, "--steps", "2")) == 0
+        said.append(((out / "GENE01.dnase.bw").read_bytes(), "resuming" in capsys.readouterr().out))
+    (first, _), (second, _), (third, again), (_, kept) = said
+    assert first == third != second
+    assert not again
+    assert kept
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
-
 import pytest
 from small_runs import command_line, small_weights
 
@@ -49,20 +42,15 @@ def results_of(folder):
     return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
-def rows_of(folder):
-    with sqlite3.connect(folder / STORE_NAME) as connection:
-        return connection.execute("SELECT count(*) FROM effect").fetchone()[0]
-
-
 def test_an_interrupted_run_goes_on(tiny, files, whole_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "UNIT", 2)
     write, written = EffectStore.write, []
 
-    def stop(self, place, unit, effects):
+    def stop(self, key, effects):
         if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(place)
-        write(self, place, unit, effects)
+        written.append(key)
+        write(self, key, effects)
 
     monkeypatch.setattr(EffectStore, "write", stop)
     assert main(command(tiny, files, tmp_path)) != 0
@@ -74,47 +62,6 @@ def test_an_interrupted_run_goes_on(tiny, files, whole_run, tmp_path, monkeypatc
     assert results_of(tmp_path) == whole_run
 
 
-KILLED = """
-import sys, time
-from kipoi_seq2exp.cli import main
-from kipoi_seq2exp.effects import run
-run.UNIT, write = 2, run.EffectStore.write
-def slow(self, *arguments):
-    write(self, *arguments)
-    time.sleep(0.5)
-run.EffectStore.write = slow
-main(sys.argv[1:])
-"""
-
-
-def test_a_killed_run_goes_on_in_two_processes(tiny, files, whole_run, tmp_path, monkeypatch):
-    pytest.importorskip("distributed")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *command(tiny, files, tmp_path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and not ((tmp_path / STORE_NAME).exists() and complete(tmp_path)):
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-    kept = rows_of(tmp_path)
-    assert 2 <= kept < 12
-    monkeypatch.setattr(module, "UNIT", 2)
-    assert main(command(tiny, files, tmp_path, "--cluster", "local:2")) == 0
-    assert rows_of(tmp_path) == 12
-    assert results_of(tmp_path) == whole_run
-
-
-def complete(folder):
-    """Whether a first unit is in the store, which may be busy."""
-    try:
-        return rows_of(folder) > 0
-    except sqlite3.Error:
-        return False
-
-
 def test_other_effects_are_not_mixed_in(tiny, files, tmp_path, capsys):
     path = tmp_path / STORE_NAME
     EffectStore.open(path, {"weights": "a"}).close()
@@ -122,7 +69,7 @@ def test_other_effects_are_not_mixed_in(tiny, files, tmp_path, capsys):
         EffectStore.open(path, {"weights": "b"})
     EffectStore.open(path, {"weights": "b"}, overwrite=True).close()
     assert main(command(tiny, files, tmp_path)) == 1
-    assert "holds effects computed otherwise" in capsys.readouterr().err
+    assert "holds results computed otherwise" in capsys.readouterr().err
     path.write_text("no store, but a file that somebody wrote" * 100)
     assert main(command(tiny, files, tmp_path)) == 1
     assert "cannot be used as this command's store" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings
 from kipoi_seq2exp.elements.evidence import interval_means, split_evidence
 from kipoi_seq2exp.elements.fdr import BINS, Null, NullSettings, mask_under, shuffled_masks
-from kipoi_seq2exp.elements.find import ElementSettings, GeneWindows, find_elements, genomic_mask, measure_null
+from kipoi_seq2exp.elements.find import ElementSettings, find_elements, genomic_mask, measure_null, results_here
 from kipoi_seq2exp.elements.formats import write_element_files
 from kipoi_seq2exp.errors import ConfigError, InputError, ShapeError
 from kipoi_seq2exp.prediction.masking import effect_line, masked_out, predict_masked
@@ -148,7 +148,7 @@ def test_the_rate_of_a_null_is_counted():
 
 def test_a_threshold_by_the_null(run, predictions, monkeypatch):
     settings = NullSettings(fdr=0.4, shuffles=3, block_bp=400)
-    null = measure_null(predictions, GeneWindows(run), settings)
+    null = measure_null(predictions, settings, results_here(run))
     found = find_elements(predictions, ElementSettings(CALLS, settings), run)
     assert found.calls.threshold == null.threshold(0.4)
     assert null.fdr[round(found.calls.threshold * BINS)] <= 0.4

@@ -1,0 +1,137 @@
+"""The variants of a VCF by place, on disk: a million of them take no more memory than a thousand.
+
+Contract: a temporary SQLite file that goes with the process. A variant's number is its row, from 0, in the order in
+which it was added; its place is that of what it changes (`Variant.core`), a base at least.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.variants import Variant, compared, vcf_alleles
+from kipoi_seq2exp.errors import OutputError
+
+_TABLE = """CREATE TABLE variant (number INTEGER PRIMARY KEY, first INTEGER, last INTEGER,
+    chrom TEXT, pos INTEGER, ident TEXT, ref TEXT, alt TEXT, line INTEGER)"""
+_REACHING = "FROM variant WHERE chrom = ? AND first > ? AND first < ? AND last > ?"
+
+
+@dataclass
+class Counts:
+    """Alleles of a VCF.
+
+    Attributes
+    ----------
+    plain, no_sequence : int
+        With a plain sequence, and without one.
+    mismatches : int
+        Those whose REF is not that of the genome.
+    """
+
+    plain: int = 0
+    no_sequence: int = 0
+    mismatches: int = 0
+
+
+class VariantTable:
+    """Variants by place; a context that ends with their file.
+
+    Parameters
+    ----------
+    variants : iterable of Variant
+        To begin with.
+    """
+
+    def __init__(self, variants: Iterable[Variant] = ()) -> None:
+        self._connection = sqlite3.connect("")  # a file of SQLite's own, which nobody else sees
+        self._connection.execute(_TABLE)
+        self._longest = 0
+        self.add(variants)
+
+    def __enter__(self) -> VariantTable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._connection.close()
+
+    def __len__(self) -> int:
+        return int(self._connection.execute("SELECT count(*) FROM variant").fetchone()[0])
+
+    def add(self, variants: Iterable[Variant]) -> None:
+        """Add variants, one by one.
+
+        Raises
+        ------
+        OutputError
+            If there is no room for them.
+        """
+        try:
+            with self._connection:
+                self._connection.execute("DROP INDEX IF EXISTS place")
+                self._connection.executemany(
+                    "INSERT INTO variant VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", map(self._row, variants)
+                )
+                self._connection.execute("CREATE INDEX place ON variant (chrom, first, last)")
+        except sqlite3.OperationalError as error:
+            raise OutputError(
+                f"the variants cannot be kept in a temporary file ({error}): make room, or name another folder for it "
+                f"(SQLITE_TMPDIR)."
+            ) from None
+
+    def read(self, path: Path, genome: Genome, *, skip_mismatch: bool = False) -> Counts:
+        """Add the variants of a VCF whose REF is that of the genome; errors as of `vcf_alleles` and `compared`."""
+        counts = Counts()
+
+        def plain() -> Iterable[Variant]:
+            for allele in vcf_alleles(path):
+                if allele is None:
+                    counts.no_sequence += 1
+                else:
+                    counts.plain += 1
+                    yield allele
+
+        def fitting() -> Iterable[Variant]:
+            for variant, fits in compared(plain(), genome, str(path), skip_mismatch=skip_mismatch):
+                if fits:
+                    yield variant
+                else:
+                    counts.mismatches += 1
+
+        self.add(fitting())
+        return counts
+
+    def count(self, chrom: str, start: int, end: int) -> int:
+        """Return how many variants change a base of an interval."""
+        query = f"SELECT count(*) {_REACHING}"
+        return int(self._connection.execute(query, self._where(chrom, start, end)).fetchone()[0])
+
+    def numbers(self, chrom: str, start: int, end: int, skip: int = 0, most: int = -1) -> list[int]:
+        """Return the numbers of the variants that change a base of an interval, rising; `most` after `skip` of them."""
+        query = f"SELECT number {_REACHING} ORDER BY number LIMIT ? OFFSET ?"
+        found = self._connection.execute(query, (*self._where(chrom, start, end), most, skip))
+        return [number - 1 for (number,) in found]
+
+    def __getitem__(self, number: int) -> Variant:
+        query = "SELECT chrom, pos, ident, ref, alt, line FROM variant WHERE number = ?"
+        return Variant(*self._connection.execute(query, [number + 1]).fetchone())
+
+    def _row(self, variant: Variant) -> tuple[object, ...]:
+        first, ref, _ = variant.core()
+        length = max(len(ref), 1)
+        self._longest = max(self._longest, length)
+        named = (variant.chrom, variant.pos, variant.ident, variant.ref, variant.alt, variant.line)
+        return (first, first + length, *named)
+
+    def _where(self, chrom: str, start: int, end: int) -> tuple[object, ...]:
+        return chrom, start - self._longest, end, start
