@@ -64,6 +64,7 @@ _LARGEST = {  # of a network that anyone could run: a slip or a crafted file mus
     "token_bp": 100_000,
     "stem_bp": 1_000,
     "contact_pool": 1_024,
+    "members": 100,
 }
 
 
@@ -119,6 +120,9 @@ class NetworkConfig:
         Which gene feature is the strand (1 or -1), from 0: the window of a gene on the reverse strand is read from the
         other strand, so that the network sees every gene 5' to 3'; what comes out lies on the forward strand again. The
         head does not see this feature. None: as published, the forward strand whatever the gene's.
+    members : int
+        Networks that predict together, with parameters of their own: the mask is read from the mean of their evidence,
+        the expression is the mean of theirs. Published: 1.
     reads_dna : bool
         False: every base reads as N, for weights that saw too little DNA in training to make sense of it.
     """
@@ -154,10 +158,11 @@ class NetworkConfig:
     encoder_bp: int | None = None
     strand_feature: int | None = None
     reads_dna: bool = True
+    members: int = 1
 
     def __post_init__(self) -> None:
         positive = ("window_bp", "promoter_bp", "d_model", "d_state", "d_conv", "expand", "encoder_layers", "norm_eps")
-        for name in (*positive, "prior_scale", "z_scale", "marginal_scale", "token_bp", "stem_bp"):
+        for name in (*positive, "prior_scale", "z_scale", "marginal_scale", "token_bp", "stem_bp", "members"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
         for name in ("n_tracks", "n_features", "beta_min", "generator_layers", "contact_pool"):

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, Products, Provenance, Variant
-from kipoi_seq2exp.errors import ShapeError
+from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs
@@ -64,6 +64,8 @@ class Seq2ExpOutput:
         The generator's output: column 1 for keeping a base, column 0 against.
     kl : Tensor or None, ()
         KL divergence from the marginal, nats per base, mean over the batch.
+    spread : Tensor or None, (B,)
+        Standard deviation of the expression over the members of an ensemble; None for a single network.
     """
 
     expression: Tensor
@@ -73,6 +75,7 @@ class Seq2ExpOutput:
     prior: BetaParams | None = None
     mask_logits: Tensor | None = None
     kl: Tensor | None = None
+    spread: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,51 @@ class Seq2Exp(nn.Module):
 
     prior_weights: Tensor
     signal_betas: Tensor
+    encoder: MambaStack
 
     def __init__(
         self, config: NetworkConfig, inputs: InputSpec | None = None, provenance: Provenance | None = None
     ) -> None:
         super().__init__()
         self.config, self.inputs, self.provenance = config, inputs, provenance or Provenance()
+        self.members: nn.ModuleList | None = None
+        self.generator: MambaStack | None = None
+        if config.generates_mask:
+            self.register_buffer("prior_weights", torch.tensor(config.prior_weights))
+            self.register_buffer("signal_betas", torch.tensor(config.signal_betas))
+        if config.members > 1:
+            single = dataclasses.replace(config, members=1)
+            self.members = nn.ModuleList(Seq2Exp(single, inputs, provenance) for _ in range(config.members))
+        else:
+            self._make_layers(config)
+
+    @classmethod
+    def of_members(cls, networks: Sequence[Seq2Exp]) -> Seq2Exp:
+        """Join networks of the same settings to an ensemble, which takes inputs and provenance from the first.
+
+        Raises
+        ------
+        ConfigError
+            If their settings or inputs differ, or one is an ensemble itself.
+        """
+        first = networks[0]
+        for other in networks[1:]:
+            if (other.config, other.inputs) != (first.config, first.inputs) or first.members is not None:
+                raise ConfigError("members: only single networks of the same settings and inputs make an ensemble.")
+        ensemble = cls(dataclasses.replace(first.config, members=len(networks)), first.inputs, first.provenance)
+        assert ensemble.members is not None  # for the type checker
+        for member, network in zip(ensemble.members, networks, strict=True):
+            member.load_state_dict(network.state_dict())
+        for name, value in first.named_buffers(recurse=False):
+            getattr(ensemble, name).copy_(value)
+        return ensemble.train(first.training)
+
+    @property
+    def networks(self) -> tuple[Seq2Exp, ...]:
+        """The members of an ensemble; of a single network itself."""
+        return (self,) if self.members is None else tuple(self.members)  # type: ignore[arg-type]
+
+    def _make_layers(self, config: NetworkConfig) -> None:
         D = config.d_model
         self.sequence_embedding: nn.Linear | TokenStem
         self.sequence_embedding = nn.Linear(4, D) if config.token_bp == 1 else TokenStem(config)
@@ -113,13 +155,10 @@ class Seq2Exp(nn.Module):
         self.position_embedding: nn.Parameter | None = None
         if config.variant is Variant.HARD:
             self.position_embedding = nn.Parameter(0.02 * torch.randn(self.grid(config.window_bp).length, D))
-        self.generator: MambaStack | None = None
         if config.variant is Variant.SOFT:
             self.generator = MambaStack(config, config.generator_layers)
         if config.generates_mask:
             self.evidence_head = nn.Linear(D, 2)
-            self.register_buffer("prior_weights", torch.tensor(config.prior_weights))
-            self.register_buffer("signal_betas", torch.tensor(config.signal_betas))
         self.encoder = MambaStack(config, config.encoder_layers)
         self.activity_head: nn.Linear | None = None
         self.activity_context: nn.Conv1d | None = None
@@ -198,26 +237,41 @@ class Seq2Exp(nn.Module):
             features = features.clone()
             features[:, self.config.strand_feature] = 0  # it has done its work
             tokens = read_5_to_3(tokens, reverse)
-        sequence = self.embed_sequence(tokens, grid)
-        embedded = sequence[tokens.rows]
-        if self.signal_embedding is not None:
-            embedded = embedded + self.signal_embedding(tokens.tracks)
+        tokens = dataclasses.replace(tokens, features=features)
+        embedded = [one.embed(tokens, grid) for one in self.networks]
         evidence, probability, mask = None, None, tokens.mask
         if mask is None and self.config.generates_mask:
-            evidence = self.generate(sequence, embedded, tokens)
+            parts = zip(self.networks, embedded, strict=True)
+            evidence = _mean_evidence([one.generate(*part, tokens) for one, part in parts])
             probability = self.read_mask(evidence.z, tokens.sample)
             mask = bottleneck.annotate_tokens(probability, tokens.kept, grid.promoter)
-        pooled, distal = self.encode(embedded, mask, tokens.tracks, grid)
-        expression: Tensor = self.expression_head(torch.cat([pooled, features.to(pooled.dtype)], dim=-1)).squeeze(-1)
-        if distal is not None:
-            expression = expression + distal.to(expression.dtype)
-        output = Seq2ExpOutput(expression, mask=None if mask is None else turned(mask, reverse))
+        parts = zip(self.networks, embedded, strict=True)
+        values = [one.express(part[1], mask, tokens, grid) for one, part in parts]
+        expression, spread = values[0], None
+        if len(values) > 1:
+            expression, spread = torch.stack(values).mean(0), torch.stack(values).std(0)
+        output = Seq2ExpOutput(expression, mask=None if mask is None else turned(mask, reverse), spread=spread)
         if evidence is None:
             return output, None
         kl = bottleneck.marginal_kl(evidence.z, self.config)
         back = _changed(evidence, lambda value: turned(value, reverse))
         assert probability is not None  # for the type checker
         return dataclasses.replace(output, **back, kl=kl), turned(probability, reverse)
+
+    def embed(self, tokens: Tokens, grid: TokenGrid) -> tuple[Tensor, Tensor]:
+        """Embed the DNA of the distinct windows of a batch, (U, T, D), and DNA and tracks of each window, (B, T, D)."""
+        sequence = self.embed_sequence(tokens, grid)
+        embedded = sequence[tokens.rows]
+        if self.signal_embedding is not None:
+            embedded = embedded + self.signal_embedding(tokens.tracks)
+        return sequence, embedded
+
+    def express(self, embedded: Tensor, mask: Tensor | None, tokens: Tokens, grid: TokenGrid) -> Tensor:
+        """Predict the expression, (B,), from what the mask keeps of the embedded window."""
+        pooled, distal = self.encode(embedded, mask, tokens.tracks, grid)
+        features = tokens.features.to(pooled.dtype)
+        expression: Tensor = self.expression_head(torch.cat([pooled, features], dim=-1)).squeeze(-1)
+        return expression if distal is None else expression + distal.to(expression.dtype)
 
     def embed_sequence(self, tokens: Tokens, grid: TokenGrid) -> Tensor:
         """Embed the DNA of the distinct windows of a batch, (U, T, D)."""
@@ -314,12 +368,12 @@ class Seq2Exp(nn.Module):
     @property
     def products(self) -> Products:
         """Number type of the large products in predictions on a CPU; no property of the weights, and not saved."""
-        return self.encoder.products
+        return self.networks[0].encoder.products
 
     @products.setter
     def products(self, value: Products) -> None:
-        for stack in (self.generator, self.encoder):
-            if stack is not None:
+        for stack in self.modules():
+            if isinstance(stack, MambaStack):
                 stack.products = value
 
     def grid(self, window_bp: int) -> TokenGrid:
@@ -335,6 +389,20 @@ class Seq2Exp(nn.Module):
         """Return the central P bases of a window of that length."""
         start = (window_bp - self.config.promoter_bp) // 2
         return slice(start, start + self.config.promoter_bp)
+
+
+def _mean_evidence(members: Sequence[Evidence]) -> Evidence:
+    """Average the evidence of the members of an ensemble: what adds up for each adds up for the mean."""
+    if len(members) == 1:
+        return members[0]
+
+    def mean(name: str) -> BetaParams:
+        values = [getattr(member, name) for member in members]
+        alpha, beta = (torch.stack([getattr(value, side) for value in values]).mean(0) for side in ("alpha", "beta"))
+        return BetaParams(alpha=alpha, beta=beta)
+
+    logits = torch.stack([member.mask_logits for member in members]).mean(0)
+    return Evidence(mean("z"), mean("posterior"), mean("prior"), logits)
 
 
 def _to_tokens(inputs: Inputs, grid: TokenGrid) -> Tokens:

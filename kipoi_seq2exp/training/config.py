@@ -39,6 +39,9 @@ class Start(str, enum.Enum):
     LINEAR = "linear"  # random, but the expression head begins as the ridge regression of the labels on the features
 
 
+MOST_MEMBERS = 100
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """One training run.
@@ -66,6 +69,8 @@ class TrainingConfig:
         Length of the training windows where it is shorter than the served `window_bp` (not for the hard variant).
     seed : int
         Of weights, order, augmentation and masks.
+    members : int
+        Networks to train one after the other, with the seeds that follow; together they are served as an ensemble.
     start : str
         Initial weights: "random", "linear" (see `Start`), or trained ones to start from: the name of a served model or
         a .safetensors file (`training.start`). The network's settings then follow from them.
@@ -93,6 +98,7 @@ class TrainingConfig:
     run: RunConfig = field(default_factory=RunConfig)
     train_window_bp: int | None = None
     seed: int = 2
+    members: int = 1
     start: str = Start.RANDOM.value
     ridge: float = 1.0
     linear_on: tuple[str, ...] = ()
@@ -109,6 +115,14 @@ class TrainingConfig:
             )
         if not self.data:
             raise ConfigError("data must list at least one data set.")
+        if not 1 <= self.members <= MOST_MEMBERS:
+            raise ConfigError(f"members must lie between 1 and {MOST_MEMBERS}, found {self.members}.")
+        if self.network.members > 1:
+            raise ConfigError("network.members follows from 'members', the networks that the run trains: set that.")
+        if self.members > 1 and self.split.scheme is Scheme.CROSS_VALIDATION:
+            raise ConfigError(
+                "members must be 1 with the split 'cross-validation', which trains many networks as it is."
+            )
         if self.seed < 0 or self.ridge < 0:
             raise ConfigError("seed and ridge must not be negative.")
         if self.train_window_bp is not None:

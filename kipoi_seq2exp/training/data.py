@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +59,8 @@ class CellSet:
         Windows in the order of `genes`, `max_shift_bp` longer on either side than the network's.
     peaks : Regions, PeakTrack or None
         Mask of the variant "peaks".
+    kept : dict
+        Windows kept in memory, by row, for all who read these genes with the same settings.
     """
 
     genes: pd.DataFrame
@@ -66,6 +68,7 @@ class CellSet:
     split: Split
     windows: WindowDataset
     peaks: Regions | PeakTrack | None = None
+    kept: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 def open_cells(config: TrainingConfig) -> list[CellSet]:
@@ -170,7 +173,7 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         self.cells = list(cells)
         self.places = [(c, int(row)) for c, cell in enumerate(self.cells) for row in cell.split.rows(part)]
         self.window_bp, self.augment, self.seed = config.window_bp, config.augment, config.seed
-        self.cache: dict[int, dict[str, Any]] | None = {} if config.run.cache else None
+        self.keeps = config.run.cache
         network = config.network
         as_tokens = (
             config.run.cache and network.token_bp > 1 and not config.augment.max_shift_bp and not config.mask_from
@@ -202,10 +205,10 @@ class LabelledWindows(Dataset[dict[str, Any]]):
 
     def read(self, row: int) -> dict[str, Any]:
         """Return the window of a row with its margins, from memory if it is kept there."""
-        if self.cache is not None and row in self.cache:
-            return self.cache[row]
         number, place = self.places[row]
         cell = self.cells[number]
+        if self.keeps and place in cell.kept:
+            return cell.kept[place]
         window = cell.windows[place]
         arrays = {
             "onehot": window.onehot,
@@ -219,8 +222,8 @@ class LabelledWindows(Dataset[dict[str, Any]]):
             arrays["peaks"] = cell.peaks.mask(window.chrom, window.start, window.end)
         if self.grid is not None:
             arrays = tokenise(arrays, self.grid)
-        if self.cache is not None:
-            self.cache[row] = arrays
+        if self.keeps:
+            cell.kept[place] = arrays
         return arrays
 
 

@@ -8,6 +8,7 @@ runs/<name>/test.*             predictions, scores and scatter plot of the held-
                                further data set: test.<cell type>.*)
 runs/<name>/record.json        data, versions, sizes, times
 runs/<name>/folds/<value>/     cross-validation: a run folder for each held-out value
+runs/<name>/members/<number>/  an ensemble: a run folder for each member
 """
 
 from __future__ import annotations
@@ -125,11 +126,22 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
         return _cross_validate(config, folder, resume=resume)
     prepare(config, folder, resume=resume)
     cells = open_cells(config)
+    result = _fit_cells(config, cells, folder, resume=resume)
+    for cell in cells:
+        cell.windows.close()
+    return result
+
+
+def _fit_cells(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume: bool) -> FitResult:
+    """Train on open data sets, test and leave the run folder."""
     make_folder(config, folder)
     started = time.monotonic()
-    network = _train(config, cells, folder, resume=resume)
-    training = LabelledWindows(cells, "train", config)
-    network.inputs = with_track_ranges(with_feature_means(config.inputs, training), training)
+    if config.members > 1:
+        network = _train_members(config, cells, folder, resume=resume)
+    else:
+        network = _train(config, cells, folder, resume=resume)
+        training = LabelledWindows(cells, "train", config)
+        network.inputs = with_track_ranges(with_feature_means(config.inputs, training), training)
     record = {
         "seconds": round(time.monotonic() - started, 1),
         "genes": {part: len(LabelledWindows(cells, part, config)) for part in ("train", "validation", "test")},
@@ -145,9 +157,25 @@ def fit_config(config: TrainingConfig, folder: Path, *, resume: bool = False) ->
         record["scores"] = {name: as_numbers(one.scores) for name, one in zip(names, each, strict=True)}
         for name, one in zip(names[1:], each[1:], strict=True):
             one.save(folder, file_name(f"test.{name}"))
-    for cell in cells:
-        cell.windows.close()
     return _finish(config, folder, network, record, tested)
+
+
+def _train_members(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume: bool) -> Seq2Exp:
+    """Train the members of an ensemble one after the other, each a run of its own, and join them.
+
+    The windows that are kept in memory serve all of them. With ``resume``, finished members are not trained again.
+    """
+    members = []
+    for number in range(1, config.members + 1):
+        member = dataclasses.replace(config, members=1, seed=config.seed + number - 1, name=f"{config.name}-{number}")
+        place = folder / "members" / str(number)
+        if not (place / "best.safetensors").is_file():
+            log.info("member %d of %d, seed %d", number, config.members, member.seed)
+            again = resume and place.exists()
+            prepare(member, place, resume=again)
+            _fit_cells(member, cells, place, resume=again)
+        members.append(load_model(place / "best.safetensors", "cpu"))
+    return Seq2Exp.of_members(members)
 
 
 def _cross_validate(config: TrainingConfig, folder: Path, *, resume: bool) -> FitResult:
@@ -300,10 +328,11 @@ def _finish(
         return FitResult(folder, weights, scores)
     if tested is not None:
         tested.save(folder, "test")
+    seeds = f", {config.members} members with the seeds from {config.seed} on" if config.members > 1 else ""
     network.provenance = Provenance(
         status="trained",
         trained_on=_trained_on(config, record["genes"]),
-        source=f"seq2exp train, run '{config.name}'",
+        source=f"seq2exp train, run '{config.name}'{seeds}",
         scores=scores,
         seed=config.seed,
         versions=record["versions"],

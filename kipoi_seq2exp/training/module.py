@@ -22,6 +22,7 @@ from kipoi_seq2exp.config import MaskMode, Provenance, Variant
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.nn.bottleneck import annotate_tokens, apply_annotations
 from kipoi_seq2exp.nn.losses import seq2exp_loss
+from kipoi_seq2exp.nn.mamba import MambaStack
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 from kipoi_seq2exp.nn.tokens import Tokens
 from kipoi_seq2exp.settings import to_mapping
@@ -48,8 +49,8 @@ class TrainingModule(pl.LightningModule):
         self.config = config
         self.network = build_network(config) if network is None else network
         self._teacher = [] if teacher is None else [teacher.eval()]  # in a list: its weights are not this module's
-        for stack in (self.network.generator, self.network.encoder):
-            if stack is not None:
+        for stack in self.network.modules():
+            if isinstance(stack, MambaStack):
                 stack.checkpoint_layers = config.run.checkpoint_activations
         self._judged: list[tuple[Tensor, Tensor]] = []
 

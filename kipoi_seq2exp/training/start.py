@@ -134,7 +134,7 @@ def _open_source(config: TrainingConfig) -> tuple[Seq2Exp, InputSpec]:
 def shape_settings() -> tuple[str, ...]:
     """Names of the settings that the parameters of two networks must share."""
     names = ("variant", "d_model", "d_state", "d_conv", "expand", "generator_layers", "encoder_layers", "token_bp")
-    return (*names, "stem_bp", "contact_pool")
+    return (*names, "stem_bp", "contact_pool", "members")
 
 
 def _matches(ours: InputSpec, theirs: InputSpec) -> tuple[Match, Match]:

@@ -243,6 +243,27 @@ def test_cross_validation_tests_every_gene_once_and_serves_all(tiny, tmp_path):
     assert again.scores == result.scores
 
 
+def test_members_are_runs_of_their_seeds_and_are_served_together(tiny, finished, tmp_path, monkeypatch):
+    path = write_run(tiny, tmp_path, members=2)
+    result = fit(path, tmp_path / "runs")
+    one, two = (result.folder / "members" / number / "best.safetensors" for number in "12")
+    assert_same_weights(one, finished / "best.safetensors")  # seed 3, as the run without members
+    ensemble = load_model(result.weights, "cpu")
+    assert ensemble.config.members == 2
+    for member, file in zip(ensemble.networks, (one, two), strict=True):
+        assert all(torch.equal(value, weights(file)[name]) for name, value in member.state_dict().items())
+    assert ensemble.provenance.source.endswith("2 members with the seeds from 3 on")
+    assert ensemble.inputs.tracks[0].training is not None
+    monkeypatch.setattr("kipoi_seq2exp.training.fit._train", None)  # finished members are not trained again
+    assert fit(path, tmp_path / "runs", resume=True).scores == result.scores
+    for wrong, message in (
+        ({"members": 0}, "members must lie between 1 and 100"),
+        ({"network__members": 2}, "set that"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fit(write_run(tiny, tmp_path, **wrong), tmp_path / "none")
+
+
 def test_linear_start_predicts_the_regression_exactly(tiny):
     config = training_config(run_settings(tiny, start="linear", ridge=0.5, linear_on=["UTR5GC", "CDSLEN"]), "run")
     cells = open_cells(config)
