@@ -27,6 +27,7 @@ TABLE, ELEMENTS, TRACK, PROVENANCE = "predictions.tsv", "elements.bed", "element
 
 _DECIMALS = {
     "expression": 6,
+    "expression_sd": 6,
     "observed": 6,
     "kept_fraction": 6,
     "mean_mask": 6,
@@ -56,9 +57,9 @@ class Summary:
 def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     """Call the elements of every gene, and add to the gene table what its mask keeps.
 
-    The table's columns: gene_id, chrom, tss, strand, start, end, expression, observed (if there are labels),
-    kept_fraction (bases of the window, promoter included, whose mask reaches the threshold), mean_mask, n_elements,
-    known_fraction.
+    The table's columns: gene_id, chrom, tss, strand, start, end, expression, expression_sd (of an ensemble: the
+    deviation over its members), observed (if there are labels), kept_fraction (bases of the window, promoter included,
+    whose mask reaches the threshold), mean_mask, n_elements, known_fraction.
     """
     tables, rows = [], []
     for index in range(len(predictions)):
@@ -73,7 +74,8 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     masks = pd.DataFrame(rows, columns=["kept_fraction", "mean_mask", "n_elements"])
     genes = pd.concat([predictions.genes, masks], axis=1)
     columns = ["gene_id", "chrom", "tss", "strand", "start", "end", "expression"]
-    columns += ["observed"] * ("observed" in genes) + ["kept_fraction", "mean_mask", "n_elements", "known_fraction"]
+    columns += [name for name in ("expression_sd", "observed") if name in genes]
+    columns += ["kept_fraction", "mean_mask", "n_elements", "known_fraction"]
     if not predictions.has_mask:
         columns = [name for name in columns if name not in masks]
     return Summary(genes[columns], join_elements(tables))

@@ -116,6 +116,7 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
         window_bp=model.config.window_bp,
         has_mask=model.config.generates_mask or peaks is not None,
         has_beta=request.save_beta and model.config.generates_mask and peaks is None,
+        has_spread=model.config.members > 1,
         request=fingerprint(request, model, weights_sha256, dataset),
         provenance=provenance_of(request, model, weights_sha256, dataset),
     )
@@ -232,9 +233,11 @@ def predict_windows(
         per_base |= {"alpha": output.z.alpha, "beta": output.z.beta}
     arrays = {name: value.float().cpu().numpy() for name, value in per_base.items() if value is not None}
     expression = output.expression.float().cpu().numpy()
+    spread = None if output.spread is None else output.spread.float().cpu().numpy()
     return [
         Row(
             expression=float(expression[place]),
+            spread=None if spread is None else float(spread[place]),
             known_fraction=float(window.onehot.sum(dtype=np.int64)) / len(window.onehot),
             **{name: value[place] for name, value in arrays.items()},
         )

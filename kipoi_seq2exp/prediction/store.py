@@ -9,6 +9,7 @@ The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per g
     preds/element_mask                                         (G, L)   mask that the encoder saw, if there is one
     preds/beta_{alpha,beta}                                    (G, L)   concentrations of z, if asked for
     stats/known_fraction                                       (G,)     bases of the window that are A, C, G or T
+    stats/expression_sd                                        (G,)     of an ensemble: deviation over its members
     done                                                       (G,)     1 once everything else of the gene is written
 
 A gene's row is therefore complete or absent, whenever the run stops. The attribute `request` holds everything that
@@ -55,6 +56,8 @@ class Row:
         Bases of the window that are A, C, G or T.
     mask, alpha, beta : ndarray of float32 or None, (L,)
         Mask that the encoder saw; concentrations of z.
+    spread : float or None
+        Standard deviation of the expression over the members of an ensemble.
     """
 
     expression: float
@@ -62,6 +65,7 @@ class Row:
     mask: Floats | None = None
     alpha: Floats | None = None
     beta: Floats | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Layout:
     genes : DataFrame
         Columns gene_id, chrom, start, end, strand; `observed` if there are labels; `gene_name` if there are symbols.
     window_bp : int
-    has_mask, has_beta : bool
+    has_mask, has_beta, has_spread : bool
     request : Mapping
         Everything that the numbers depend on.
     provenance : Mapping
@@ -86,6 +90,7 @@ class Layout:
     has_beta: bool
     request: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    has_spread: bool = False
 
 
 class PredictionStore:
@@ -170,6 +175,7 @@ class PredictionStore:
             "preds/beta_alpha": row.alpha,
             "preds/beta_beta": row.beta,
             "stats/known_fraction": row.known_fraction,
+            "stats/expression_sd": row.spread,
         }
         try:
             for name, value in arrays.items():
@@ -198,6 +204,8 @@ def _lay_out(root: Any, layout: Layout) -> None:
         root.create_dataset(f"preds/{name}", shape=shape, chunks=(1, shape[1]), dtype="f4", fill_value=np.nan)
     root.create_dataset("preds/expression", shape=(count, 1), chunks=(1, 1), dtype="f4", fill_value=np.nan)
     root.create_dataset("stats/known_fraction", shape=(count,), chunks=(1,), dtype="f8", fill_value=np.nan)
+    if layout.has_spread:
+        root.create_dataset("stats/expression_sd", shape=(count,), chunks=(1,), dtype="f4", fill_value=np.nan)
     root.create_dataset("done", shape=(count,), chunks=(1,), dtype="u1", fill_value=0)
     root.attrs.update(
         format=FORMAT,
@@ -360,6 +368,8 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     table["expression"] = expression
     known = "stats/known_fraction"
     table["known_fraction"] = np.asarray(root[known][...]) if _holds(root, known) else np.nan
+    if _holds(root, "stats/expression_sd"):
+        table["expression_sd"] = np.asarray(root["stats/expression_sd"][...], dtype=np.float64)
     if _holds(root, "metadata/observed"):
         table["observed"] = np.asarray(root["metadata/observed"][...], dtype=np.float64)
     done = np.asarray(root["done"][...]) == 1 if _holds(root, "done") else np.ones(len(table), dtype=bool)

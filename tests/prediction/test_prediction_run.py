@@ -10,10 +10,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from small_runs import PROMOTER_BP, small_network, small_request, small_weights
+from small_runs import PROMOTER_BP, finished_run, small_network, small_request, small_weights
 
-from kipoi_seq2exp import MaskMode, save_model
+from kipoi_seq2exp import MaskMode, Seq2Exp, load_model, save_model
 from kipoi_seq2exp.data.genes import read_genes
+from kipoi_seq2exp.elements.calls import CallSettings
+from kipoi_seq2exp.elements.outputs import summarise
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, WeightsError
 from kipoi_seq2exp.prediction.request import checked_device, inputs_of, observed_label, open_model
 from kipoi_seq2exp.prediction.run import differences, fill_store, predict_windows, prepare, read_ahead
@@ -294,6 +296,21 @@ def test_devices():
 def test_batch_size_must_be_positive(tiny, weights):
     with pytest.raises(ConfigError, match="batch size must be at least 1, found 0"):
         small_request(tiny, weights, batch_size=0)
+
+
+def test_an_ensemble_says_how_far_its_members_differ(tiny, weights, tmp_path):
+    member = load_model(weights, "cpu")
+    other = load_model(weights, "cpu")
+    with torch.no_grad():
+        other.expression_head[-1].bias += 1.0
+    file = tmp_path / "two.safetensors"
+    save_model(Seq2Exp.of_members([member, other]), file)
+    finished = finished_run(tiny, file, tmp_path / "results")
+    alone = finished_run(tiny, weights, tmp_path / "single")
+    table, single = (summarise(read_predictions(run.store.path), CallSettings()).genes for run in (finished, alone))
+    np.testing.assert_allclose(table["expression"], single["expression"] + 0.5, atol=1e-5)
+    np.testing.assert_allclose(table["expression_sd"], np.sqrt(0.5), atol=1e-5)
+    assert "expression_sd" not in single
 
 
 def test_predict_windows_returns_beta_when_asked(tiny, weights):
