@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import io
+import logging
 import os
 import shutil
 import weakref
@@ -27,7 +28,8 @@ from kipoi_seq2exp.files import staging_folder
 
 CHUNK_BYTES = 4 << 20  # what is written at a time and makes one chunk of a file
 STOCK_CHUNK_BYTES = 64 << 20  # Kipoi's own HDF5 chunks are left alone up to this size
-WIDE = 1024  # more values than this in a row become one list column in parquet
+WIDE = 1024  # more values than this in a row become one list column in parquet, and a summary in a BED
+_LOG = logging.getLogger(__name__)
 
 Columns = dict[str, np.ndarray]
 KipoiHDF5Writer: type = kipoi.writers.HDF5BatchWriter  # before `fixes` replaces it
@@ -124,11 +126,12 @@ class TextWriter(StagedWriter):
     """TSV, one column per value in the order of positions, one row in memory at a time."""
 
     replaces = True
+    comment = ""  # before the header
 
     def _open(self, columns: Columns) -> None:
         self._file = self.staging.path.open("w", encoding="utf-8")
         names = [cell for name, values in self._arrange(columns) for cell in cell_names(name, values)]
-        self._file.write("\t".join(names) + "\n")
+        self._file.write(self.comment + "\t".join(names) + "\n")
 
     def _append(self, columns: Columns) -> None:
         arranged = self._arrange(columns)
@@ -145,11 +148,14 @@ class TextWriter(StagedWriter):
 
 
 class BedTextWriter(TextWriter):
-    """BED6 with a header line, the predictions after it, as Kipoi's own would be if it ran.
+    """BED6, one line a gene under a header that starts with "#"; the predictions after it.
 
-    Windows that begin before their chromosome are clipped at 0, which a BED must be; their end stays, so that base i of
-    a mask is position end - 200,000 + i in every row.
+    Of an array of more than `WIDE` values a row (the mask) a line holds the mean and the fraction of values of 0.5 and
+    more; the log says which format has them all. Windows that begin before their chromosome are clipped at 0, which a
+    BED must be.
     """
+
+    comment = "#"
 
     def __init__(self, file_path: str, metadata_schema: Any) -> None:
         super().__init__(file_path)
@@ -170,7 +176,26 @@ class BedTextWriter(TextWriter):
         ranges["start"] = np.maximum(ranges["start"], 0)
         score = np.full(len(ranges["chr"]), ".")
         bed = [*list(ranges.items())[:3], ("name", ranges["id"]), ("score", score), ("strand", ranges["strand"])]
-        return bed + sorted((name, values) for name, values in columns.items() if name.startswith("preds"))
+        for name, values in sorted(columns.items()):
+            if name.startswith("preds"):
+                bed += self._summary(name, values) if values[:1].size > WIDE else [(name, values)]
+        return bed
+
+    def _open(self, columns: Columns) -> None:
+        super()._open(columns)
+        for name, values in columns.items():
+            if name.startswith("preds") and values[:1].size > WIDE:
+                _LOG.warning(
+                    "%s: a line a gene; of the %s values of %s it holds the mean and the fraction of 0.5 and more (an "
+                    ".h5 or .zarr holds them all)",
+                    self.staging.target.name,
+                    f"{values[:1].size:,}",
+                    name,
+                )
+
+    def _summary(self, name: str, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        rows = values.reshape(len(values), -1)
+        return [(f"{name}/mean", rows.mean(axis=1)), (f"{name}/fraction_from_0.5", (rows >= 0.5).mean(axis=1))]
 
 
 class ParquetWriter(StagedWriter):

@@ -294,7 +294,7 @@ def test_another_models_behaviour_stays(run):
     assert found["parquet"]
     assert found["parquet writer"]
     assert found["stderr"].count("Some provided dataloader kwargs were not used") == 4  # as Kipoi does
-    assert found["bed"] == ["chr\tstart\tend\tname\tscore\tstrand\tpreds", "chr1\t0\t5\t0\t.\t+\t10.0"]
+    assert found["bed"] == ["#chr\tstart\tend\tname\tscore\tstrand\tpreds", "chr1\t0\t5\t0\t.\t+\t10.0"]
     assert found["zarr"] == [10.0, 15.0, 20.0]
     assert found["h5"] == [[10.0, 15.0, 20.0], [10_000]]
     assert found["unknown"]

@@ -98,6 +98,7 @@ def outputs(group, home, tmp_path_factory):
     done = predict(group, home, "-m", "-o", *names)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in names)
+    (folder / "said").write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -113,14 +114,26 @@ def test_tsv(outputs, truth):
     np.testing.assert_allclose(table[["preds/expression/0"]], truth["expression"], rtol=0, atol=1e-6)
 
 
-def test_bed(outputs, truth):
+def test_bed_is_a_line_a_gene(outputs, truth):
+    lines = (outputs / "out.bed").read_text().splitlines()
+    assert lines[0].startswith("#chr\tstart\tend\tname\tscore\tstrand\t")
+    assert all(len(line) < 300 for line in lines)
     table = pd.read_csv(outputs / "out.bed", sep="\t")
-    assert list(table.columns[:6]) == ["chr", "start", "end", "name", "score", "strand"]
     assert list(table["name"]) == list(GENES)
     assert list(table["start"]) == [truth["start"][0], 0]
     assert list(table["end"]) == list(truth["start"] + 200_000)
-    np.testing.assert_allclose(table.iloc[:, 6:-1], truth["element_mask"], rtol=0, atol=1e-6)
+    mask = truth["element_mask"]
+    assert [name for name in table if name.startswith("preds/element_mask")] == [
+        "preds/element_mask/mean",
+        "preds/element_mask/fraction_from_0.5",
+    ]
+    np.testing.assert_allclose(table["preds/element_mask/mean"], mask.mean(axis=1), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(table["preds/element_mask/fraction_from_0.5"], (mask >= 0.5).mean(axis=1), atol=1e-3)
     np.testing.assert_allclose(table[["preds/expression/0"]], truth["expression"], rtol=0, atol=1e-6)
+    said = [line for line in (outputs / "said").read_text().splitlines() if "out.bed: a line a gene" in line]
+    assert len(said) == 1
+    assert "of the 200,000 values of preds/element_mask it holds the mean" in said[0]
+    assert "(an .h5 or .zarr holds them all)" in said[0]
 
 
 def test_arrays_say_what_made_them(outputs, group):
