@@ -1,7 +1,8 @@
 """What a network must beat: ridge regression and boosted trees on the tracks' means at the TSS and in bins.
 
 Definitions: P is ln(x + 1) of each signal track's mean at the TSS +-0.5, 1 and 5 kb; bins are ln(x + 1) of its means in
-5-kb bins over the window, 5' to 3' of the gene. All are fitted on the training genes.
+5-kb bins over the window, 5' to 3' of the gene. All are fitted on the training genes. Tracks of a reference cell type
+(those with a stand-in) are read by `BOTH` alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Floats = NDArray[np.float64]
 FLANKS_BP = (500, 1_000, 5_000)
 BIN_BP = 5_000
 MEAN, RIDGE, PROMOTER, BEST = "mean", "ridge, TSS +-1 kb", "boosting, P", "boosting, P and bins"
+BOTH = "boosting, P and bins of both cell types"
 
 
 def predict_baselines(cell: CellSet, rows: NDArray[np.int64], kept: Path) -> dict[str, Floats]:
@@ -49,14 +51,20 @@ def predict_baselines(cell: CellSet, rows: NDArray[np.int64], kept: Path) -> dic
         features = stored["features"]
     if len(features) != len(cell.genes):
         raise SystemExit(f"{kept} holds {len(features)} genes, the table {len(cell.genes)}: delete it.")
-    width, n = features.shape[1] // 2, len(FLANKS_BP)
-    promoter = [*range(n), *range(width, width + n)]
+    signals = [spec for spec in cell.windows.inputs.tracks if spec.kind is not TrackKind.CONTACT]
+    width, n = features.shape[1] // len(signals), len(FLANKS_BP)
+    own = [number for number, spec in enumerate(signals) if not spec.stand_in]
+    promoter = [width * number + flank for number in own for flank in range(n)]
+    near = [width * number + 1 for number in own]
+    every = [column for number in own for column in range(width * number, width * (number + 1))]
     train, labels = cell.split.rows("train"), cell.labels.astype(np.float64)
     methods: dict[str, tuple[Any, Any]] = {
-        RIDGE: (RidgeCV(alphas=np.logspace(-2, 4, 13)), [promoter[1], promoter[n + 1]]),
+        RIDGE: (RidgeCV(alphas=np.logspace(-2, 4, 13)), near),
         PROMOTER: (HistGradientBoostingRegressor(random_state=0), promoter),
-        BEST: (HistGradientBoostingRegressor(random_state=0), list(range(features.shape[1]))),
+        BEST: (HistGradientBoostingRegressor(random_state=0), every),
     }
+    if len(own) < len(signals):
+        methods[BOTH] = (HistGradientBoostingRegressor(random_state=0), list(range(features.shape[1])))
     found = {MEAN: np.full(len(rows), labels[train].mean())}
     for name, (method, columns) in methods.items():
         found[name] = method.fit(features[train][:, columns], labels[train]).predict(features[rows][:, columns])
@@ -64,7 +72,7 @@ def predict_baselines(cell: CellSet, rows: NDArray[np.int64], kept: Path) -> dic
 
 
 def promoter_and_bins(cell: CellSet) -> Floats:
-    """Return P and bins of the two signal tracks of every gene, (G, 2 * (3 + bins))."""
+    """Return P and bins of each signal track of every gene, (G, tracks * (3 + bins))."""
     inputs, columns = cell.windows.inputs, []
     half = inputs.window_bp // 2
     for name in [spec.name for spec in inputs.tracks if spec.kind is not TrackKind.CONTACT]:

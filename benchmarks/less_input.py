@@ -18,7 +18,7 @@ from torch import Tensor
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens
-from kipoi_seq2exp.training.data import CellSet, collate, tokenise
+from kipoi_seq2exp.training.data import CellSet, StandIns, collate, tokenise
 
 Batch = dict[str, Any]
 Condition = Callable[[Seq2Exp, TokenGrid, Batch], Batch]
@@ -26,7 +26,7 @@ Condition = Callable[[Seq2Exp, TokenGrid, Batch], Batch]
 BATCH = 16
 WINDOWS_BP = (2_500, 10_000, 50_000)
 SHUFFLE_SEED = 0
-NETWORK = "network"
+NETWORK, ALONE = "network", "without the reference cell type"
 OWN_BEST, PEAKS, ROTATED = "its best tokens as mask", "DNase peaks as mask, as many", "rotated peaks as mask"
 
 
@@ -115,8 +115,11 @@ def conditions(model: Seq2Exp) -> dict[str, Condition]:
     }
     for length in WINDOWS_BP:
         found[f"window cut to {length / 1000:g} kb"] = cut(length)
-    for column, name in enumerate(model.inputs.track_names if model.inputs else ()):
-        found[f"{name} at zero"] = without_track(column)
+    tracks = model.inputs.tracks if model.inputs else ()
+    for spec in tracks:
+        found[f"{spec.name} at zero"] = without_track(spec.name)
+    if any(spec.stand_in for spec in tracks):
+        found[ALONE] = without_reference
     return found
 
 
@@ -174,15 +177,24 @@ def cut(length_bp: int) -> Condition:
     return condition
 
 
-def without_track(column: int) -> Condition:
-    """Set one track to 0."""
+def without_track(name: str) -> Condition:
+    """Set one track to 0, and the features that are computed from it."""
 
-    def condition(_: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:
-        tracks = batch["tracks"].clone()
-        tracks[..., column] = 0
-        return {**batch, "tracks": tracks}
+    def condition(model: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:
+        assert model.inputs is not None
+        tracks, features = batch["tracks"].clone(), batch["features"].clone()
+        tracks[..., model.inputs.track_names.index(name)] = 0
+        features[:, [name in spec.from_tracks for spec in model.inputs.features]] = 0
+        return {**batch, "tracks": tracks, "features": features}
 
     return condition
+
+
+def without_reference(model: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:
+    """Give the network its cell type alone: the stand-ins of the reference's tracks, and their features."""
+    assert model.inputs is not None
+    stands = StandIns.of(model.inputs)
+    return {**batch, "tracks": batch["tracks"][..., stands.tracks], "features": batch["features"][:, stands.features]}
 
 
 def without_dna(_: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:

@@ -13,9 +13,10 @@ import pytest
 import torch
 from conftest import write_bigwig
 
-from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, TrackSpec
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, NetworkConfig, TrackKind, TrackSpec
 from kipoi_seq2exp.data.tracks.signals import BigWigTrack
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.nn.tokens import TokenGrid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -113,6 +114,24 @@ def test_conditions_are_what_they_say(model: Seq2Exp, windows: list[Any]) -> Non
         else:
             assert np.isnan(found["DNA set to N"][row])
             assert np.isnan(found["DNA shuffled"][row])
+
+
+def test_tracks_taken_away_take_their_features_along() -> None:
+    tracks = (TrackSpec("dnase"), TrackSpec("dnase_reference", stand_in="dnase"))
+    names = ("STRAND", "OWN", "REFERENCE")
+    read = ((), ("dnase",), ("dnase_reference",))
+    features = [FeatureSpec(name, from_tracks=of) for name, of in zip(names, read, strict=True)]
+    inputs = InputSpec("K562", tracks, tuple(features), window_bp=WINDOW_BP, promoter_bp=PROMOTER_BP)
+    reads: Any = SimpleNamespace(inputs=inputs)
+    grid = TokenGrid(WINDOW_BP, PROMOTER_BP, TOKEN_BP)
+    batch = {"tracks": torch.rand(2, grid.length, 2), "features": torch.tensor([[1.0, 2.0, 3.0], [-1.0, 4.0, 5.0]])}
+    zero = less_input.without_track("dnase_reference")(reads, grid, batch)
+    assert not zero["tracks"][..., 1].any()
+    assert torch.equal(zero["tracks"][..., 0], batch["tracks"][..., 0])
+    assert zero["features"].tolist() == [[1.0, 2.0, 0.0], [-1.0, 4.0, 0.0]]
+    alone = less_input.without_reference(reads, grid, batch)
+    assert torch.equal(alone["tracks"], batch["tracks"][..., [0, 0]])
+    assert alone["features"].tolist() == [[1.0, 2.0, 2.0], [-1.0, 4.0, 4.0]]
 
 
 def test_masks_of_equal_size(model: Seq2Exp, windows: list[Any]) -> None:
