@@ -147,7 +147,8 @@ def example_windows(model: str, group: Path) -> WindowDataset:
     from kipoi_seq2exp.data.dataset import WindowDataset
 
     files, inputs = example_files(group), member_inputs(group, model)
-    sources = {name: _placed(group, files[f"{name}_file"]) for name in inputs.track_names}
+    given = [track for track in inputs.tracks if not track.stand_in or f"{track.name}_file" in files]
+    sources = {track.name: _placed(group, files[f"{track.name}_file"]) for track in given}
     blacklist = files.get("blacklist_file")
     genes, fasta = group / files["genes_file"], group / files["fasta_file"]
     return WindowDataset(inputs, genes, fasta, sources, None if blacklist is None else group / blacklist)
