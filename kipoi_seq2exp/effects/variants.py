@@ -160,11 +160,12 @@ def gene_effects(
         A row per variant: `COLUMNS`, variant, and line, its line in the VCF.
     """
     rows: list[dict[str, Any]] = []
-    known = {_as_read(model, reference.window): reference.row}
+    tracks = _digest(reference.window.signals, reference.window.blacklist)
+    known = {_as_read(model, reference.window, reference.window, tracks): reference.row}
     for first in range(0, len(variants), batch_size):
         batch = range(first, min(first + batch_size, len(variants)))
         made = [alternative_window(dataset, reference.gene, reference.window, variants[place]) for place in batch]
-        digests = [_as_read(model, alternative.window) for alternative in made]
+        digests = [_as_read(model, alternative.window, reference.window, tracks) for alternative in made]
         new = {digest: alternative.window for digest, alternative in zip(digests, made, strict=True)}
         new = {digest: window for digest, window in new.items() if digest not in known}
         if new:
@@ -178,11 +179,16 @@ def gene_effects(
     return rows
 
 
-def _as_read(model: Seq2Exp, window: WindowInputs) -> bytes:
-    """Return a digest of what the network reads of a window; its gene features are those of the gene."""
-    dna = [window.onehot] if model.config.reads_dna else []
+def _as_read(model: Seq2Exp, window: WindowInputs, reference: WindowInputs, tracks: bytes) -> bytes:
+    """Return a digest of what the network reads of a window; `tracks`: that of the reference's, which it may share."""
+    if window.signals is not reference.signals:
+        tracks = _digest(window.signals, window.blacklist)
+    return tracks + (_digest(window.onehot) if model.config.reads_dna else b"")
+
+
+def _digest(*arrays: NDArray[Any]) -> bytes:
     digest = hashlib.sha256()
-    for array in (*dna, window.signals, window.blacklist):
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
 
@@ -223,6 +229,11 @@ def spans_in_reach(dataset: WindowDataset, table: VariantTable) -> list[tuple[in
 def alternative_window(dataset: WindowDataset, gene: int, reference: WindowInputs, variant: Variant) -> AltWindow:
     """Return the window of a gene with a variant in it, centred on the TSS and as long as the reference's."""
     origin, inserted, letters = place_variant(reference.start, reference.end, reference.tss, variant)
+    _, ref, alt = variant.core()
+    if len(ref) == len(alt):  # every base stays in its place, and keeps its tracks
+        dna = reference.onehot.copy()
+        dna[inserted] = encode_bases(letters)
+        return AltWindow(dataclasses.replace(reference, onehot=dna), origin, inserted)
     first, last = int(origin.min()), int(origin.max()) + 1
     onehot, signals, blacklist = dataset.read(gene, first, last)
     rows = origin - first

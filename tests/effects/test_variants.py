@@ -19,6 +19,7 @@ from kipoi_seq2exp.effects.variants import (
     alternative_window,
     effects_table,
     genes_in_reach,
+    place_variant,
     variant_effects,
 )
 from kipoi_seq2exp.errors import InputError
@@ -271,6 +272,108 @@ def test_the_batch_size_changes_nothing_and_a_plain_network_has_no_mask(tiny):
     plain = variant_effects(small_network(tiny, variant=NetworkVariant.PLAIN).eval(), tiny.dataset(), variants[:1])
     assert plain["delta_mask"].isna().all()
     assert np.isfinite(plain["delta_expression"]).all()
+
+
+@pytest.mark.parametrize(
+    ("reads_dna", "windows"),
+    [(True, 1 + 7), (False, 1 + 1)],  # the gene as it is, then the variants whose windows are read unlike another's
+)
+def test_windows_that_are_read_alike_are_predicted_once(tiny, monkeypatch, reads_dna, windows):
+    """Nine variants of a gene, in units of two: apart, both alleles of each would be 18 windows."""
+    from kipoi_seq2exp.effects import variants as module
+    from kipoi_seq2exp.effects.run import EffectJob, GeneVariants
+    from kipoi_seq2exp.prediction.units import Bench
+
+    places = [*range(21_000, 21_006), 21_000, 21_001]
+    letters = [base(tiny, "chr1", pos) for pos in places]
+    listed = [Variant("chr1", pos, ".", ref, other(ref), 1) for pos, ref in zip(places, letters, strict=True)]
+    listed.append(Variant("chr1", 22_300, ".", base(tiny, "chr1", 22_300, 30), base(tiny, "chr1", 22_300), 1))
+    predicted = []
+
+    def counted(model, batch):
+        predicted.append(len(batch))
+        return predict_windows(model, batch)
+
+    monkeypatch.setattr(module, "predict_windows", counted)
+    bench, job, rows = Bench(small_network(tiny, reads_dna=reads_dna).eval(), tiny.dataset()), EffectJob(), []
+    for first in range(0, 9, 2):
+        numbers = tuple(range(first, min(first + 2, 9)))
+        rows += job(bench, GeneVariants(2, numbers, tuple(listed[number] for number in numbers)))
+    again = windows + (2 if reads_dna else 0)  # a variant is listed twice in units that are not the same one
+    assert sum(predicted) == again
+    effects = variant_effects(bench.model, bench.dataset, listed)
+    assert sum(predicted) == again + windows
+    assert [row["delta_expression"] for row in rows] == effects["delta_expression"].tolist()
+    assert (effects["delta_expression"][:8] != 0).any() == reads_dna
+    assert effects["delta_expression"][8] != 0
+
+
+def test_a_substitution_reads_no_file_again(tiny, monkeypatch):
+    dataset = tiny.dataset()
+    reference = dataset[2]
+    variant = Variant("chr1", 21_000, ".", base(tiny, "chr1", 21_000, 3), "ACG", 1)
+    origin, inserted, letters = place_variant(reference.start, reference.end, reference.tss, variant)
+    onehot, signals, blacklist = dataset.read(2, int(origin[0]), int(origin[-1]) + 1)
+    onehot[inserted] = encode_bases(letters)
+    monkeypatch.setattr(type(dataset), "read", None)
+    made = alternative_window(dataset, 2, reference, variant).window
+    for name, values in (("onehot", onehot), ("signals", signals), ("blacklist", blacklist)):
+        np.testing.assert_array_equal(getattr(made, name), values)
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+def peak_of(tiny, folder, count):
+    """Return the bytes of Python's memory that `count` variants take at most, from the VCF to the results."""
+    import tracemalloc
+
+    from kipoi_seq2exp.data.tables import tsv_lines, write_lines
+    from kipoi_seq2exp.data.variant_table import VariantTable
+    from kipoi_seq2exp.data.variants import vcf_lines
+    from kipoi_seq2exp.effects.run import EffectStore, EffectUnits
+    from kipoi_seq2exp.effects.variants import annotated_lines
+
+    records = []
+    for number in range(count):
+        pos = 19_600 + number % 3_800  # in the window of GENE03
+        ref = base(tiny, "chr1", pos)
+        records.append(["chr1", pos + 1, f"v{number}", ref, other(ref), ".", ".", "."])
+    vcf = write_vcf(folder / f"{count}.vcf", records)
+    dataset = tiny.dataset()
+    dataset[2]
+    tracemalloc.start()
+    with VariantTable() as table:
+        counts = table.read(vcf, dataset.genome)
+        store = EffectStore.open(folder / f"{count}.sqlite", {})
+        rows = 0
+        for unit in EffectUnits(dataset, table):
+            if unit.key not in store:
+                loaded = unit.load()
+                row = dict.fromkeys(COLUMNS, 0.5)
+                effects = [
+                    {**row, "ALT": variant.alt, "gene_id": "G", "variant": number, "line": variant.line}
+                    for number, variant in zip(loaded.numbers, loaded.variants, strict=True)
+                ]
+                store.write(unit.key, effects)
+                rows += unit.size
+        write_lines(tsv_lines(store.tables()), folder / "out.tsv")
+        write_lines(annotated_lines(vcf_lines(vcf), store.tables()), folder / "out.vcf")
+        store.close()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts.plain == rows == count
+    assert (folder / "out.vcf").read_text().count("SEQ2EXP=") == count
+    return peak
+
+
+def test_memory_does_not_grow_with_the_number_of_variants(tiny, tmp_path, monkeypatch):
+    from kipoi_seq2exp.effects import run
+
+    monkeypatch.setattr(run, "STRETCH", 200)
+    peak_of(tiny, tmp_path, 10)  # imports
+    few, many = (peak_of(tiny, tmp_path, count) for count in (400, 4_000))
+    assert many < few + 100_000  # a variant alone is some 400 bytes
 
 
 # ------------------------------------------------------------------------------------------------------------ command
