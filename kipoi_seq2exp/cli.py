@@ -1,15 +1,19 @@
 """The command line `seq2exp`: finds the command, prints what it says, and turns its failure into an exit status.
 
-What a user causes is one sentence on stderr and status 1; a misspelled option 2; Ctrl-C 130, with how to go on. A fault
-of ours keeps its traceback. This is the only module that prints.
+What a user causes is one sentence on stderr and status 1; a misspelled option 2; Ctrl-C 130, with how to go on (SIGTERM
+and SIGHUP likewise, 143 and 129). A fault of ours is one sentence, too, with status 70 and its traceback in a file (see
+`failures`). This is the only module that prints.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from typing import Any, TextIO, cast
 
 from kipoi_seq2exp import __version__
 from kipoi_seq2exp.commands import (
@@ -26,7 +30,10 @@ from kipoi_seq2exp.commands import (
     train,
     variants,
 )
-from kipoi_seq2exp.errors import Seq2ExpError
+from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.failures import FAILED, sentence_of
+from kipoi_seq2exp.files import advice
+from kipoi_seq2exp.interruption import interruptible
 from kipoi_seq2exp.settings import suggest
 
 INTERRUPTED = 130
@@ -62,27 +69,106 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    with _forgiving_terminal(), interruptible() as interruptions:
+        command = "seq2exp"
+        try:
+            args = _parsed(arguments)
+            command = f"seq2exp {args.command}"
+            status: int = args.run(args, _say)
+            return status
+        except KeyboardInterrupt as stop:
+            _complain(str(stop) or f"'{command}' was interrupted ({interruptions.cause}) before it was done.")
+            return interruptions.status
+        except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+            _silence()
+            return FAILED
+        except Exception as error:
+            sentence, status = sentence_of(error)
+            _complain(sentence)
+            return status
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; an unknown option is told with the one that was probably meant."""
     parser = build_parser()
-    args, unknown = parser.parse_known_args(arguments)
+    try:
+        args, unknown = parser.parse_known_args(arguments)
+    finally:
+        with _printing():  # help and version are
+            print(end="", flush=True)
     if unknown:
         commands = [args.command, *([args.kind] if hasattr(args, "kind") else [])]
         parser.error(f"{' '.join(commands)} does not know {unknown[0]}{_nearest(parser, commands, unknown[0])}")
-    try:
-        status: int = args.run(args, _say)
-        return status
-    except Seq2ExpError as error:
-        print(f"seq2exp: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        print(f"seq2exp: {stop or 'interrupted.'}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return args
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with _printing():
+        print(line, flush=True)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Turn a failure to print into one sentence; that the reader has gone is none (see `main`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence()
+        raise OutputError(f"what this command prints cannot be written ({advice(error)}).") from None
+
+
+def _silence() -> None:
+    """Let what is still to be printed go nowhere: Python would complain of it at the very end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(sentence: str) -> None:
+    print(f"seq2exp: {sentence}", file=sys.stderr)
+
+
+class _Unfailing:
+    """A text file that takes what it can: progress and messages must not end a run whose terminal is gone."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write a text, or lose it."""
+        with suppress(OSError, ValueError, AttributeError):
+            self._file.write(text)  # type: ignore[union-attr]
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written, or lose it."""
+        with suppress(OSError, ValueError, AttributeError):
+            self._file.flush()  # type: ignore[union-attr]
+
+    def isatty(self) -> bool:
+        """Whether somebody watches."""
+        with suppress(OSError, ValueError, AttributeError):
+            return self._file.isatty()  # type: ignore[union-attr]
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextmanager
+def _forgiving_terminal() -> Iterator[None]:
+    """Make sure of both outputs: never closed, no letter that they cannot show, no error from stderr."""
+    for number in range(3):  # else the next file opened would become the output
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
+    with redirect_stderr(cast(TextIO, _Unfailing(sys.stderr))):
+        yield
 
 
 def _nearest(parser: argparse.ArgumentParser, commands: Sequence[str], unknown: str) -> str:

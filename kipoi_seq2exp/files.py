@@ -26,8 +26,8 @@ _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the command again",
     errno.EFBIG: "the file would pass the limit on file sizes",
-    errno.EACCES: "permission denied: choose a folder that you may write to",
-    errno.EPERM: "permission denied: choose a folder that you may write to",
+    errno.EACCES: "permission denied: choose a place that you may read and write",
+    errno.EPERM: "permission denied: choose a place that you may read and write",
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder",
@@ -35,10 +35,14 @@ _ADVICE = {
 }
 
 
+def advice(error: OSError) -> str:
+    """Return what an operating system's error means and, where that is known, what to do about it."""
+    return _ADVICE.get(error.errno or 0, error.strerror or str(error))
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """Turn an operating system's error into one sentence about the file."""
-    reason = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-    return OutputError(f"{path}: cannot be written ({reason}).")
+    return OutputError(f"{path}: cannot be written ({advice(error)}).")
 
 
 def is_plain_name(text: str) -> bool:

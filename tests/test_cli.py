@@ -220,13 +220,14 @@ def test_misspelled_commands_and_options_are_refused(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_faults_of_ours_keep_their_traceback(monkeypatch, results):
+def test_a_fault_of_ours_is_told_from_a_mistake_of_the_users(monkeypatch, results, capsys, tmp_path):
     def fault(*_):
         raise ZeroDivisionError
 
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("kipoi_seq2exp.elements.outputs.summarise", fault)
-    with pytest.raises(ZeroDivisionError):
-        main(["show", str(results)])
+    assert main(["show", str(results)]) == 70
+    assert "a fault of seq2exp" in one_sentence(capsys)
 
 
 def test_version_and_help_are_quick_and_need_no_torch(capsys):

@@ -26,7 +26,7 @@ DOOR = [ROOT / "model.py", ROOT / "dataloader.py"]  # what Kipoi imports
 # Imports point down: a module may import those of a lower floor and of its own room. Rooms of one floor know nothing of
 # each other.
 FLOORS = {
-    **dict.fromkeys(("errors", "settings", "config", "metrics", "files", "__init__"), 0),
+    **dict.fromkeys(("errors", "settings", "config", "metrics", "files", "failures", "interruption", "__init__"), 0),
     **dict.fromkeys(("data", "nn"), 1),
     "zoo": 2,
     **dict.fromkeys(("training", "prediction"), 3),

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kipoi_seq2exp.errors import ClusterError, ConfigError, Seq2ExpError
+from kipoi_seq2exp.interruption import held
 from kipoi_seq2exp.prediction.cluster_access import (
     CONNECT_S,
     check_address,
@@ -135,22 +136,19 @@ class Cluster:
 def _ctrl_c_held() -> Iterator[None]:
     """Hold Ctrl-C until the end of the block; threads and processes that start in it never get it: masks are inherited.
 
-    So a worker neither dies of the Ctrl-C that its command is to obey nor litters the terminal.
+    So a worker neither dies of the Ctrl-C that its command is to obey nor litters the terminal. SIGTERM and SIGHUP
+    wait, too, but reach those processes, which are ended by them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     resource_tracker.ensure_running()  # when it starts, multiprocessing unblocks the signal
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
+    with held():
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _leave(client: Any) -> None:
