@@ -10,6 +10,7 @@
 | NumPy 2 lacks two names that the writers use | `kipoi.writers` sees them; NumPy itself is not touched |
 | `kipoi test` compares only the first of several outputs | it compares all |
 | an error of the user's ends in a traceback | ours: one sentence on the command line |
+| every log but Kipoi's own is silenced by its command | warnings of this package are shown |
 | an .h5 or .zarr does not say which model made it | ours: its attribute `made_by` names weights, files and version |
 
 Replacements are made once, when `model.py` or `dataloader.py` of the group is imported. "Ours" applies to our data
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -66,7 +68,15 @@ def install() -> None:
         kipoi.writers.np = _NumpyOneNames("numpy")
     if "kipoi.__main__" in sys.modules or _main_is_kipoi():
         sys.excepthook = functools.partial(one_sentence_hook, sys.excepthook)
+        _let_warnings_through()
     _state["installed"] = True
+
+
+def _let_warnings_through() -> None:
+    """Show this package's warnings, as `seq2exp` does: Kipoi's command silences every log but its own."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("kipoi_seq2exp").addHandler(handler)
 
 
 def _main_is_kipoi() -> bool:
