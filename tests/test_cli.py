@@ -66,7 +66,7 @@ def test_another_threshold_needs_no_new_prediction(tiny, weights, results, tmp_p
     monkeypatch.setattr("kipoi_seq2exp.prediction.run.predict_windows", None)
     assert main(command_line(tiny, weights, folder, "--save-beta", "--top-fraction", "0.01")) == 0
     assert "resuming: 7 of 7 genes are already in" in capsys.readouterr().out
-    assert "the top 1.00% of the window" in (folder / "elements.bed").read_text()
+    assert "the top 1.00% of each window" in (folder / "elements.bed").read_text()
     assert (folder / "predictions.tsv").read_text() != (results / "predictions.tsv").read_text()
 
 
@@ -249,10 +249,11 @@ def test_show_prints_a_row_per_gene_and_draws_the_highest(results, tmp_path, cap
     assert main(["show", str(results), "--plot", str(tmp_path / "p.png")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("provisional weights")
-    assert lines[1].split() == ["gene", "TSS", "predicted", "observed", "kept", "elements"]
+    assert lines[1].split() == ["gene", "name", "TSS", "predicted", "observed", "kept", "elements"]
     rows = [line.split() for line in lines[2:9]]
     assert [row[0] for row in rows] == [f"GENE0{n}" for n in range(1, 8)]
-    highest = max(rows, key=lambda row: float(row[3]))[0]
+    assert [row[1] for row in rows] == [f"gene0{n}" for n in range(1, 8)]
+    highest = max(rows, key=lambda row: float(row[4]))[0]
     assert lines[-1] == f"picture of {highest}: {tmp_path / 'p.png'}"
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
 

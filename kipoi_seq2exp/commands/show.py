@@ -100,7 +100,7 @@ def table_lines(genes: pd.DataFrame, unit: str) -> list[str]:
     """Lay out the table of genes in columns."""
     columns = {
         "gene": genes["gene_id"].astype(str),
-        **({"name": genes["gene_name"].astype(str)} if "gene_name" in genes else {}),
+        **({"name": genes["gene_name"].astype(str).replace("", "-")} if "gene_name" in genes else {}),
         "TSS": [f"{c}:{t:,} {s}" for c, t, s in zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)],
         "predicted": [f"{value:.3f}" for value in genes["expression"]],
     }
