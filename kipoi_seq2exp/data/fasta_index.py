@@ -136,7 +136,7 @@ def _build(path: Path, index: Path, compressed: bool) -> None:
         try:
             pyfaidx.Faidx(path, indexname=fai, gzi_indexname=gzi, as_raw=True).close()
         except (pyfaidx.FastaIndexingError, ValueError) as error:
-            raise InputError(f"{path} cannot be indexed as FASTA: {' '.join(str(error).split())}") from None
+            raise InputError(f"{path} cannot be indexed as FASTA ({' '.join(str(error).split())}).") from None
         except (OSError, EOFError) as error:
             raise InputError(f"{path}: its index cannot be built at {index} ({error}).") from None
         if compressed:
