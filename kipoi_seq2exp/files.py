@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kipoi_seq2exp.errors import OutputError, WeightsError
+from kipoi_seq2exp.errors import InputError, OutputError, WeightsError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,119}")
 _STAGING = re.compile(r"\..*\.(\d{1,10})\.[a-z0-9_]{8}\.tmp")  # see `staging_folder`
@@ -38,6 +38,29 @@ _ADVICE = {
 def advice(error: OSError) -> str:
     """Return what an operating system's error means and, where that is known, what to do about it."""
     return _ADVICE.get(error.errno or 0, error.strerror or str(error))
+
+
+def check_regular(path: Path, where: str) -> None:
+    """Check that an input is a file that can be read more than once: never a pipe, which would hang or lose its start.
+
+    Raises
+    ------
+    InputError
+        If it is missing, a folder, a pipe or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{where} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{where} cannot be read (it is a folder).")
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            f"{where} cannot be read (it is a pipe or a device, and inputs are read more than once): save it as a "
+            "file first."
+        )
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import yaml
 
 from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.files import check_regular
 
 Settings = TypeVar("Settings")
 SHOWN = 12  # valid names that an error lists
@@ -91,12 +92,11 @@ def to_mapping(settings: Any) -> dict[str, Any]:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML mapping, or say in one sentence why not."""
     path = Path(path)
+    check_regular(path, str(path))
     try:
-        with path.open(encoding="utf-8") as handle:
+        with path.open(encoding="utf-8-sig") as handle:
             values = yaml.safe_load(handle)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a YAML mapping of fields, found {type(values).__name__}.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LINE_S = 10.0  # between two lines of a progress bar that nobody watches
 MODEL = "a served model (K562, GM12878) or a .safetensors file"
 PICTURES = ("png", "svg", "pdf")
-_REGION = re.compile(r"(\S+):([\d,]+)-([\d,]+)\Z")
+_REGION = re.compile(r"(\S+):([0-9,]+)-([0-9,]+)\Z")
 Say = Callable[[str], None]
 Subparsers = Any  # argparse's own type of it is private
 
@@ -143,10 +143,12 @@ def parse_interval(text: str, option: str) -> tuple[str, int, int]:
     ConfigError
         If it is none, or empty.
     """
+    from kipoi_seq2exp.data.text import as_whole
+
     found = _REGION.match(text)
     if found is not None:
-        start, end = (int(number.replace(",", "")) for number in found.groups()[1:])
-        if start < end:
+        start, end = (as_whole(number.replace(",", "")) for number in found.groups()[1:])
+        if start is not None and end is not None and start < end:
             return found[1], start, end
     raise ConfigError(f"{option} {text}: expected CHR:START-END, e.g. chr22:20117000-20117100.")
 

@@ -151,6 +151,7 @@ def sites_of(args: argparse.Namespace) -> list[Site]:
         If they cannot be read.
     """
     from kipoi_seq2exp.data.regions import read_intervals
+    from kipoi_seq2exp.data.text import as_whole
     from kipoi_seq2exp.effects.perturb import Site, insertion, tiles
 
     if args.regions is not None:
@@ -161,10 +162,10 @@ def sites_of(args: argparse.Namespace) -> list[Site]:
     found = []
     for text in args.at:
         chrom, _, position = text.rpartition(":")
-        position = position.replace(",", "")
-        if not chrom or not position.isdigit():
+        start = as_whole(position.replace(",", ""))
+        if not chrom or start is None:
             raise ConfigError(f"--at {text}: expected CHR:POS, e.g. chr22:20117000.")
-        found.append(insertion(chrom, int(position), args.insert, args.strand))
+        found.append(insertion(chrom, start, args.insert, args.strand))
     return found
 
 

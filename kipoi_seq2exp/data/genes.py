@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kipoi_seq2exp.data.naming import listing, other_name
-from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.tables import TextTable, read_table
+from kipoi_seq2exp.data.text import as_whole, bed_records, gtf_records, label_fault
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.settings import suggest
 
@@ -80,7 +81,8 @@ def place(genes: pd.DataFrame, row: int) -> str:
     """Return how to name a row of a gene table in a message: "genes.tsv, line 4 (gene ENSG00000100181)"."""
     lines = genes.attrs.get("lines", "").split()
     number = f"line {lines[row]}" if len(lines) == len(genes) else f"row {row + 1}"
-    name = f" (gene {genes['gene_id'].iloc[row]})" if "gene_id" in genes and genes["gene_id"].iloc[row] else ""
+    gene_id = str(genes["gene_id"].iloc[row] or "") if "gene_id" in genes else ""
+    name = f" (gene {gene_id})" if gene_id and label_fault(gene_id) is None else ""
     return f"{genes.attrs.get('source', 'gene table')}, {number}{name}"
 
 
@@ -124,87 +126,44 @@ def _read_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if ending == ".gff3":
         raise InputError(f"{path}: GFF3 is not read; give the annotation as GTF (the same sites offer both).")
     if ending == ".bed":
-        columns, rows, lines = _bed_rows(path)
+        table = _read_bed(path)
     elif ending in (".gtf", ".gff", ".gff2"):
-        columns, rows, lines = _gtf_rows(path)
+        table = _read_gtf(path)
     else:
-        columns, rows, lines = _table_rows(path, "," if ending == ".csv" else "\t")
-    frame = pd.DataFrame(rows, columns=columns, dtype=object)
-    frame.attrs = {"source": where, "lines": " ".join(map(str, lines))}
+        table = read_table(path, where)
+    frame = table.frame()
+    frame.attrs = {"source": where, "lines": " ".join(map(str, table.lines))}
     return frame, where
 
 
-Rows = tuple[list[str], list[list[str]], list[int]]
-
-
-def _table_rows(path: Path, separator: str) -> Rows:
-    header: list[str] = []
-    rows, lines = [], []
-    for number, line in text_lines(path, str(path)):
-        text = line.rstrip("\r\n")
-        if not text.strip() or (text.startswith("##") and not header):
-            continue
-        fields = [field.strip().strip('"') for field in text.split(separator)]
-        if not header:
-            header = [fields[0].removeprefix("#").removeprefix("\ufeff"), *fields[1:]]
-            continue
-        if len(fields) != len(header):
+def _read_bed(path: Path) -> TextTable:
+    table = TextTable(str(path), ["gene_id", "chrom", "tss", "strand", "gene_start", "gene_end"], [], [])
+    for record in bed_records(path, table.where):
+        if len(record.fields) < 6:
             raise InputError(
-                f"{path}, line {number}: found {len(fields)} columns where the header has {len(header)} (columns are "
-                f"separated by {'commas' if separator == ',' else 'tabs'})."
+                f"{path}, line {record.line}: found {len(record.fields)} columns where BED6 has chrom, start, end, "
+                "name, score, strand."
             )
-        rows.append(fields)
-        lines.append(number)
-    if not header:
-        raise InputError(f"{path} is empty: a gene table with a header line is needed.")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: the column '{twice[0]}' is there twice.")
-    return header, rows, lines
+        name, strand = record.fields[3], record.fields[5]
+        tss = record.start if STRANDS.get(strand, "+") == "+" else record.end - 1
+        table.rows.append([name, record.chrom, str(tss), strand, str(record.start), str(record.end)])
+        table.lines.append(record.line)
+    return table
 
 
-def _bed_rows(path: Path) -> Rows:
-    rows, lines = [], []
-    for number, line in text_lines(path, str(path)):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
+def _read_gtf(path: Path) -> TextTable:
+    columns = ["gene_id", "chrom", "tss", "strand", "gene_start", "gene_end", "gene_name", "gene_type"]
+    table = TextTable(str(path), columns, [], [])
+    for record in gtf_records(path, table.where):
+        if record.feature != "gene":
             continue
-        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-        if len(fields) < 6:
-            raise InputError(
-                f"{path}, line {number}: found {len(fields)} columns where BED6 has chrom, start, end, name, score, "
-                "strand."
-            )
-        chrom, start, end, name, _, strand = fields[:6]
-        if not (start.isdigit() and end.isdigit() and int(start) < int(end)):
-            raise InputError(f"{path}, line {number}: '{start}' to '{end}' is no interval (0-based, half-open).")
-        tss = start if STRANDS.get(strand, "+") == "+" else str(int(end) - 1)
-        rows.append([name, chrom, tss, strand, start, end])
-        lines.append(number)
-    return ["gene_id", "chrom", "tss", "strand", "gene_start", "gene_end"], rows, lines
-
-
-def _gtf_rows(path: Path) -> Rows:
-    rows, lines = [], []
-    for number, line in text_lines(path, str(path)):
-        if line.startswith("#") or not line.strip():
-            continue
-        fields = line.rstrip("\r\n").split("\t")
-        if len(fields) != 9 or not (fields[3].isdigit() and fields[4].isdigit()):
-            raise InputError(f"{path}, line {number}: not a GTF record (nine columns separated by tabs).")
-        if fields[2] != "gene":
-            continue
-        chrom, strand, attributes = fields[0], fields[6], _gtf_attributes(fields[8])
-        start, end = int(fields[3]) - 1, int(fields[4])  # GTF is 1-based and closed
-        tss = start if strand == "+" else end - 1
-        names = [attributes.get("gene_name", ""), attributes.get("gene_type", attributes.get("gene_biotype", ""))]
-        rows.append([attributes.get("gene_id", ""), chrom, str(tss), strand, str(start), str(end), *names])
-        lines.append(number)
-    return ["gene_id", "chrom", "tss", "strand", "gene_start", "gene_end", "gene_name", "gene_type"], rows, lines
-
-
-def _gtf_attributes(text: str) -> dict[str, str]:
-    pairs = (item.strip().split(" ", 1) for item in text.split(";") if item.strip())
-    return {pair[0]: pair[1].strip().strip('"') for pair in pairs if len(pair) == 2}
+        found = record.attributes()
+        tss = record.start if record.strand == "+" else record.end - 1
+        place = [record.chrom, str(tss), record.strand, str(record.start), str(record.end)]
+        names = [found.get("gene_name", ""), found.get("gene_type", found.get("gene_biotype", ""))]
+        table.rows.append([found.get("gene_id", ""), *place, *names])
+        table.lines.append(record.line)
+    return table
 
 
 # -------------------------------------------------------------------------------------------------------- the checks
@@ -245,8 +204,9 @@ def _find_column(columns: Iterable[Any], name: str, where: str) -> Any:
 def _texts(frame: pd.DataFrame, name: str) -> list[str]:
     values = ["" if value is None or value != value else str(value).strip() for value in frame[name]]
     for row, value in enumerate(values):
-        if not value:
-            raise InputError(f"{place(frame, row)}: {name} is empty.")
+        fault = label_fault(value)
+        if fault:
+            raise InputError(f"{place(frame, row)}: {name} {fault}.")
     return values
 
 
@@ -265,15 +225,12 @@ def _ids(frame: pd.DataFrame) -> list[str]:
 def _positions(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
     positions = np.empty(len(frame), dtype=np.int64)
     for row, value in enumerate(frame["tss"]):
-        try:
-            number = float(value)
-            if number != int(number):
-                raise ValueError
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(f"{place(frame, row)}: the TSS '{value}' is not a whole number.") from None
+        number = as_whole(str(value).strip(), decimals=True)
+        if number is None:
+            raise InputError(f"{place(frame, row)}: the TSS '{str(value)[:40]}' is not a whole number.")
         if number < 0:
             raise InputError(f"{place(frame, row)}: the TSS {value} is negative.")
-        positions[row] = int(number)
+        positions[row] = number
     return positions
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.files import check_regular
 
 Handle = TypeVar("Handle")
 Self = TypeVar("Self", bound="LazyFile[Any]")
@@ -34,14 +35,13 @@ def file_ends(path: Path, where: str, needed: str, size: tuple[int, int]) -> tup
     InputError
         If it is missing, empty or cannot be read.
     """
+    check_regular(path, where)
     try:
         length = path.stat().st_size
         with path.open("rb") as handle:
             head = handle.read(size[0])
             handle.seek(-min(length, size[1]), os.SEEK_END)
             tail = handle.read()
-    except FileNotFoundError:
-        raise InputError(f"{where}: no such file ({needed} is needed).") from None
     except OSError as error:
         raise InputError(f"{where} cannot be read ({error.strerror}): {needed} is needed.") from None
     if not length:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.tables import read_table
+from kipoi_seq2exp.data.text import whole_number
 from kipoi_seq2exp.data.tracks.contacts import powerlaw_contact
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
@@ -47,14 +48,11 @@ def read_pairs(path: Path, cell_type: str | None = None) -> pd.DataFrame:
     InputError
         If the file is missing, damaged or empty, a column is missing, or a value is not what its column needs.
     """
-    header, rows, lines = _read_rows(path)
-    missing = [name for name in NEEDED if name not in header]
-    if missing:
-        raise InputError(
-            f"{path} has no column '{missing[0]}': the ENCODE CRISPRi benchmark's format is needed "
-            f"({', '.join(NEEDED)}, ...)."
-        )
-    text = pd.DataFrame(rows, columns=header, dtype=object)[[name for name in (*NEEDED, *OPTIONAL) if name in header]]
+    table = read_table(path, f"pairs in the ENCODE CRISPRi benchmark's format {path}", NEEDED)
+    if not table.rows:
+        raise InputError(f"{path} holds no pairs.")
+    lines = table.lines
+    text = table.frame()[[name for name in (*NEEDED, *OPTIONAL) if name in table.columns]]
     numbers = {name: _whole(path, text, name, lines) for name in ("chromStart", "chromEnd", "startTSS", "endTSS")}
     start, end = numbers["chromStart"], numbers["chromEnd"]
     wrong = np.flatnonzero(start > end)
@@ -115,32 +113,10 @@ def file_baselines(pairs: pd.DataFrame) -> dict[str, Floats]:
     return scores
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    header: list[str] = []
-    rows, lines = [], []
-    for number, line in text_lines(path, str(path)):
-        fields = line.rstrip("\r\n").split("\t")
-        if not line.strip():
-            continue
-        if not header:
-            header = [fields[0].removeprefix("#"), *fields[1:]]
-            continue
-        if len(fields) != len(header):
-            raise InputError(f"{path}, line {number}: found {len(fields)} columns where the header has {len(header)}.")
-        rows.append(fields)
-        lines.append(number)
-    if not rows:
-        raise InputError(f"{path} holds no pairs.")
-    return header, rows, lines
-
-
 def _whole(path: Path, text: pd.DataFrame, name: str, lines: Sequence[int]) -> NDArray[np.int64]:
     values = np.empty(len(text), dtype=np.int64)
     for row, entry in enumerate(text[name]):
-        try:
-            values[row] = int(entry)
-        except ValueError:
-            raise InputError(f"{path}, line {lines[row]}: {name} is '{entry}', not a whole number.") from None
+        values[row] = whole_number(entry, f"{path}, line {lines[row]}", name)
     return values
 
 

@@ -6,9 +6,6 @@ start.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.naming import listing, other_name
+from kipoi_seq2exp.data.text import bed_records, checked_label
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.errors import InputError
 
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kipoi_seq2exp.data.sequence import Genome
-
-_COMMENTS = ("#", "track", "browser")
 
 
 class Regions:
@@ -147,56 +143,27 @@ def read_intervals(path: Path, where: str, value: ValueColumn | None = None, *, 
         columns["value"] = []
     if names:
         columns["name"] = []
-    for number, line in text_lines(path, where):
-        if not line.strip() or line.startswith(_COMMENTS):
-            continue
-        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-        start, end = _bounds(fields, f"{where}, line {number}", line, value)
+    needed = "chrom, start, end" if value is None or value.absent else "chrom, start, end, value"
+    for record in bed_records(path, where, needed):
+        here = f"{where}, line {record.line}"
         if value is not None:
-            columns["value"].append(_value(fields, f"{where}, line {number}", line, value))
-        if not 0 <= start < end:
-            raise InputError(f"{where}, line {number}: the interval {start}-{end} is empty, reversed or negative.")
-        columns["chrom"].append(fields[0])
-        columns["start"].append(start)
-        columns["end"].append(end)
+            columns["value"].append(_value(record.fields, here, value))
+        columns["chrom"].append(record.chrom)
+        columns["start"].append(record.start)
+        columns["end"].append(record.end)
         if names:
-            columns["name"].append(fields[3].strip() if len(fields) > 3 else "")
+            name = record.fields[3] if len(record.fields) > 3 else ""
+            columns["name"].append(name and checked_label(name, here, "name (column 4)"))
     if not columns["chrom"]:
         raise InputError(f"{where} holds no intervals.")
     return pd.DataFrame(columns)
 
 
-def _bounds(fields: list[str], where: str, line: str, value: ValueColumn | None) -> tuple[int, int]:
-    try:
-        return int(fields[1]), int(fields[2])
-    except (IndexError, ValueError):
-        raise InputError(f"{where}: {_expected(line, value)}") from None
-
-
-def _value(fields: list[str], where: str, line: str, value: ValueColumn) -> float:
+def _value(fields: list[str], where: str, value: ValueColumn) -> float:
     try:
         return float(fields[value.index])
     except (IndexError, ValueError):
-        raise InputError(f"{where}: {value.absent or _expected(line, value)}") from None
-
-
-def _expected(line: str, value: ValueColumn | None) -> str:
-    need = "chrom, start, end" if value is None else "chrom, start, end, value"
-    return f"expected {need}, found {line.strip()[:60]!r}."
-
-
-def text_lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines (from 1) of a text file, plain or .gz, or say in one sentence why it cannot be read."""
-    try:
-        with path.open("rb") as handle:
-            compressed = handle.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8") as lines:
-            yield from enumerate(lines, start=1)
-    except FileNotFoundError:
-        raise InputError(f"{where}: no such file.") from None
-    except EOFError:
-        raise InputError(f"{where} is truncated: its gzip stream ends too early; fetch the file again.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{where} is no text file.") from None
-    except (OSError, zlib.error) as error:
-        raise InputError(f"{where} cannot be read ({error}).") from None
+        found = fields[value.index][:40] if len(fields) > value.index else ""
+        raise InputError(
+            f"{where}: {value.absent or f'the value (column {value.index + 1}) is {found!r}, not a number.'}"
+        ) from None

@@ -1,15 +1,135 @@
-"""Tables as text: tab-separated under comment lines, numbers short and the same every time, absent ones left empty."""
+"""Tables as text: read with a header line, checked row by row; written under comment lines, numbers short and alike.
+
+A table is separated by commas where its name ends in .csv, else by tabs. Lines before the header that begin with ##, or
+with # and a space, are comments; a # before the first column's name is none of the name.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from kipoi_seq2exp.data.naming import listing
+from kipoi_seq2exp.data.text import text_lines
+from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import whole_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rows = Iterator[tuple[int, list[str]]]
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table as text.
+
+    Attributes
+    ----------
+    where : str
+        What it was read from, for messages.
+    columns : list of str
+    rows : list of list of str
+    lines : list of int
+        The line of the file that each row comes from.
+    """
+
+    where: str
+    columns: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def frame(self) -> pd.DataFrame:
+        """Return the texts as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=self.columns, dtype=object)
+
+    def typed(self) -> pd.DataFrame:
+        """Return a DataFrame with numbers and truth values where a whole column is of them, as pandas reads a table."""
+        import pandas as pd
+
+        text = io.StringIO()
+        csv.writer(text).writerows([self.columns, *self.rows])
+        text.seek(0)
+        return pd.read_csv(text, low_memory=False)
+
+
+def read_table(path: Path, where: str, needed: Sequence[str] = ()) -> TextTable:
+    """Read a table with a header line.
+
+    Parameters
+    ----------
+    path : Path
+        Plain or .gz.
+    where : str
+        What the file is, for messages.
+    needed : sequence of str
+        Columns that must be there.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged or empty, a column is missing or there twice, or a row has another number of columns.
+    """
+    columns, rows = table_rows(path, where, needed)
+    lines, read = [], []
+    for number, fields in rows:
+        lines.append(number)
+        read.append(fields)
+    return TextTable(where, columns, read, lines)
+
+
+def table_rows(path: Path, where: str, needed: Sequence[str] = ()) -> tuple[list[str], Rows]:
+    """Return the columns of a table, and its rows one by one with the number of their line; see `read_table`."""
+    comma = path.name.lower().removesuffix(".gz").endswith(".csv")
+    rows = _split_lines(path, where, comma)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{where} is empty: a table with a header line is needed.")
+    columns = [first[1][0].removeprefix("#").strip(), *first[1][1:]]
+    for name in columns:
+        if columns.count(name) > 1:
+            raise InputError(f"{where}: the column '{name}' is there twice.")
+    for name in needed:
+        if name not in columns:
+            raise InputError(
+                f"{where} has no column '{name}' (it has {listing(columns)}): it needs {', '.join(needed)}."
+            )
+    return columns, _checked(rows, where, len(columns), "commas" if comma else "tabs")
+
+
+def _checked(rows: Rows, where: str, count: int, separators: str) -> Rows:
+    for number, fields in rows:
+        if len(fields) != count:
+            raise InputError(
+                f"{where}, line {number}: found {len(fields)} columns where the header has {count} (columns are "
+                f"separated by {separators})."
+            )
+        yield number, fields
+
+
+def _split_lines(path: Path, where: str, comma: bool) -> Rows:
+    """Yield the fields of each line that is no comment; the first one is the header."""
+    header = True
+    for number, line in text_lines(path, where):
+        if not line.strip() or (header and (line.startswith(("##", "# ")) or line.strip() == "#")):
+            continue
+        header = False
+        if not comma:
+            yield number, [field.strip().strip('"') for field in line.split("\t")]
+            continue
+        try:
+            (fields,) = csv.reader([line], skipinitialspace=True)
+        except (csv.Error, ValueError) as error:
+            raise InputError(f"{where}, line {number}: cannot be read as columns with commas ({error}).") from None
+        yield number, [field.strip() for field in fields]
 
 
 def write_tsv(table: pd.DataFrame, path: Path, header: Sequence[str] = (), *, comment_names: bool = False) -> None:

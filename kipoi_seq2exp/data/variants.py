@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kipoi_seq2exp.data.naming import listing, other_name
-from kipoi_seq2exp.data.regions import text_lines
 from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.text import text_lines, whole_number
 from kipoi_seq2exp.errors import InputError
 
 _BASES = re.compile(r"[ACGTN]+\Z")
@@ -82,8 +82,7 @@ def read_vcf(path: Path) -> VariantFile:
 
 def vcf_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a VCF, plain or compressed, without their ends; numbers from 1."""
-    for number, line in text_lines(path, str(path)):
-        yield number, line.rstrip("\r\n")
+    yield from text_lines(path, str(path))
 
 
 def vcf_alleles(path: Path) -> Iterator[Variant | None]:
@@ -101,7 +100,7 @@ def vcf_alleles(path: Path) -> Iterator[Variant | None]:
         if text.startswith("#") or not text.strip():
             continue
         fields = text.split("\t", 5)
-        if len(fields) < 5 or not fields[1].isdigit() or int(fields[1]) < 1:
+        if len(fields) < 5:
             raise InputError(
                 f"{path}, line {number}: expected a VCF record (CHROM, POS, ID, REF, ALT, ..., separated by tabs), "
                 f"found {text[:60]!r}."
@@ -121,7 +120,7 @@ def vcf_alleles(path: Path) -> Iterator[Variant | None]:
 
 def _alleles(path: Path, number: int, fields: Sequence[str]) -> Iterator[Variant | None]:
     """Split one record."""
-    chrom, pos, ident, ref = fields[0], int(fields[1]) - 1, fields[2], fields[3].upper()
+    chrom, pos, ident, ref = fields[0], _position(fields[1], f"{path}, line {number}"), fields[2], fields[3].upper()
     if not _BASES.match(ref):
         raise InputError(f"{path}, line {number}: REF is '{fields[3][:40]}', which is no DNA.")
     for alt in fields[4].upper().split(","):
@@ -129,6 +128,14 @@ def _alleles(path: Path, number: int, fields: Sequence[str]) -> Iterator[Variant
             raise InputError(f"{path}, line {number}: ALT is '{fields[4][:40]}', which has an empty allele.")
         plain = _BASES.match(alt) and alt != ref
         yield Variant(chrom, pos, ident, ref, alt, number) if plain else None
+
+
+def _position(text: str, where: str) -> int:
+    """Return the 0-based position that a record names."""
+    position = whole_number(text, where, "POS (column 2)")
+    if position < 1:
+        raise InputError(f"{where}: POS is {position}, but a VCF counts from 1.")
+    return position - 1
 
 
 def matching(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.data.text import as_whole
 from kipoi_seq2exp.errors import ConfigError
 
 
@@ -24,9 +25,9 @@ def parse_region(text: str) -> Window:
     ConfigError
         If the text is no region.
     """
-    found = re.fullmatch(r"(\S+):([\d,]+)-([\d,]+)", text.strip())
-    start, end = (0, 0) if found is None else (int(number.replace(",", "")) for number in found.groups()[1:])
-    if found is None or not 0 < start <= end:
+    found = re.fullmatch(r"(\S+):([0-9,]+)-([0-9,]+)", text.strip())
+    start, end = [as_whole(number.replace(",", "")) for number in found.groups()[1:]] if found else (None, None)
+    if found is None or start is None or end is None or not 0 < start <= end:
         raise ConfigError(
             f"'{text}' is no region: write CHR:FIRST-LAST as genome browsers do, counted from 1, e.g. "
             f"chr22:16,370,001-18,220,000."

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.genes import COLUMN_NAMES
 from kipoi_seq2exp.data.naming import listing
-from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.tables import read_table
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.many_outputs import BinRule, Columns, column_number, gene_sums, read_column, wide_outputs
 from kipoi_seq2exp.prediction.store import STORE_NAME, open_arrays, read_predictions, texts
@@ -184,20 +184,10 @@ def _said(column: str, number: int, of: int) -> str:
 
 def _read_text(path: Path) -> pd.DataFrame:
     """Read a table as text."""
-    separator = "," if ending(path) == ".csv" else "\t"
-    rows: list[list[str]] = []
-    for number, line in text_lines(path, str(path)):
-        text = line.rstrip("\r\n")
-        if not text.strip() or (text.startswith("# ") and not rows):
-            continue
-        rows.append([field.strip().strip('"') for field in text.split(separator)])
-        if len(rows[-1]) != len(rows[0]):
-            raise InputError(
-                f"{path}, line {number}: found {len(rows[-1])} columns where the header has {len(rows[0])}."
-            )
-    if len(rows) < 2:
+    table = read_table(path, str(path))
+    if not table.rows:
         raise InputError(f"{path} holds no predictions.")
-    return pd.DataFrame(rows[1:], columns=[rows[0][0].removeprefix("#"), *rows[0][1:]], dtype=object)
+    return table.frame()
 
 
 def _rows(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFrame:

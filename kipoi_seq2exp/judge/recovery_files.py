@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
-from kipoi_seq2exp.data.tables import write_tsv
+from kipoi_seq2exp.data.tables import read_table, write_tsv
 from kipoi_seq2exp.elements.bigwig import BigWigWriter
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import make_folder, whole_file, write_text
@@ -107,7 +107,7 @@ def read_genome(folder: Path) -> GenomeFiles:
         If a file is missing or cannot be used, or no gene is held out.
     """
     settings = from_mapping(GenomeSettings, read_yaml(folder / SETTINGS), str(folder / SETTINGS))
-    tables = {name: _read_table(folder / f"{name}.tsv") for name in TABLES}
+    tables = {name: read_table(folder / f"{name}.tsv", str(folder / f"{name}.tsv")).typed() for name in TABLES}
     signals = {name: folder / f"{name}.bw" for name in SIGNALS}
     sources: dict[str, str | Path] = {**signals, "hic": folder / CONTACTS}
     windows = WindowDataset(settings.inputs, folder / "genes.tsv", folder / FASTA, sources)
@@ -117,11 +117,3 @@ def read_genome(folder: Path) -> GenomeFiles:
         if not (tables["genes"]["part"] == part).any():
             raise InputError(f"{folder / 'genes.tsv'}: the column 'part' names no gene of the part '{part}'.")
     return GenomeFiles(settings, **tables, windows=windows, signals=signals)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, sep="\t")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a table ({reason}).") from None

@@ -22,7 +22,7 @@ import logging
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,10 @@ from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
+from kipoi_seq2exp.data.tables import read_table
 from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.training.labels import Labels, LabelScale, labels_from_column
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +117,12 @@ def open_published(
 
 def read_published_genes(folder: Path, cell_type: str) -> pd.DataFrame:
     """Join the three tables: expression and features, folds and names, positions and promoter reads."""
-    expression = _read(_one(folder, EXPRESSION), ",", ["ENSID"])
-    folds = _read(_one(folder, FOLDS), ",", ["ENSID", "chrom", "Gene name"])
+    expression = _read(_one(folder, EXPRESSION), ["ENSID"])
+    folds = _read(_one(folder, FOLDS), ["ENSID", "chrom", "Gene name"])
     listed = [path for path in sorted(folder.rglob("GeneList.txt")) if cell_type in path.parts]
     if len(listed) != 1:
         raise InputError(f"{folder}: found {len(listed)} files GeneList.txt in a folder '{cell_type}', expected one.")
-    positions = _read(listed[0], "\t", ["symbol", "chr", "tss", "H3K27ac.RPM.TSS1Kb", "DHS.RPM.TSS1Kb"])
+    positions = _read(listed[0], ["symbol", "chr", "tss", "H3K27ac.RPM.TSS1Kb", "DHS.RPM.TSS1Kb"])
     positions["PROMOTER_ACTIVITY"] = np.sqrt(positions["H3K27ac.RPM.TSS1Kb"] * positions["DHS.RPM.TSS1Kb"])
     if "strand" not in positions:
         positions["strand"] = "+"  # windows are read on the forward strand whatever the gene's
@@ -205,15 +203,8 @@ def _one(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _read(path: Path, separator: str, needed: list[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, sep=separator)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from None
-    for name in needed:
-        if name not in table:
-            raise InputError(f"{path}: has no column '{name}' (it has {', '.join(map(str, table.columns[:8]))}).")
-    return table
+def _read(path: Path, needed: list[str]) -> pd.DataFrame:
+    return read_table(path, str(path), needed).typed()
 
 
 def _runs(bools: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from kipoi_seq2exp.data.naming import listing
-from kipoi_seq2exp.data.regions import merge, text_lines
+from kipoi_seq2exp.data.regions import merge
+from kipoi_seq2exp.data.text import bed_records, gtf_records
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.errors import InputError
 
@@ -74,24 +75,18 @@ def read_gene_models(path: Path, *loci: Locus) -> tuple[GeneModel, ...]:
     chroms: dict[str, None] = {}
     genes: dict[str, tuple[dict[str, str], str, str, int, int]] = {}
     exons: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for number, line in text_lines(path, str(path)):
-        if line.startswith("#") or not line.strip():
+    for record in gtf_records(path, str(path)):
+        chroms[record.chrom] = None
+        if record.feature not in ("gene", "exon") or not windows.reach(record.chrom):
             continue
-        fields = line.rstrip("\n").split("\t")
-        if len(fields) < 9 or not (fields[3].isdigit() and fields[4].isdigit()):
-            raise InputError(f"{path}, line {number}: is no GTF record (nine columns, numbers in the 4th and 5th).")
-        start, end = int(fields[3]) - 1, int(fields[4])
-        chroms[fields[0]] = None
-        if fields[2] not in ("gene", "exon") or not windows.reach(fields[0]):
-            continue
-        inside = windows.overlap(fields[0], start, end)
-        if fields[2] == "gene" and inside:
-            named = _attributes(fields[8])
-            genes[named.get("gene_id", "")] = (named, fields[0], fields[6], start, end)
-        elif fields[2] == "exon":
-            gene_id = _attributes(fields[8]).get("gene_id", "")
+        inside = windows.overlap(record.chrom, record.start, record.end)
+        if record.feature == "gene" and inside:
+            named = record.attributes()
+            genes[named.get("gene_id", "")] = (named, record.chrom, record.strand, record.start, record.end)
+        elif record.feature == "exon":
+            gene_id = record.attributes().get("gene_id", "")
             if inside or gene_id in genes:  # a gene that reaches into a window is drawn whole
-                exons[gene_id].add((start, end))
+                exons[gene_id].add((record.start, record.end))
     if not any(map(windows.reach, chroms)):
         raise InputError(
             f"{path} has no chromosome {loci[0].chrom!r} (it has {listing(chroms)}): gene models and predictions must "
@@ -136,20 +131,8 @@ def read_known_elements(path: Path, locus: Locus) -> pd.DataFrame:
         If the file is missing or a line is no interval.
     """
     rows = []
-    for number, line in text_lines(path, str(path)):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
-            continue
-        fields = line.split("\t") if "\t" in line else line.split()
-        fields = [field.strip() for field in fields]
-        if len(fields) < 3 or not (fields[1].isdigit() and fields[2].isdigit()):
-            raise InputError(f"{path}, line {number}: expected chrom, start, end, found {line.strip()[:60]!r}.")
-        start, end = int(fields[1]), int(fields[2])
-        if fields[0] == locus.chrom and end > locus.start and start < locus.end:
-            kind = fields[6] if len(fields) > 6 and fields[6][:1].isalpha() else "known"
-            rows.append((start, end, fields[3] if len(fields) > 3 else "", kind))
+    for record in bed_records(path, str(path)):
+        if record.chrom == locus.chrom and record.end > locus.start and record.start < locus.end:
+            name, kind = (record.fields[at] if len(record.fields) > at else "" for at in (3, 6))
+            rows.append((record.start, record.end, name, kind if kind[:1].isalpha() else "known"))
     return pd.DataFrame(rows, columns=["start", "end", "name", "kind"])
-
-
-def _attributes(text: str) -> dict[str, str]:
-    pairs = (item.strip().split(" ", 1) for item in text.split(";") if item.strip())
-    return {pair[0]: pair[1].strip().strip('"') for pair in pairs if len(pair) == 2}

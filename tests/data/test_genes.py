@@ -149,7 +149,7 @@ def test_bad_choices_are_named(tiny, ids, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "genes.tsv is empty: a gene table with a header line is needed"),
+        ("", "genes.tsv is empty: a table with a header line is needed"),
         (HEADER, "genes.tsv holds no genes"),
         (HEADER + "A\tchr1\t5\t+\nA\tchr1\t6\t+\n", r"line 3 \(gene A\): this gene was there before, at .*line 2"),
         (HEADER + "A\tchr1\tfive\t+\n", r"line 2 \(gene A\): the TSS 'five' is not a whole number"),
@@ -175,7 +175,7 @@ def test_bad_tables_are_named(tmp_path, text, message):
     ("name", "text", "message"),
     [
         ("x.bed", "chr1\t5\t9\tA\n", "line 1: found 4 columns where BED6"),
-        ("x.bed", "chr1\t9\t5\tA\t0\t+\n", "line 1: '9' to '5' is no interval"),
+        ("x.bed", "chr1\t9\t5\tA\t0\t+\n", "line 1: the interval 9-5 is empty, reversed"),
         ("x.bed", "chr1\t5\t9\tA\t0\t.\n", "line 1 .gene A.: the strand '.'"),
         ("x.bed", "", "holds no genes"),
         ("x.gff3", "##gff-version 3\n", "GFF3 is not read; give the annotation as GTF"),

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kipoi_seq2exp.data.regions import Regions, merge, text_lines
+from kipoi_seq2exp.data.regions import Regions, merge
 from kipoi_seq2exp.data.sequence import Genome
+from kipoi_seq2exp.data.text import text_lines
 from kipoi_seq2exp.errors import InputError
 
 
@@ -63,7 +64,7 @@ def test_pickled_regions_mask_the_same(tiny):
     [
         ("", "blacklist .*x.bed holds no intervals"),
         ("#only a comment\n", "holds no intervals"),
-        ("chr1\t1\t5\nchr1\tone\t5\n", "x.bed, line 2: expected chrom, start, end, found 'chr1"),
+        ("chr1\t1\t5\nchr1\tone\t5\n", "x.bed, line 2: start .column 2. is 'one', not a whole number"),
         ("chr1\t1\n", "line 1: expected chrom, start, end"),
         ("chr1\t7\t5\n", "line 1: the interval 7-5 is empty, reversed or negative"),
         ("chr1\t-7\t5\n", "line 1: the interval -7-5 is"),

@@ -82,8 +82,8 @@ def test_a_vcf_is_split_by_allele_and_in_upper_case(tmp_path, records):
     ("record", "message"),
     [
         ("chr1 100 . A", r"line 4: expected a VCF record .* found 'chr1 100 \. A'"),
-        ("chr1\tx\t.\tA\tC", "line 4: expected a VCF record"),
-        ("chr1\t0\t.\tA\tC", "line 4: expected a VCF record"),
+        ("chr1\tx\t.\tA\tC", "line 4: POS .column 2. is 'x', not a whole number"),
+        ("chr1\t0\t.\tA\tC", "line 4: POS is 0, but a VCF counts from 1"),
         ("chr1\t100\t.\tA?\tC", r"line 4: REF is 'A\?', which is no DNA"),
         ("chr1\t100\t.\tA\tC,", "has an empty allele"),
         ("chr1\t100\t.\tA\t<DEL>", r"no variants with plain sequences \(1 alleles"),
@@ -440,7 +440,7 @@ def test_a_served_model_is_called_as_in_kipoi():
         ({1: 8_502}, "is not what the FASTA has"),
         ({0: "1"}, "the FASTA names it 'chr1'"),
         ({0: "chr1", 1: 99_999}, "beyond the end of chr1"),
-        ({1: "x"}, "expected a VCF record"),
+        ({1: "x"}, "POS (column 2) is 'x', not a whole number"),
     ],
 )
 def test_misuse_is_one_sentence(tiny, tmp_path, records, capsys, change, message):

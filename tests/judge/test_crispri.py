@@ -111,10 +111,10 @@ def test_bad_pairs_are_one_sentence(tmp_path, change, message):
 
 def test_files_of_another_format_are_one_sentence(tmp_path):
     (tmp_path / "p.bed").write_text("chr1\t1\t2\nchr1\t3\t4\n")
-    with pytest.raises(InputError, match="has no column 'chrom': the ENCODE CRISPRi benchmark's format"):
+    with pytest.raises(InputError, match=r"ENCODE CRISPRi benchmark's format .* has no column 'chrom'"):
         read_pairs(tmp_path / "p.bed")
     (tmp_path / "e.tsv").write_text("")
-    with pytest.raises(InputError, match="holds no pairs"):
+    with pytest.raises(InputError, match="is empty"):
         read_pairs(tmp_path / "e.tsv")
     write_pairs(tmp_path / "p.tsv")
     (tmp_path / "p.tsv").write_text((tmp_path / "p.tsv").read_text() + "chr1\t5\n")

@@ -229,7 +229,7 @@ def test_known_elements_have_kinds_where_the_bed_does(tmp_path):
 def test_damaged_annotation_is_named_by_line(tmp_path):
     path = tmp_path / "bad"
     path.write_text("chr1\t1\n")
-    with pytest.raises(InputError, match="bad, line 1: is no GTF record"):
+    with pytest.raises(InputError, match="bad, line 1: not a GTF record"):
         read_gene_models(path, HERE)
     with pytest.raises(InputError, match="bad, line 1: expected chrom, start, end"):
         read_known_elements(path, HERE)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.handles import LazyFile
 from kipoi_seq2exp.data.naming import check_chromosomes
-from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.tables import table_rows
+from kipoi_seq2exp.data.text import as_whole, whole_number
 from kipoi_seq2exp.data.tracks.bedgraph import Steps
 from kipoi_seq2exp.data.tracks.contacts import (
     BIN_BP,
@@ -150,7 +151,8 @@ class HicContacts(LazyFile[Any], ContactSource):
         if not self.path.is_file():
             raise InputError(f"{self.where}: no such file.")
         text = asked.rstrip("/").removeprefix("/resolutions/")
-        if text and not text.isdigit():
+        wanted = as_whole(text) if text else None
+        if text and wanted is None:
             raise InputError(f"{self.where}: the resolution '{asked}' is not a whole number of base pairs.")
         try:
             single = hictkpy.is_cooler(self.path)
@@ -164,7 +166,8 @@ class HicContacts(LazyFile[Any], ContactSource):
             raise InputError(f"{self.where} cannot be read as Hi-C ({error}).") from None
         if not present or present == [0]:
             raise InputError(f"{self.where} is no .hic, .mcool or .cool file with bins of one width, or is truncated.")
-        wanted = int(text) if text else present[0] if single else BIN_BP
+        if wanted is None:
+            wanted = present[0] if single else BIN_BP
         if wanted not in present:
             listed = ", ".join(map(str, present))
             raise InputError(
@@ -294,34 +297,25 @@ class GeneTableContacts(LazyFile[dict[str, Steps]], ContactSource):
         return self.handle[query.gene_id].expand(start, end)
 
     def _open(self) -> dict[str, Steps]:
-        rows: dict[str, list[tuple[int, int, float]]] = {}
-        header: list[str] = []
-        for number, line in text_lines(self.path, self.where):
-            fields = line.rstrip("\r\n").split("\t")
-            if not header:
-                header = fields
-                missing = [name for name in self.COLUMNS if name not in header]
-                if missing:
-                    raise InputError(f"{self.where} has no column '{missing[0]}': it needs {', '.join(self.COLUMNS)}.")
-                continue
-            gene_id, start, end, contact = self._entry(header, fields, number)
-            rows.setdefault(gene_id, []).append((start, end, contact))
-        if not rows:
+        profiles: dict[str, list[tuple[int, int, float]]] = {}
+        columns, rows = table_rows(self.path, self.where, self.COLUMNS)
+        places = [columns.index(name) for name in self.COLUMNS]
+        for number, fields in rows:
+            gene_id, start, end, contact = (fields[place] for place in places)
+            profiles.setdefault(gene_id, []).append(self._entry(start, end, contact, f"{self.where}, line {number}"))
+        if not profiles:
             raise InputError(f"{self.where} holds no profiles.")
-        return {gene_id: self._steps(gene_id, entries) for gene_id, entries in rows.items()}
+        return {gene_id: self._steps(gene_id, entries) for gene_id, entries in profiles.items()}
 
-    def _entry(self, header: list[str], fields: list[str], number: int) -> tuple[str, int, int, float]:
-        entry = dict(zip(header, fields, strict=False))
+    def _entry(self, start: str, end: str, contact: str, here: str) -> tuple[int, int, float]:
+        first, last = whole_number(start, here, "start"), whole_number(end, here, "end")
         try:
-            gene_id, start, end, contact = (entry[name] for name in self.COLUMNS)
-            values = int(start), int(end), float(contact)
-        except (KeyError, ValueError):
-            raise InputError(f"{self.where}, line {number}: expected {', '.join(self.COLUMNS)}.") from None
-        if not (0 <= values[0] < values[1] and 0 <= values[2] < np.inf):
-            raise InputError(
-                f"{self.where}, line {number}: {start}-{end} must be an interval and the contact {contact} at least 0."
-            )
-        return gene_id, *values
+            value = float(contact)
+        except ValueError:
+            raise InputError(f"{here}: contact is {contact[:40]!r}, not a number.") from None
+        if not (0 <= first < last and 0 <= value < np.inf):
+            raise InputError(f"{here}: {start}-{end} must be an interval and the contact {contact} at least 0.")
+        return first, last, value
 
     def _steps(self, gene_id: str, entries: list[tuple[int, int, float]]) -> Steps:
         entries.sort()

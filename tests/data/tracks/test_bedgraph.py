@@ -85,7 +85,7 @@ def test_negative_value_is_named_where_it_would_be_read(tmp_path):
     ("text", "message"),
     [
         ("chr1\t0\t5\n", "line 1: expected chrom, start, end, value"),
-        ("chr1\t0\t5\thigh\n", "line 1: expected chrom, start, end, value"),
+        ("chr1\t0\t5\thigh\n", "line 1: the value .column 4. is 'high', not a number"),
         ("", "holds no intervals"),
     ],
 )

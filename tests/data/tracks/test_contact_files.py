@@ -280,8 +280,8 @@ def test_table_of_profiles(tiny, tmp_path):
         ([("A", 0, 10, -0.5)], "line 2: 0-10 must be an interval and the contact -0.5 at least 0"),
         ([("A", 0, 10, "nan")], "line 2: 0-10 must be"),
         ([("A", 10, 10, 1)], "line 2: 10-10 must be"),
-        ([("A", 0, 10)], "line 2: expected gene_id, start, end, contact"),
-        ([("A", 0, 10, "x")], "line 2: expected"),
+        ([("A", 0, 10)], "line 2: found 3 columns where the header has 4"),
+        ([("A", 0, 10, "x")], "line 2: contact is .x., not a number"),
         ([], "holds no profiles"),
     ],
 )
