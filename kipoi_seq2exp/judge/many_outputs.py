@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.naming import listing
-from kipoi_seq2exp.data.regions import text_lines
+from kipoi_seq2exp.data.text import text_lines
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.settings import suggest
 
