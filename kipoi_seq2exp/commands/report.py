@@ -15,6 +15,7 @@ _DESCRIPTION = """Write one page of a set of predicted genes: a sortable table, 
 
 writes into report/
   report.html        works from disk, without a network
+  report_loci/       the loci of more than 300 genes, a file each; keep it beside the page
   igv_session.xml    genes, tracks, mask and elements for IGV     tracks.ini   the same for pyGenomeTracks
 """
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     around = Surroundings(options.track_sources(args), gtf=args.gtf, crispri=args.crispri)
     with read_predictions(args.results) as predictions:
         with options.gene_bar(predictions, "report") as on_gene:
-            page = build_page(predictions, calls, around, args.title, on_gene)
+            page = build_page(predictions, calls, around, args.title, args.output, on_gene)
         make_folder(args.output)
         mask = elements = None
         if predictions.has_mask:

@@ -1,8 +1,13 @@
 "use strict";
-// The page of `seq2exp report`: a sortable table, predicted against observed, and igv.js for the loci. No network.
+// The page of `seq2exp report`: a table that sorts and searches, predicted against observed, and igv.js for the loci.
+// Loci of many genes come from files beside the page. No network.
 
 const [GENES, MASK, CALL, OTHER] = ["#22303c", "#7a3e9d", "#d1495b", "#9aa5ad"];
 const SIGNALS = ["#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c"];
+const ROW = 28; // pixels of a row of the table, as in the style
+const MOST_POINTS = 2000; // that are drawn as circles; more are painted
+const NEAR = 2e6; // bases from a gene within which others are shown
+const MISSING = "its file is missing: keep the folder of the loci beside this page";
 const PROMOTER = "promoter: always kept, never called";
 const COLUMNS = [ // field, heading, decimals of a number
   ["gene_id", "gene"],
@@ -19,29 +24,50 @@ const COLUMNS = [ // field, heading, decimals of a number
 const absent = (value) => value === null || value === undefined;
 const grouped = (number) => Math.round(number).toLocaleString("en");
 const LETTERS = { "<": "\u2039", ">": "\u203a", '"': "\u201d" };
+const shown = (text) => (/[<>"]/.test(text) ? text.replace(/[<>"]/g, (letter) => LETTERS[letter]) : text);
 /** A value of the data without the letters of HTML, which igv.js would read: names come from files. */
 function plain(value) {
-  if (typeof value === "string") return value.replace(/[<>"]/g, (letter) => LETTERS[letter]);
+  if (typeof value === "string") return shown(value);
   if (absent(value) || typeof value !== "object" || Array.isArray(value)) return value;
-  return Object.fromEntries(Object.entries(value).map(([name, item]) => [plain(name), item]));
+  for (const name of Object.keys(value)) {
+    if (shown(name) === name) continue;
+    value[shown(name)] = value[name];
+    delete value[name];
+  }
+  return value;
 }
+const parsed = (text) => JSON.parse(text, (_, value) => plain(value));
 const byId = (id) => document.getElementById(id);
+
+/** A text by which names sort as people do: numbers inside by their size. */
+const sortable = (text) => String(text).toLowerCase().replace(/\d+/g, (digits) => digits.padStart(12, "0"));
+
+/** What rows are sorted by: numbers as they are, places by chromosome and position, other texts as `sortable`. */
+function keyOf(row, column) {
+  if (column === "place") return `${sortable(row.chrom)} ${sortable(row.tss)}`;
+  return absent(row[column]) || typeof row[column] === "number" ? row[column] : sortable(row[column]);
+}
 
 /** Rows sorted by a column; absent values last, ties in the order they had; places by chromosome and position. */
 function sortRows(rows, column, rising) {
-  const order = (a, b) => {
-    if (column === "place") return order1(a.chrom, b.chrom) || a.tss - b.tss;
-    return order1(a[column], b[column]);
-  };
-  const order1 = (x, y) => (typeof x === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true }));
-  const missing = (row) => column !== "place" && absent(row[column]);
-  return rows
-    .map((row, place) => ({ row, place }))
-    .sort((a, b) => {
-      if (missing(a.row) || missing(b.row)) return missing(a.row) - missing(b.row) || a.place - b.place;
-      return (rising ? 1 : -1) * order(a.row, b.row) || a.place - b.place;
-    })
-    .map((item) => item.row);
+  const keyed = rows.map((row) => ({ row, key: keyOf(row, column) }));
+  const there = keyed.filter((item) => !absent(item.key));
+  const sign = rising ? 1 : -1;
+  there.sort((a, b) => (a.key < b.key ? -sign : a.key > b.key ? sign : 0));
+  return [...there, ...keyed.filter((item) => absent(item.key))].map((item) => item.row);
+}
+
+const TESTS = { ">": (a, b) => a > b, ">=": (a, b) => a >= b, "<": (a, b) => a < b, "<=": (a, b) => a <= b, "=": (a, b) => a === b };
+
+/** Rows that fit every word: a part of a gene's id, name or place, or a column compared with a number. */
+function search(rows, text, columns) {
+  const tests = text.toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
+    const [, label, sign, number] = /^([a-z]+)(>=|<=|>|<|=)(-?[\d.]+)$/.exec(word) || [];
+    const column = columns.find(([, heading, decimals]) => decimals !== undefined && heading.toLowerCase().split(",")[0] === label);
+    if (column) return (row) => !absent(row[column[0]]) && TESTS[sign](row[column[0]], Number(number));
+    return (row) => row.words.includes(word);
+  });
+  return tests.length ? rows.filter((row) => tests.every((test) => test(row))) : rows;
 }
 
 /** Round positions for ticks: 1, 2 or 5 times a power of ten apart, about `count` of them. */
@@ -80,15 +106,16 @@ function intervals(packed, gene, length) {
 }
 
 function geneTrack(data, gene) {
-  const features = (data.models[gene.chrom] || []).map(([start, end, name, id, strand, exons]) => {
+  const models = gene.models || data.models;
+  const features = (models[gene.chrom] || []).map(([start, end, name, id, strand, exons]) => {
     return { chr: gene.chrom, start, end, name, id, strand, exons: exons.map(([s, e]) => ({ start: s, end: e })) };
   });
   if (!features.length) {
-    for (const row of data.genes.filter((other) => other.chrom === gene.chrom)) {
+    for (const row of data.genes.filter((other) => other.chrom === gene.chrom && Math.abs(other.tss - gene.tss) < NEAR)) {
       features.push({ chr: row.chrom, start: row.tss, end: row.tss + 1, name: row.gene_id, strand: row.strand });
     }
   }
-  const [name, height] = Object.keys(data.models).length ? ["genes", 110] : ["TSS", 45];
+  const [name, height] = Object.keys(models).length ? ["genes", 110] : ["TSS", 45];
   const color = (feature) => ([gene.name, gene.gene_id].includes(feature.name) ? CALL : GENES);
   return { name, type: "annotation", displayMode: "EXPANDED", height, color, features };
 }
@@ -154,28 +181,58 @@ function windowOf(data, gene) {
   return `${gene.chrom}:${Math.max(gene.start, 0) + 1}-${Math.min(gene.end, data.chroms[gene.chrom])}`;
 }
 
+/** The locus of a gene: inside the page, or handed over by the frame of a file beside it. */
+function load(data, gene) {
+  if (!data.beside) return Promise.resolve(gene);
+  return new Promise((resolve, reject) => {
+    const frame = document.createElement("iframe");
+    const end = (settle, value) => {
+      window.removeEventListener("message", hear);
+      frame.remove();
+      settle(value);
+    };
+    const hear = (event) => {
+      if (event.source !== frame.contentWindow) return;
+      const locus = parsed(event.data);
+      if (locus.gene_id === gene.gene_id) end(resolve, { ...gene, ...locus });
+      else end(reject, new Error(`its file is of another report (${locus.gene_id}): make the report again`));
+    };
+    window.addEventListener("message", hear);
+    frame.addEventListener("load", () => setTimeout(() => end(reject, new Error(MISSING)), 2000));
+    frame.setAttribute("sandbox", "allow-scripts");
+    frame.hidden = true;
+    frame.src = `${data.beside}/${gene.number}.html`;
+    document.body.append(frame);
+  });
+}
+
 // -------------------------------------------------------------------------------------------------------- the page
 
 function start(data) {
-  const state = { column: "expression", rising: false, gene: null, browser: null, shown: Promise.resolve() };
-  for (const gene of data.genes) {
+  const state = { column: "expression", rising: false, gene: null, browser: null, shown: Promise.resolve(), rows: [], first: -1 };
+  data.genes.forEach((gene, number) => {
+    gene.number = number;
     gene.place = `${gene.chrom}:${grouped(gene.tss)} ${gene.strand}`;
+    gene.words = `${gene.gene_id} ${gene.name || ""} ${gene.place} ${gene.chrom}:${gene.tss}`.toLowerCase();
     gene.kept_percent = absent(gene.kept_fraction) ? null : 100 * gene.kept_fraction;
-    gene.n_pairs = gene.pairs ? gene.pairs.length : null;
-  }
+  });
   const columns = COLUMNS.filter(([name]) => data.genes.some((gene) => !absent(gene[name])));
+  const known = data.genes.filter((gene) => !absent(gene.observed));
 
   function make(name, text, parent, className) {
     const made = document.createElement(name);
     made.textContent = text;
     if (className) made.className = className;
-    parent.appendChild(made);
+    if (parent) parent.appendChild(made);
     return made;
   }
 
-  function drawTable() {
-    byId("table").replaceChildren();
-    const head = make("tr", "", make("thead", "", byId("table")));
+  /** Choose and sort the rows, and draw the heading. */
+  function arrange() {
+    state.rows = sortRows(search(data.genes, byId("search").value, columns), state.column, state.rising);
+    const [found, all] = [state.rows.length, data.genes.length].map(grouped);
+    byId("count").textContent = found === all ? `${all} ${all === "1" ? "gene" : "genes"}` : `${found} of ${all} genes`;
+    const head = make("tr", "", make("thead", ""));
     for (const [name, label, decimals] of columns) {
       const mark = name === state.column ? (state.rising ? " \u25b2" : " \u25bc") : "";
       const cell = make("th", label + mark, head, decimals === undefined ? "" : "number");
@@ -183,11 +240,22 @@ function start(data) {
       cell.addEventListener("click", () => {
         state.rising = name === state.column ? !state.rising : decimals === undefined;
         state.column = name;
-        drawTable();
+        byId("list").scrollTop = 0;
+        arrange();
       });
     }
-    const body = make("tbody", "", byId("table"));
-    for (const gene of sortRows(data.genes, state.column, state.rising)) {
+    byId("table").replaceChildren(head.parentNode, make("tbody", ""));
+    drawRows();
+  }
+
+  /** Draw the rows on show, and some to either side; the others are space. */
+  function drawRows() {
+    const first = Math.max(0, Math.floor(byId("list").scrollTop / ROW) - 40);
+    const some = state.rows.slice(first, first + 100);
+    state.first = first;
+    const body = make("tbody", "");
+    make("tr", "", body, "space").style.height = `${first * ROW}px`;
+    for (const gene of some) {
       const row = make("tr", "", body, gene === state.gene ? "chosen" : "");
       for (const [name, , decimals] of columns) {
         const value = absent(gene[name]) ? "" : decimals === undefined ? gene[name] : gene[name].toFixed(decimals);
@@ -195,18 +263,28 @@ function start(data) {
       }
       row.addEventListener("click", () => choose(gene));
     }
+    make("tr", "", body, "space").style.height = `${(state.rows.length - first - some.length) * ROW}px`;
+    for (const space of body.querySelectorAll(".space")) space.hidden = space.style.height === "0px";
+    byId("table").tBodies[0].replaceWith(body);
+  }
+
+  /** Where the scatter puts values: equal on both axes. */
+  function scale() {
+    let [least, most] = [Infinity, -Infinity];
+    for (const gene of known) {
+      least = Math.min(least, gene.observed, gene.expression);
+      most = Math.max(most, gene.observed, gene.expression);
+    }
+    const edge = 0.05 * (most - least || 1);
+    const [low, high] = [least - edge, most + edge];
+    const share = (value) => ((value - low) / (high - low)) * 318;
+    return { low, high, across: (value) => 52 + share(value), up: (value) => 328 - share(value) };
   }
 
   function drawScatter() {
-    const known = data.genes.filter((gene) => !absent(gene.observed));
     byId("scatter-part").hidden = known.length < 2;
     if (known.length < 2) return;
-    const pairs = known.map((gene) => [gene.observed, gene.expression]);
-    const [least, most] = [Math.min(...pairs.flat()), Math.max(...pairs.flat())];
-    const edge = 0.05 * (most - least || 1);
-    const [low, high] = [least - edge, most + edge];
-    const across = (value) => 52 + ((value - low) / (high - low)) * 318;
-    const up = (value) => 328 - ((value - low) / (high - low)) * 318;
+    const { low, high, across, up } = scale();
     const parts = [`<rect class="frame" x="52" y="10" width="318" height="318"/>`];
     parts.push(`<line x1="52" y1="328" x2="370" y2="10" class="same"/>`);
     for (const tick of ticks(low, high, 5)) {
@@ -216,8 +294,31 @@ function start(data) {
     }
     parts.push(`<text x="211" y="368" class="tick">observed</text>`);
     parts.push(`<text x="14" y="169" class="tick" transform="rotate(-90 14 169)">predicted</text>`);
+    parts.push(`<g id="points"></g>`);
     byId("scatter").innerHTML = parts.join("");
-    for (const gene of [...known].sort((a, b) => (a === state.gene) - (b === state.gene))) {
+    const pairs = known.map((gene) => [gene.observed, gene.expression]);
+    const r = known.length > 2 ? pearson(pairs) : null;
+    byId("agreement").textContent = `${data.unit}, ${grouped(known.length)} ${known.length === 1 ? "gene" : "genes"}` + (r === null ? "" : `, Pearson ${r.toFixed(3)}`);
+    if (known.length <= MOST_POINTS) return;
+    const paper = byId("cloud").getContext("2d");
+    paper.fillStyle = "rgba(47, 111, 159, 0.35)";
+    for (const gene of known) paper.fillRect(across(gene.observed) - 1, up(gene.expression) - 1, 2, 2);
+    byId("scatter").addEventListener("click", (event) => {
+      const box = byId("scatter").getBoundingClientRect();
+      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      const far = (gene) => (across(gene.observed) - x) ** 2 + (up(gene.expression) - y) ** 2;
+      const nearest = known.reduce((best, gene) => (far(gene) < far(best) ? gene : best));
+      if (far(nearest) < 64) choose(nearest);
+    });
+  }
+
+  /** Draw the points, the chosen one last; of many the chosen one alone, for the others are painted. */
+  function drawPoints() {
+    if (known.length < 2) return;
+    const { across, up } = scale();
+    const drawn = known.length > MOST_POINTS ? known.filter((gene) => gene === state.gene) : known;
+    byId("points").replaceChildren();
+    for (const gene of [...drawn].sort((a, b) => (a === state.gene) - (b === state.gene))) {
       const point = document.createElementNS("http://www.w3.org/2000/svg", "circle");
       const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
       title.textContent = `${gene.name || gene.gene_id}: ${gene.expression.toFixed(3)}, ${gene.observed.toFixed(3)}`;
@@ -226,27 +327,26 @@ function start(data) {
       for (const [name, value] of Object.entries(place)) point.setAttribute(name, value);
       point.setAttribute("class", gene === state.gene ? "chosen" : "");
       point.addEventListener("click", () => choose(gene));
-      byId("scatter").appendChild(point);
+      byId("points").appendChild(point);
     }
-    const r = known.length > 2 ? pearson(pairs) : null;
-    byId("agreement").textContent = `${data.unit}, ${known.length} ${known.length === 1 ? "gene" : "genes"}` + (r === null ? "" : `, Pearson ${r.toFixed(3)}`);
   }
 
   function drawTitle(gene) {
     const observed = absent(gene.observed) ? "" : `, observed ${gene.observed.toFixed(3)}`;
     const name = gene.name && gene.name !== gene.gene_id ? `${gene.name} (${gene.gene_id})` : gene.gene_id;
     byId("title").textContent = `${name}  ${gene.place}: predicted ${gene.expression.toFixed(3)}${observed}`;
-    const words = gene.mask ? ["Red: called elements; grey: the promoter, always kept and never called; dotted: the mask that a call reaches."] : [];
-    if (gene.pairs && gene.pairs.length) words.push("Arcs: CRISPRi pairs of this gene, red where it is regulated.");
+    const words = !absent(gene.n_elements) ? ["Red: called elements; grey: the promoter, always kept and never called; dotted: the mask that a call reaches."] : [];
+    if (gene.n_pairs) words.push("Arcs: CRISPRi pairs of this gene, red where it is regulated.");
     byId("legend").textContent = words.join(" ");
   }
 
   async function show(gene) {
     if (gene !== state.gene) return; // another was chosen meanwhile
+    const locus = await load(data, gene);
     if (state.browser === null) {
-      state.browser = await igv.createBrowser(byId("locus"), session(data, gene));
+      state.browser = await igv.createBrowser(byId("locus"), session(data, locus));
       state.browser.on("locuschange", tell);
-    } else await state.browser.loadSessionObject(session(data, gene));
+    } else await state.browser.loadSessionObject(session(data, locus));
     tell();
   }
 
@@ -257,20 +357,30 @@ function start(data) {
 
   function choose(gene) {
     state.gene = gene;
-    drawTable();
-    drawScatter();
+    drawRows();
+    drawPoints();
     drawTitle(gene);
+    byId("failure").textContent = "";
     state.shown = state.shown.then(() => show(gene)).catch((error) => {
-      byId("failure").textContent = `The locus cannot be shown: ${error.message}`;
-      throw error;
+      byId("failure").textContent = `The locus cannot be shown: ${error.message}.`;
+      if (!data.beside) throw error;
     });
   }
 
   byId("in").addEventListener("click", () => state.browser && state.browser.zoomIn());
   byId("out").addEventListener("click", () => state.browser && state.browser.zoomOut());
   byId("all").addEventListener("click", () => state.browser && state.browser.search(windowOf(data, state.gene)));
-  choose(sortRows(data.genes, "expression", false)[0]);
+  byId("list").addEventListener("scroll", () => {
+    if (Math.abs(byId("list").scrollTop / ROW - 40 - state.first) > 20) drawRows();
+  });
+  byId("search").addEventListener("input", () => {
+    byId("list").scrollTop = 0;
+    arrange();
+  });
+  arrange();
+  drawScatter();
+  choose(state.rows[0]);
   return state;
 }
 
-const report = start(JSON.parse(byId("data").textContent, (_, value) => plain(value)));
+const report = start(parsed(byId("data").textContent));

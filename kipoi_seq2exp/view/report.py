@@ -1,17 +1,19 @@
-"""One self-contained page of a set of predicted genes: a sortable table, a scatter, loci that zoom.
+"""The page of a set of predicted genes: a table that sorts and searches, a scatter, loci that zoom.
 
-Contract: predictions in; one HTML text out that needs no network and no other file: its own code (`report.js`), igv.js
-(`igv/`, a copy of the published build) and the data are inside it. A track is at most `BINS` bins per window (the
-maximum of a signal, the mean of the mask), a byte each.
+Contract: predictions in; one HTML text out that needs no network: its own code (`report.js`), igv.js (`igv/`, a copy of
+the published build) and the table are inside it, and the loci too, up to `INSIDE` genes. The loci of more genes lie in
+files beside it (`loci_files`), written gene by gene: memory holds the rows of the table alone. A track is at most
+`BINS` bins per window (the maximum of a signal, the mean of the mask), a byte each.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,13 @@ from kipoi_seq2exp.judge.crispri import check_overlap
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import read_tracks
 from kipoi_seq2exp.view.annotation import GeneModel, read_gene_models
+from kipoi_seq2exp.view.loci_files import FOLDER, json_text, locus_writer, script_hash
 from kipoi_seq2exp.view.locus import Surroundings, assembly_of, unit_of
 from kipoi_seq2exp.zoo.registry import PROVISIONAL
 
 BINS = 8_000
-MOST_GENES = 1_000
+INSIDE = 300  # genes whose loci are inside the page, some 46 kB each
+BESIDE = ("tracks", "mask", "elements", "pairs", "promoter", "threshold")  # of a gene, where its locus is in a file
 
 
 def build_page(
@@ -39,6 +43,7 @@ def build_page(
     calls: CallSettings,
     around: Surroundings,
     title: str,
+    folder: Path,
     on_gene: Callable[[], None] | None = None,
 ) -> str:
     """Return the page of a gene set.
@@ -50,25 +55,25 @@ def build_page(
     around : Surroundings
         Files of the tracks (by default those that the predictions were made from), gene models, CRISPRi pairs.
     title : str
+    folder : Path
+        Where the page will lie; the loci of more than `INSIDE` genes are written there.
     on_gene : callable, optional
         Called after each gene.
 
     Raises
     ------
     InputError
-        If there are no genes, or more than a page can hold; if a file cannot be read, or the CRISPRi pairs are of other
-        genes.
+        If there are no genes; if a file cannot be read, or the CRISPRi pairs are of other genes.
+    OutputError
+        If the loci cannot be written.
     """
     import jinja2
 
-    if not 0 < len(predictions) <= MOST_GENES:
-        raise InputError(
-            f"{predictions.path} holds {len(predictions)} genes; a page takes 1 to {MOST_GENES:,}: predict a part of "
-            f"them into a folder of their own (--gene-ids)."
-        )
+    if not len(predictions):
+        raise InputError(f"{predictions.path} holds no genes: there is nothing to show.")
     model = predictions.provenance.get("model")
     provisional = model is not None and model["provenance"]["status"] == PROVISIONAL
-    data = json.dumps(_data(predictions, calls, around, on_gene), allow_nan=False, separators=(",", ":"))
+    data = _data(predictions, calls, around, folder, on_gene)
     template = jinja2.Environment(autoescape=True).from_string(_packaged("report.html"))
     igv = _packaged("igv", "igv.min.js").partition("\n//# sourceMappingURL=")[0]  # the map is not in the page
     about_igv = f"/* igv.js, inside this page so that it needs no network.\n{_packaged('igv', 'LICENSE')}\n*/\n"
@@ -77,9 +82,10 @@ def build_page(
         title=title,
         notice=status_line(model["name"], PROVISIONAL) if provisional and model is not None else "",
         about="\n".join(describe_lines(predictions.provenance, calls)),
-        data=data.replace("<", "\\u003c"),
+        data=json_text(data),
         scripts=scripts,
-        script_hashes=" ".join(map(_script_hash, scripts)),
+        script_hashes=" ".join(map(script_hash, scripts)),
+        frames="file: 'self'" if data["beside"] else "'none'",
     )
 
 
@@ -92,13 +98,12 @@ def _as_parsed(script: str) -> str:
     return script.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _script_hash(script: str) -> str:
-    """Name a script in the page's policy: the browser runs these alone, and no text of a file ever."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
 def _data(
-    predictions: Predictions, calls: CallSettings, around: Surroundings, on_gene: Callable[[], None] | None
+    predictions: Predictions,
+    calls: CallSettings,
+    around: Surroundings,
+    folder: Path,
+    on_gene: Callable[[], None] | None,
 ) -> dict[str, Any]:
     loci = [predictions.locus(index) for index in range(len(predictions))]
     models = () if around.gtf is None else read_gene_models(around.gtf, *loci)
@@ -106,27 +111,43 @@ def _data(
     if around.crispri is not None:
         pairs = read_pairs(around.crispri)
         check_overlap(pairs, predictions, str(around.crispri))
+    beside = len(loci) > INSIDE
     names = {name: model for model in models for name in (model.gene_id.split(".")[0], model.gene_id)}
+    laid_out = _models(models, {locus.gene_id for locus in loci})
     genes = []
-    for index, locus in enumerate(loci):
-        gene = _gene(predictions, index, calls)
-        if locus.gene_id in names:
-            gene["name"] = names[locus.gene_id].name
-        gene["tracks"] = [
-            {"name": line.spec.name, "unit": line.spec.unit, **_packed(binned(line.values, np.max))}
-            for line in read_tracks(predictions.provenance, around.sources, locus)
-        ]
-        gene["pairs"] = None if pairs is None else _pairs(pairs, locus)
-        genes.append(gene)
-        if on_gene is not None:
-            on_gene()
+    with locus_writer(folder) if beside else nullcontext() as write:
+        for index, locus in enumerate(loci):
+            gene = _gene(predictions, index, calls)
+            if locus.gene_id in names:
+                gene["name"] = names[locus.gene_id].name
+            gene["tracks"] = [
+                {"name": line.spec.name, "unit": line.spec.unit, **_packed(binned(line.values, np.max))}
+                for line in read_tracks(predictions.provenance, around.sources, locus)
+            ]
+            gene["pairs"] = None if pairs is None else _pairs(pairs, locus)
+            gene["n_pairs"] = None if pairs is None else len(gene["pairs"])
+            if write is not None:
+                near = {locus.chrom: _near(laid_out.get(locus.chrom, []), locus)} if models else {}
+                shown = {name: gene.pop(name) for name in BESIDE if name in gene}
+                write(index, {"gene_id": locus.gene_id, "models": near, **shown})
+            genes.append(gene)
+            if on_gene is not None:
+                on_gene()
     return {
         "assembly": assembly_of(predictions.provenance),
         "chroms": _chrom_lengths(predictions, loci),
         "unit": unit_of(predictions.provenance),
-        "models": _models(models, {locus.gene_id for locus in loci}),
+        "models": {} if beside else laid_out,
+        "beside": FOLDER if beside else None,
         "genes": genes,
     }
+
+
+def _near(entries: Sequence[list[Any]], locus: Locus) -> list[list[Any]]:
+    """Return the gene models of a chromosome that lie at most a window's length from a window."""
+    length = locus.end - locus.start
+    stop = bisect_left(entries, locus.end + length, key=lambda entry: entry[0])
+    return [entry for entry in entries[:stop] if entry[1] > locus.start - length]
 
 
 def _gene(predictions: Predictions, index: int, calls: CallSettings) -> dict[str, Any]:

@@ -151,10 +151,35 @@ def test_a_bedgraph_is_named_as_one(results, tmp_path):
     assert "file_type = bedgraph\n" in genome_tracks_ini(shown)
 
 
-def test_too_many_genes_are_one_sentence(results, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(report, "MOST_GENES", 3)
+def test_loci_of_many_genes_lie_beside_the_page(tiny, made, results, tmp_path, monkeypatch):
+    """The same data as inside the page, a file a gene, and no file of an earlier report among them."""
+    monkeypatch.setattr(report, "BINS", BINS)
+    monkeypatch.setattr(report, "INSIDE", 3)
+    pairs = write_pairs(tmp_path / "pairs.tsv")
+    words = ["report", str(results), "-o", str(tmp_path), "--gtf", str(tiny.gtf), "--crispri", str(pairs)]
+    (tmp_path / "report_loci").mkdir()
+    (tmp_path / "report_loci" / "99.html").touch()
+    assert main([*words, "--threshold", "0.6"]) == 0
+    whole, page = data_of((made / "report.html").read_text()), data_of((tmp_path / "report.html").read_text())
+    assert {path.name for path in (tmp_path / "report_loci").iterdir()} == {f"{row}.html" for row in range(7)}
+    assert page["beside"] == "report_loci"
+    assert page["models"] == {}
+    for row, (gene, inside) in enumerate(zip(page["genes"], whole["genes"], strict=True)):
+        said = (tmp_path / "report_loci" / f"{row}.html").read_text()
+        locus = json.loads(re.search(r'id="locus">(.*?)</script>', said, re.DOTALL)[1])
+        models = locus.pop("models")
+        assert not gene.keys() & (locus.keys() - {"gene_id"})
+        assert {**gene, **locus} == inside
+        near = [entry for entry in whole["models"].get(gene["chrom"], []) if abs(entry[0] - gene["tss"]) < 5_000]
+        assert set(map(str, near)) <= set(map(str, models[gene["chrom"]]))
+
+
+def test_no_genes_are_one_sentence(results, tmp_path, capsys, monkeypatch):
+    from kipoi_seq2exp.prediction.store import Predictions
+
+    monkeypatch.setattr(Predictions, "__len__", lambda predictions: 0)
     assert main(["report", str(results), "-o", str(tmp_path / "o")]) == 1
-    assert "holds 7 genes; a page takes 1 to 3" in capsys.readouterr().err
+    assert "holds no genes: there is nothing to show" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

@@ -216,6 +216,115 @@ def test_the_scatter_shows_the_genes_with_labels(shown):
     assert shown.execute_script(title, chosen).startswith("gene06:")
 
 
+def search(driver, words):
+    box = driver.find_element("id", "search")
+    box.clear()
+    box.send_keys(words, " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "genes"),
+    [
+        ("gene02", ["GENE02"]),
+        ("CHR2: +", ["GENE05", "GENE07"]),
+        ("predicted>2 observed<=12", ["GENE01", "GENE02"]),
+        ("predicted>=10 chr1", ["GENE02"]),
+        ("nowhere", []),
+    ],
+)
+def test_the_table_searches(shown, words, genes):
+    search(shown, words)
+    assert sorted(column(shown, "gene")) == genes
+    assert text(shown, "count") == f"{len(genes)} of 7 genes"
+    search(shown, "")
+    assert len(column(shown, "gene")) == 7
+    assert text(shown, "count") == "7 genes"
+
+
+@pytest.fixture(scope="module")
+def big_page(tiny, tmp_path_factory):
+    """A page of 20,000 genes; the first seven are there, and their loci beside it."""
+    from kipoi_seq2exp.view import report
+
+    folder = tmp_path_factory.mktemp("big")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "INSIDE", 3)
+        path = make_page(tiny, folder, "--threshold", "0.6", "--gtf", str(tiny.gtf))
+    said = path.read_text()
+    data = data_of(said)
+    for number in range(7, 20_000):
+        gene = {**data["genes"][number % 7], "gene_id": f"ENSG{number:011d}", "name": f"name{number}"}
+        gene["expression"] = (number * 7_919 % 20_011) / 20_011 - 30
+        gene["observed"] = gene["expression"] + (number % 13) / 13
+        gene["residual"], gene["tss"] = gene["expression"] - gene["observed"], 700 + number
+        data["genes"].append(gene)
+    before, after = said.split(' id="data">')
+    path.write_text(f'{before} id="data">{json.dumps(data)}{after[after.index("</script>") :]}')
+    return path
+
+
+READY_S, SORT_S = 2.0, 0.3  # at 20,000 genes
+
+
+def thread_s(driver):
+    """Processor time of the page's thread so far: other work on the machine moves the clock, not this."""
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
+
+
+def test_a_page_of_20000_genes_does_not_stall(driver, big_page):
+    """From nothing to the table, the scatter and the first locus; then what a click on a heading takes."""
+    driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+    driver.get("about:blank")
+    before = thread_s(driver)
+    for shown in opened_page(driver, big_page):
+        now = thread_s(shown)
+        assert now - (before if now > before else 0) < READY_S
+        for label in ("gene", "TSS", "observed", "name"):
+            before = thread_s(shown)
+            shown.execute_script(
+                "const named = (cell) => cell.textContent.startsWith(arguments[0]);"
+                "[...document.querySelectorAll('th')].find(named).click();"
+                "document.getElementById('list').getBoundingClientRect();",
+                label,
+            )
+            assert thread_s(shown) - before < SORT_S, label
+    driver.execute_cdp_cmd("Performance.disable", {})
+
+
+def test_a_page_of_20000_genes_shows_every_row_and_loads_loci(driver, big_page):
+    for shown in opened_page(driver, big_page):
+        assert text(shown, "count") == "20,000 genes"
+        assert len(column(shown, "gene")) <= 200  # those on show
+        assert tracks(shown) == ["genes", "h3k27ac", "dnase", "hic", "mask", "elements"]
+        assert ">gene" in drawn(shown)
+        choose(shown, column(shown, "gene")[1])
+        sort_by(shown, "gene")
+        shown.execute_script("const list = document.getElementById('list'); list.scrollTop = list.scrollHeight;")
+        until(shown, lambda d: column(d, "gene")[-1] == "GENE07")
+        search(shown, "name19998")
+        until(shown, lambda d: column(d, "gene") == ["ENSG00000019998"])
+        search(shown, "observed>-1000 elements>=0 chr2:")
+        until(shown, lambda d: text(d, "count").endswith("of 20,000 genes"))
+        assert text(shown, "agreement").startswith("log10(CAGE + 1)") or "20,000 genes" in text(shown, "agreement")
+        assert len(shown.find_elements("css selector", "#scatter circle")) <= 1
+
+
+def test_a_locus_whose_file_is_missing_or_of_another_report_says_so(driver, big_page):
+    driver.get(big_page.as_uri())
+    until(driver, lambda d: text(d, "range"))
+    search(driver, "name19998")
+    driver.find_element("css selector", "#table td").click()
+    until(driver, lambda d: "its file is missing" in text(d, "failure"))
+    moved = big_page.parent / "report_loci"
+    (moved / "19998.html").write_text((moved / "2.html").read_text())
+    driver.find_element("css selector", "#table td").click()
+    until(driver, lambda d: "its file is of another report (GENE03)" in text(d, "failure"))
+    (moved / "19998.html").unlink()
+    complaints(driver)
+    fetched(driver)
+
+
 def test_one_gene(tiny, driver, tmp_path):
     page = make_page(tiny, tmp_path, gene_ids=("GENE03",))
     for shown in opened_page(driver, page):
