@@ -9,19 +9,24 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import json
 import os
+import platform
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kipoi_seq2exp.errors import InputError, OutputError, WeightsError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,119}")
-_STAGING = re.compile(r"\..*\.(\d{1,10})\.[a-z0-9_]{8}\.tmp")  # see `staging_folder`
+# of this machine, in names: elsewhere a process of the same number may live
+_HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_OWNED = re.compile(rf"\..*\.{_HERE}-([0-9]{{1,10}})\.[a-z0-9_]{{8}}\.(tmp|undo)")  # see `_owned_folder`
+_UNDO = "undo.json"  # which files to put back, and from which copies
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run the command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the command again",
@@ -109,19 +114,37 @@ def staging_folder(target: Path) -> Path:
     Nobody can have placed a link there before. Folders that earlier processes left (they were killed) are removed.
     """
     remove_leftovers(target.parent.absolute())
-    prefix = f".{target.name.encode()[:60].decode(errors='ignore')}.{os.getpid()}."
-    return Path(tempfile.mkdtemp(".tmp", prefix, target.parent))
+    return _owned_folder(target, "tmp")
+
+
+def _owned_folder(target: Path, kind: str) -> Path:
+    """Make a hidden folder beside `target` whose name tells which process of which machine it belongs to."""
+    prefix = f".{target.name.encode()[:60].decode(errors='ignore')}.{_HERE}-{os.getpid()}."
+    return Path(tempfile.mkdtemp(f".{kind}", prefix, target.parent))
 
 
 @functools.cache  # once a folder and process
 def remove_leftovers(folder: Path) -> None:
     """Remove the staging folders of this user whose process is gone."""
-    for entry in folder.glob(".*.tmp"):
-        found = _STAGING.fullmatch(entry.name)
+    for entry in _orphans(folder, "tmp"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _orphans(folder: Path, kind: str) -> Iterator[Path]:
+    """Yield the folders of `_owned_folder` of this user and machine whose process is gone."""
+    for entry in folder.glob(f".*.{kind}"):
+        found = _OWNED.fullmatch(entry.name)
         with suppress(OSError):
             state = entry.lstat()
             if found and stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not _alive(int(found[1])):
-                shutil.rmtree(entry, ignore_errors=True)
+                yield entry
+
+
+def remove_partials(store: Path) -> None:
+    """Remove the unfinished chunks that a killed process left in a Zarr folder; nobody else may be writing it."""
+    for entry in store.rglob("*.partial"):
+        with suppress(OSError):
+            entry.unlink()
 
 
 def _alive(pid: int) -> bool:
@@ -156,6 +179,61 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)  # what went wrong before is what the user must hear
+
+
+@contextmanager
+def changed_together(paths: Iterable[Path]) -> Iterator[None]:
+    """Change several files of one folder, all or none: if the block fails, they are as they were before.
+
+    If the process is killed in the block, `undo_leftovers` does that later.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        The files that the block writes or removes; whether they are there or not.
+
+    Raises
+    ------
+    OutputError
+        If the copies that this needs cannot be written.
+    """
+    targets = [path.absolute() for path in paths]
+    home = targets[0].parent
+    try:
+        undo = _owned_folder(home / home.name, "undo")
+        kept = {str(target): str(number) for number, target in enumerate(targets) if target.exists()}
+        for target, copy in kept.items():
+            shutil.copy2(target, undo / copy)
+        write_text(undo / _UNDO, json.dumps([[str(target), kept.get(str(target))] for target in targets]))
+    except OSError as error:
+        raise output_error(home, error) from None
+    try:
+        yield
+    except BaseException:
+        _undo(undo)
+        raise
+    (undo / _UNDO).unlink(missing_ok=True)  # from here on the change is made
+    shutil.rmtree(undo, ignore_errors=True)
+
+
+def undo_leftovers(folder: Path) -> list[Path]:
+    """Undo the changes of `changed_together` that killed processes left half-made; return the files put back."""
+    return [path for orphan in _orphans(folder, "undo") for path in _undo(orphan)]
+
+
+def _undo(undo: Path) -> list[Path]:
+    """Put back what a folder of `changed_together` keeps, and remove it."""
+    changes: list[tuple[str, str | None]] = []
+    with suppress(FileNotFoundError):  # the change was made, or had not begun
+        changes = json.loads((undo / _UNDO).read_text(encoding="utf-8"))
+    for target, copy in changes:
+        if copy is None:
+            Path(target).unlink(missing_ok=True)
+            continue
+        with whole_file(Path(target)) as temporary:
+            shutil.copy2(undo / copy, temporary)
+    shutil.rmtree(undo, ignore_errors=True)
+    return [Path(target) for target, _ in changes]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -114,17 +114,19 @@ def test_a_link_placed_where_a_temporary_goes_is_not_followed(tmp_path: Path) ->
 def test_staging_is_private_and_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = tmp_path / f".result.tsv.{gone.pid}.abcdefgh.tmp"
+    left = tmp_path / f".result.tsv.{files._HERE}-{gone.pid}.abcdefgh.tmp"
     left.mkdir()
     (left / "result.tsv").write_text("half")
-    kept = tmp_path / ".result.tsv.1.abcdefgh.tmp"  # process 1 lives
+    kept = tmp_path / f".result.tsv.{files._HERE}-1.abcdefgh.tmp"  # process 1 lives
     kept.mkdir()
+    elsewhere = tmp_path / f".result.tsv.0badc0de-{gone.pid}.abcdefgh.tmp"  # of another machine
+    elsewhere.mkdir()
     mine = tmp_path / ".notes.tmp"
     mine.mkdir()
     with files.whole_file(tmp_path / "result.tsv") as part:
         assert part.parent.stat().st_mode & 0o777 == 0o700
         part.write_text("whole")
-    assert {entry.name for entry in tmp_path.iterdir()} == {kept.name, mine.name, "result.tsv"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {kept.name, elsewhere.name, mine.name, "result.tsv"}
 
 
 @pytest.mark.parametrize(
@@ -160,3 +162,69 @@ def test_names_of_files_keep_ids_apart_and_plain_ones_as_they_are():
     ]  # fmt: skip
     near = ["a/b", "a\\b", "a:b", "a_b", "x" * 200, "x" * 201]
     assert len({file_name(text) for text in near}) == len(near)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kipoi_seq2exp.files import changed_together
+folder = Path(sys.argv[1])
+with changed_together([folder / "table.tsv", folder / "sub" / "new.bin", folder / "old.md"]):
+    (folder / "table.tsv").write_text("half")
+    (folder / "sub" / "new.bin").write_text("half")
+    (folder / "old.md").unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def state_of(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def several(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "table.tsv").write_text("table")
+    (tmp_path / "old.md").write_text("old")
+    return tmp_path
+
+
+def test_what_a_killed_process_changed_in_part_is_undone_by_the_next(several):
+    before = state_of(several)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(several)], check=False)
+    assert killed.returncode == -9
+    assert state_of(several)["table.tsv"] == "half"
+    undone = files.undo_leftovers(several)
+    assert {path.name for path in undone} == {"table.tsv", "new.bin", "old.md"}
+    assert state_of(several) == before
+    assert files.undo_leftovers(several) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), KeyboardInterrupt(), None])
+def test_several_files_change_together_or_not_at_all(several, error):
+    before = state_of(several)
+
+    def change():
+        with files.changed_together([several / "table.tsv", several / "sub" / "new.bin", several / "old.md"]):
+            (several / "table.tsv").write_text("new")
+            (several / "old.md").unlink()
+            (several / "sub" / "new.bin").write_text("new")
+            if error is not None:
+                raise error
+
+    if error is None:
+        change()
+        assert state_of(several) == {"table.tsv": "new", "sub/new.bin": "new"}
+    else:
+        with pytest.raises(type(error)):
+            change()
+        assert state_of(several) == before
+    assert not list(several.glob(".*"))
+
+
+def test_unfinished_chunks_are_removed(tmp_path):
+    (tmp_path / "preds").mkdir()
+    (tmp_path / "preds" / "1.0").write_text("whole")
+    (tmp_path / "preds" / "2.0.0123abcd.partial").write_text("ha")
+    files.remove_partials(tmp_path)
+    assert state_of(tmp_path) == {"preds/1.0": "whole"}

@@ -25,7 +25,7 @@ from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.genes import NAME_COLUMN
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.errors import ConfigError, OutputError
-from kipoi_seq2exp.files import make_folder, remove_folder
+from kipoi_seq2exp.files import make_folder, remove_folder, remove_partials
 from kipoi_seq2exp.prediction.batches import Halving, cuda_bytes, fitting_batch
 from kipoi_seq2exp.prediction.request import (
     PredictRequest,
@@ -304,6 +304,7 @@ def open_store(folder: Path, layout: Layout, *, overwrite: bool = False) -> Pred
     if not path.exists():
         return PredictionStore.create(path, layout)
     store = PredictionStore.reopen(path)
+    remove_partials(path)
     changed = differences(store.request, layout.request)
     if changed:
         raise OutputError(

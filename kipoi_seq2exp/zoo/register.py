@@ -8,9 +8,12 @@ in Kipoi itself is worked round in `fixes`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +60,14 @@ def register(home: Path | None = None, *, offline: bool = False, group: Path | N
     directory = source.path / name
     steps: list[str] = []
     try:
-        _check_replaceable(directory)
-        if source.uses_git:
-            steps += _ensure_clone(source, name, offline)
-        directory.mkdir(parents=True, exist_ok=True)
-        steps.append(_link_entries(directory, folder))
-        if (source.path / ".git").exists():
-            steps.append(_exclude(source.path, name, present=True))
+        with _alone(source):
+            _check_replaceable(directory)
+            if source.uses_git:
+                steps += _ensure_clone(source, name, offline)
+            directory.mkdir(parents=True, exist_ok=True)
+            steps.append(_link_entries(directory, folder))
+            if (source.path / ".git").exists():
+                steps.append(_exclude(source.path, name, present=True))
     except OSError as error:
         raise OutputError(f"{error.filename or directory}: cannot be written ({error.strerror}).") from None
     if source.uses_git and source.auto_update:
@@ -97,16 +101,17 @@ def unregister(home: Path | None = None, name: str = GROUP) -> Registration:
     directory = source.path / name
     if not directory.exists():
         return Registration(directory, (f"{directory} does not exist: nothing to do.",))
-    _check_replaceable(directory)
     try:
-        for entry in directory.iterdir():
-            if entry.is_symlink():
-                entry.unlink()
-            elif entry.name == "__pycache__":
-                shutil.rmtree(entry)
-        steps = [_remove_emptied(directory)]
-        if (source.path / ".git").exists():
-            steps.append(_exclude(source.path, name, present=False))
+        with _alone(source):
+            _check_replaceable(directory)
+            for entry in directory.iterdir():
+                if entry.is_symlink():
+                    entry.unlink()
+                elif entry.name == "__pycache__":
+                    shutil.rmtree(entry)
+            steps = [_remove_emptied(directory)]
+            if (source.path / ".git").exists():
+                steps.append(_exclude(source.path, name, present=False))
     except OSError as error:
         raise OutputError(f"{error.filename or directory}: cannot be removed ({error.strerror}).") from None
     return Registration(directory, tuple(steps))
@@ -145,6 +150,19 @@ def _zoo_source(home: Path | None) -> _ZooSource:
     path = Path(values.get("local_path", home / ".kipoi" / "models")).expanduser()
     uses_git = values.get("type", "git") in ("git", "git-lfs")
     return _ZooSource(path, values.get("remote_url", ZOO_URL), uses_git, bool(values.get("auto_update", True)))
+
+
+@contextmanager
+def _alone(source: _ZooSource) -> Iterator[None]:
+    """Wait until no other process changes Kipoi's folder, and keep others out of it for the block."""
+    source.path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(source.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _check_replaceable(directory: Path) -> None:

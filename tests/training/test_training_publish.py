@@ -12,7 +12,7 @@ from training_runs import run_settings, write_run
 
 from kipoi_seq2exp import load_model
 from kipoi_seq2exp.data.cells import read_cells
-from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
+from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, WeightsError
 from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.fit import fit
@@ -143,4 +143,17 @@ def test_a_name_that_is_a_path_changes_nothing(run, group, name):
     before = {path: path.read_bytes() for path in group.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="a model's name must be"):
         publish(run, name, group)
+    assert {path: path.read_bytes() for path in group.rglob("*") if path.is_file()} == before
+
+
+def test_a_failure_half_way_leaves_the_group_as_it_was(run, group, monkeypatch):
+    publish(run, "K562", group, status="provisional")
+    before = {path: path.read_bytes() for path in group.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OutputError("models.tsv: the disk is full.")
+
+    monkeypatch.setattr(publishing, "write_served", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        publish(run, "K562", group)
     assert {path: path.read_bytes() for path in group.rglob("*") if path.is_file()} == before

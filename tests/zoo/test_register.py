@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,26 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, group):
     home = make_home(tmp_path / "home", local_path=str(tmp_path / "file" / "models"))
     with pytest.raises(OutputError, match="cannot be written"):
         register.register(home, offline=True)
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from kipoi_seq2exp.zoo import register
+register.group_dir = lambda: Path(sys.argv[2])
+sys.stdin.read(1)
+register.register(Path(sys.argv[1]))
+"""
+
+
+def test_four_registrations_at_once(tmp_path, group, remote):
+    home = make_home(tmp_path / "home", remote_url=remote.as_uri())
+    command = [sys.executable, "-c", AT_ONCE, str(home), str(group)]
+    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [run.communicate("x", timeout=60)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0] * 4, said
+    directory = home / ".kipoi" / "models" / "Seq2Exp"
+    assert {entry.name for entry in directory.iterdir()} == set(GROUP_ENTRIES)
+    assert (home / ".kipoi" / "models" / "Other" / "model.yaml").exists()
+    exclude = (home / ".kipoi" / "models" / ".git" / "info" / "exclude").read_text().splitlines()
+    assert exclude.count("/Seq2Exp/") == 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted
-from kipoi_seq2exp.files import is_plain_name, write_text
+from kipoi_seq2exp.files import changed_together, is_plain_name, make_folder, undo_leftovers, write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
@@ -123,9 +123,13 @@ def publish(
         raise WeightsError(
             f"{run}: the weights take {size / 1e6:.0f} MB; served ones may take {LIMIT_BYTES / 1e6:.0f} MB."
         )
-    sha256 = save_model(model, weights)
-    write_text(card, render_card(name, model, config, record, sha256))
-    rows = _update_rows(group, name, model, config, sha256, dropped)
+    gone = [(group / file).with_suffix(ending) for file in dropped for ending in (".safetensors", ".md")]
+    make_folder(weights.parent)
+    undo_leftovers(group)
+    with changed_together((group / MODELS_TSV, weights, card, *gone)):
+        sha256 = save_model(model, weights)
+        write_text(card, render_card(name, model, config, record, sha256))
+        rows = _update_rows(group, name, model, config, sha256, dropped)
     return Published(weights, card, rows)
 
 
