@@ -22,6 +22,9 @@ from kipoi_seq2exp.commands.work import fill_units, open_for, performer, workers
 from kipoi_seq2exp.errors import counted
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from kipoi_seq2exp.effects.run import EffectStore
 
 _DESCRIPTION = """Predict what variants do: per variant and gene within reach, the change of expression and of the mask.
@@ -38,6 +41,10 @@ writes into out/
 REF is checked against the FASTA; multi-allelic records are split; windows with indels stay centred on the TSS.
 """
 TABLE, ANNOTATED, PROVENANCE = "variants.tsv", "variants.vcf", "variants.json"
+NO_DNA = (
+    "these weights read no DNA: a substitution cannot change their predictions; insertions and deletions move them by "
+    "the distances that they change alone"
+)
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -73,6 +80,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
         table = opened.enter_context(VariantTable())
         counts = table.read(args.vcf, dataset.genome, skip_mismatch=args.skip_mismatch)
         say(status_line(args.model, model.provenance.status))
+        if not model.config.reads_dna:
+            say(NO_DNA)
         warn_of_inputs(dataset)
         units = EffectUnits(dataset, table)
         make_folder(args.output)
@@ -92,7 +101,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         about_run = {**provenance_of(request, model, weights_sha256, dataset), "vcf": str(args.vcf), "notes": notes}
         files = _write(args, store, about_run)
         changes = _range_of_changes(store)
-    for line in (*notes, changes):
+    for line in (*notes, *_judgement(changes, model.provenance.scores)):
         say(line)
     say("written: " + ", ".join(map(str, files)))
     return 0
@@ -111,14 +120,19 @@ def _write(args: argparse.Namespace, store: EffectStore, about_run: Mapping[str,
     return files
 
 
-def _range_of_changes(store: EffectStore) -> str:
-    """Say how far the predictions moved."""
+def _range_of_changes(store: EffectStore) -> NDArray[np.float64]:
+    """Return the least and the largest change of the predictions, or nothing where there is none."""
     import numpy as np
-
-    from kipoi_seq2exp.prediction.masking import effect_line
 
     ends = np.empty(0)
     for table in store.tables():
         changes = np.concatenate([ends, table["delta_expression"].to_numpy(float)])
         ends = np.array([changes.min(), changes.max()])
-    return effect_line(ends, "variants")
+    return ends
+
+
+def _judgement(changes: NDArray[np.float64], scores: Mapping[str, float]) -> list[str]:
+    """Say how far the predictions moved, and whether the weights resolve that."""
+    from kipoi_seq2exp.prediction.masking import effect_line, resolution_line
+
+    return [line for line in (effect_line(changes, "variants"), resolution_line(changes, scores)) if line]

@@ -8,7 +8,7 @@ read the window in both directions, so from the second layer on every base sees 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 PRECISION = 1e-5
+RESOLVED = 0.1  # of the error on genes held out: a tenth of it may still rank variants of one gene, less says nothing
 """Changes of a prediction below this are rounding: single precision, through a window of 200 kb."""
 
 
@@ -82,6 +83,27 @@ def effect_line(changes: NDArray[np.floating], what: str) -> str:
     if np.abs(changes).max() < PRECISION:
         line += f", which is rounding (below {PRECISION:g}): the prediction does not depend on them"
     return line
+
+
+def resolution_line(changes: NDArray[np.floating], scores: Mapping[str, float]) -> str | None:
+    """Say when every change is far below the error of the weights, or return None.
+
+    Parameters
+    ----------
+    changes : ndarray, (n,)
+        Of log10 expression.
+    scores : mapping of str to float
+        Of the weights on genes that they were not trained on; `mse` is what is looked at.
+    """
+    if not changes.size or not scores.get("mse"):
+        return None
+    largest, error = float(np.abs(changes).max()), float(np.sqrt(scores["mse"]))
+    if largest >= RESOLVED * error:
+        return None
+    return (
+        f"the largest is {largest:.3g}, while predictions of these weights are off by {error:.3g} (root mean square, "
+        "genes held out): effects this small are below what they resolve"
+    )
 
 
 def masked_out(
