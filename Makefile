@@ -67,12 +67,13 @@ predict: $(VENV)/.package ## predict 15 human genes through Kipoi, then show the
 
 # ------------------------------------------------------------------------------------------------------- checks
 
-test: lint docs ## ruff, mypy, the documentation and every test (what .ci/run runs)
+test: lint docs ## ruff, import-linter, mypy, the documentation and every test (what .ci/run runs)
 	$(LIMIT) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --durations=10
 
-lint: $(VENV)/.tools ## ruff and mypy alone
+lint: $(VENV)/.tools ## ruff, import-linter and mypy alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 docs: $(VENV)/.tools ## build the documentation into site/ (dead links, undocumented public names and failing tutorials are errors)

@@ -1,4 +1,4 @@
-"""The rules of the house that no other tool checks: who imports whom; what is documented and pinned; how big it is."""
+"""The rules of the house that no other tool checks: what is documented and pinned, and how big it is."""
 
 from __future__ import annotations
 
@@ -23,20 +23,7 @@ PACKAGE = ROOT / "kipoi_seq2exp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DOOR = [ROOT / "model.py", ROOT / "dataloader.py"]  # what Kipoi imports
 
-# Imports point down: a module may import those of a lower floor and of its own room. Rooms of one floor know nothing of
-# each other.
-FLOORS = {
-    **dict.fromkeys(("errors", "settings", "config", "metrics", "files", "failures", "interruption", "__init__"), 0),
-    **dict.fromkeys(("data", "nn"), 1),
-    "zoo": 2,
-    **dict.fromkeys(("training", "prediction"), 3),
-    **dict.fromkeys(("elements", "effects"), 4),
-    "judge": 5,
-    "view": 6,
-}
-TOP = 9
-
-MAX_LINES, MAX_CODE_LINES, MAX_ARGUMENTS = 450, 60, 7
+MAX_LINES, MAX_CODE_LINES, MAX_ARGUMENTS, MAX_FILES = 450, 60, 7, 17
 # Kipoi hands over the arguments of dataloader.yaml one by one; the scan is Mamba's, an array for each symbol, and
 # kernels take the arrays that they fill.
 MANY_ARGUMENTS = re.compile(r"dataloader\.py:__init__|kipoi_seq2exp/nn/(cpu/)?(scan\w*|\w+_kernels)\.py:")
@@ -57,12 +44,6 @@ def text_of(path: Path) -> str:
     return "" if b"\0" in data else data.decode("utf-8", errors="replace")
 
 
-def place(path: Path) -> str:
-    """`data` for kipoi_seq2exp/data/genes.py, `config` for kipoi_seq2exp/config.py."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
-
-
 def imports(path: Path) -> set[str]:
     """Full names of what a file imports, at the top or inside functions."""
     found = set()
@@ -75,37 +56,27 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def floor(name: str) -> int:
-    return FLOORS.get(name, TOP)
+def test_imports_point_down_and_in_no_circle():
+    """The contracts of pyproject.toml, which `make lint` checks too."""
+    pytest.importorskip("importlinter")
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "2 kept, 0 broken" in done.stdout
 
 
-def forbidden_imports(path: Path) -> list[str]:
-    here = place(path)
-    wrong = []
-    for name in imports(path):
-        if not name.startswith("kipoi_seq2exp.") or name == "kipoi_seq2exp.__version__":
-            continue
-        there = name.split(".")[1]
-        upward = floor(there) > floor(here)
-        beside = 0 < floor(here) == floor(there) < TOP and here != there
-        if (upward or beside) and here != "__init__":  # the package's own __init__ names the public things
-            wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    return wrong
+def test_every_room_has_a_floor():
+    layers = read_pyproject()["tool"]["importlinter"]["contracts"][0]["layers"]
+    named = {name.strip().removeprefix("kipoi_seq2exp.") for layer in layers for name in layer.split("|")}
+    rooms = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES} - {"__init__"}
+    assert named == rooms
 
 
-def test_imports_point_down():
-    assert [line for path in MODULES for line in forbidden_imports(path)] == []
-
-
-def test_forbidden_imports_finds_an_upward_import(tmp_path, monkeypatch):
-    folder = tmp_path / "kipoi_seq2exp" / "data"
-    folder.mkdir(parents=True)
-    (folder / "bad.py").write_text("def f():\n    from kipoi_seq2exp.nn.network import Seq2Exp\n")
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "kipoi_seq2exp")
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    assert forbidden_imports(folder / "bad.py") == [
-        "kipoi_seq2exp/data/bad.py imports kipoi_seq2exp.nn.network.Seq2Exp"
-    ]
+def test_no_folder_is_a_heap():
+    full = {}
+    for path in MODULES:
+        full[path.parent] = full.get(path.parent, 0) + 1
+    assert {str(folder): count for folder, count in full.items() if count > MAX_FILES} == {}
 
 
 def test_only_the_door_imports_kipoi():
@@ -271,7 +242,7 @@ def test_every_import_is_declared_and_every_declared_dependency_is_used():
         if extra != "dev"
         for name in requirements(lines)
     }
-    come_along = {"kipoi-utils", "llvmlite"}  # with kipoi, with numba
+    come_along = {"kipoi-utils", "llvmlite", "typing-extensions"}  # with kipoi, with numba, with torch
     assert used - always - extras - come_along == set()
     assert always - used - NOT_IMPORTED == set()
 
@@ -292,6 +263,15 @@ def test_paths_named_in_the_documents_exist(name):
         if not made.search(path) and not ((ROOT / path).exists() or (document.parent / path).exists())
     ]
     assert missing == []
+
+
+def test_every_row_of_contributing_names_where_to_look():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| ") and "to change" not in line]
+    assert len(rows) > 20
+    assert [
+        what.strip() for what, where in rows if not re.search(r"`[^`]*[./][^`]*`", where) and "`make " not in where
+    ] == []
 
 
 def test_make_help_names_every_target():

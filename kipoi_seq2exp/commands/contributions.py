@@ -21,9 +21,9 @@ from kipoi_seq2exp.commands.options import (
     add_command,
     add_input_options,
     add_network_options,
-    parse_interval,
 )
 from kipoi_seq2exp.commands.work import Ticks, fill_units, open_for, performer, workers_of
+from kipoi_seq2exp.data.windows import Window, parse_region, written
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import file_name
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """Say which bases, track values and features made the predictions of genes.
 
   seq2exp contributions GENE ... K562 --fasta genome.fa --genes genes.tsv --track ... --plot png -o out/
-  seq2exp contributions GENE K562 ... --method mutagenesis --region chr22:20117000-20117100 -o out/
+  seq2exp contributions GENE K562 ... --method mutagenesis --region chr22:20,117,001-20,117,100 -o out/
 
 writes into out/
   contributions.tsv            a row per gene: what DNA, each track and each feature add to the baseline's prediction
@@ -71,7 +71,9 @@ def add_to(subparsers: Subparsers) -> None:
         help=f"default {METHODS[0]}; gradient is quick, adds up to nothing",
     )
     parser.add_argument(
-        "--region", metavar="CHR:START-END", help="what to mutate, or where --plot shows letters (0-based, half-open)"
+        "--region",
+        metavar="CHR:FIRST-LAST",
+        help="what to mutate, or where --plot shows letters (counted from 1, as in browsers)",
     )
     parser.add_argument("--steps", type=int, default=32, metavar="N", help="of integrated gradients (default 32)")
     parser.add_argument("--plot", choices=PICTURES, help="draw each gene, in this format")
@@ -88,7 +90,7 @@ def add_to(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions, or go on with an interrupted run."""
     from kipoi_seq2exp.commands.predict import request_of
-    from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import make_folder
     from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset
@@ -174,11 +176,10 @@ def _check_letters(text: str) -> None:
     """Refuse more letters than a picture can show."""
     from kipoi_seq2exp.view.contribution_plots import LARGEST_LETTERS_BP
 
-    _, start, end = parse_interval(text, "--region")
-    if end - start > LARGEST_LETTERS_BP:
+    length = len(parse_region(text, "--region"))
+    if length > LARGEST_LETTERS_BP:
         raise ConfigError(
-            f"--region {text}: at most {LARGEST_LETTERS_BP} letters can be read in a picture, {end - start:,} are "
-            f"asked for."
+            f"--region {text}: at most {LARGEST_LETTERS_BP} letters can be read in a picture, {length:,} are asked for."
         )
 
 
@@ -190,12 +191,13 @@ def region_of(text: str, window: Window | WindowInputs, gene_id: str) -> slice:
     ConfigError
         If it is no region, or does not lie in the window.
     """
-    chrom, start, end = parse_interval(text, "--region")
-    if chrom != window.chrom or not window.start <= start < end <= window.end:
+    region = parse_region(text, "--region")
+    if region.chrom != window.chrom or not window.start <= region.start < region.end <= window.end:
         raise ConfigError(
-            f"--region {text} does not lie in the window of {gene_id}, {window.chrom}:{window.start}-{window.end}."
+            f"--region {text} does not lie in the window of {gene_id}, "
+            f"{written(window.chrom, window.start, window.end)}."
         )
-    return slice(start - window.start, end - window.start)
+    return slice(region.start - window.start, region.end - window.start)
 
 
 def _explain(work: Work, say: Say) -> None:
@@ -324,7 +326,7 @@ def write_window_bigwig(path: Path, lengths: Mapping[str, int], window: WindowIn
     from kipoi_seq2exp.elements.bigwig import BigWigWriter
     from kipoi_seq2exp.files import whole_file
 
-    first, last = max(window.start, 0), min(window.end, lengths[window.chrom])
+    first, last = Window(window.chrom, window.start, window.end).inside(lengths[window.chrom])
     inside = values[first - window.start : last - window.start].astype(np.float32)
     known = np.isfinite(inside)
     edges = np.flatnonzero(np.diff(known.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)

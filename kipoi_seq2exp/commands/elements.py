@@ -216,7 +216,7 @@ def open_run(
     `check` is called once everything is open, before anything is computed.
     """
     from kipoi_seq2exp.commands.predict import fill, request_of
-    from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.prediction.run import prepare
 

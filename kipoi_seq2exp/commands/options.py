@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 LINE_S = 10.0  # between two lines of a progress bar that nobody watches
 MODEL = "a served model (K562, GM12878) or a .safetensors file"
 PICTURES = ("png", "svg", "pdf")
-_REGION = re.compile(r"(\S+):([0-9,]+)-([0-9,]+)\Z")
 Say = Callable[[str], None]
 Subparsers = Any  # argparse's own type of it is private
 
@@ -133,24 +131,6 @@ def add_cluster_option(parser: argparse.ArgumentParser) -> None:
         help="predict in other processes: local:N on this machine, tcp://HOST:PORT of a Dask scheduler, or a YAML "
         "file of SLURM settings; the device is then cpu unless --device says otherwise",
     )
-
-
-def parse_interval(text: str, option: str) -> tuple[str, int, int]:
-    """Read CHR:START-END (0-based, half-open, commas allowed).
-
-    Raises
-    ------
-    ConfigError
-        If it is none, or empty.
-    """
-    from kipoi_seq2exp.data.text import as_whole
-
-    found = _REGION.match(text)
-    if found is not None:
-        start, end = (as_whole(number.replace(",", "")) for number in found.groups()[1:])
-        if start is not None and end is not None and start < end:
-            return found[1], start, end
-    raise ConfigError(f"{option} {text}: expected CHR:START-END, e.g. chr22:20117000-20117100.")
 
 
 def _batch_size(text: str) -> int | None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """Predict genes without stretches of DNA, as a CRISPRi screen silences them, or with a motif put in.
 
   seq2exp perturb K562 --regions elements.bed --fasta genome.fa --genes genes.tsv --track ... -o out/
-  seq2exp perturb K562 --tile chr22:39,000,000-39,100,000 --width 1000 --step 500 ... --plot png -o out/
-  seq2exp perturb K562 --insert TGACTCA --at chr22:39077000 ... -o out/
+  seq2exp perturb K562 --tile chr22:39,000,001-39,100,000 --width 1000 --step 500 ... --plot png -o out/
+  seq2exp perturb K562 --insert TGACTCA --at chr22:39,077,001 ... -o out/
 
 What is done to each site, for each gene whose window holds a base of it (--how):
   mask     the encoder does not see it, as CRISPRi silences an element (default; as `elements --perturb` does)
@@ -46,12 +46,12 @@ def add_to(subparsers: Subparsers) -> None:
     parser.add_argument("model", help=options.MODEL)
     sites = parser.add_argument_group("sites (one of --regions, --tile and --insert)")
     sites.add_argument("--regions", type=Path, metavar="BED", help="the sites; a fourth column names them")
-    sites.add_argument("--tile", metavar="CHR:START-END", help="cover a locus (0-based, half-open) with sites")
+    sites.add_argument("--tile", metavar="CHR:FIRST-LAST", help="cover a locus (counted from 1) with sites")
     sites.add_argument("--width", type=int, default=1_000, metavar="BP", help="of a tile (default 1000)")
     sites.add_argument("--step", type=int, default=500, metavar="BP", help="from tile to tile (default 500)")
     sites.add_argument("--insert", metavar="MOTIF", help="write these letters in place of what is --at")
     sites.add_argument(
-        "--at", action="append", default=[], metavar="CHR:POS", help="first base (0-based); may be repeated"
+        "--at", action="append", default=[], metavar="CHR:BASE", help="first base (counted from 1); may be repeated"
     )
     sites.add_argument("--strand", choices=("+", "-"), default="+", help="of the motif (default +)")
     parser.add_argument("--how", choices=("mask", "tracks", "dna", "all"), help="default mask")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.commands.contributions import write_window_bigwig
     from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.tables import write_tsv
-    from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.effects.perturb import effect_of_bases, perturb_gene, reaches
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.errors import InputError
@@ -151,22 +151,16 @@ def sites_of(args: argparse.Namespace) -> list[Site]:
         If they cannot be read.
     """
     from kipoi_seq2exp.data.regions import read_intervals
-    from kipoi_seq2exp.data.text import as_whole
+    from kipoi_seq2exp.data.windows import parse_position, parse_region
     from kipoi_seq2exp.effects.perturb import Site, insertion, tiles
 
     if args.regions is not None:
         table = read_intervals(args.regions, f"regions {args.regions}", names=True)
         return [Site(*row) for row in table[["chrom", "start", "end", "name"]].itertuples(index=False, name=None)]
     if args.tile is not None:
-        return tiles(*options.parse_interval(args.tile, "--tile"), args.width, args.step)
-    found = []
-    for text in args.at:
-        chrom, _, position = text.rpartition(":")
-        start = as_whole(position.replace(",", ""))
-        if not chrom or start is None:
-            raise ConfigError(f"--at {text}: expected CHR:POS, e.g. chr22:20117000.")
-        found.append(insertion(chrom, start, args.insert, args.strand))
-    return found
+        locus = parse_region(args.tile, "--tile")
+        return tiles(locus.chrom, locus.start, locus.end, args.width, args.step)
+    return [insertion(*parse_position(text, "--at"), args.insert, args.strand) for text in args.at]
 
 
 def what_was_done(settings: PerturbSettings) -> str:

@@ -64,7 +64,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Predict, or go on with an interrupted prediction, and write the results."""
-    from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line, write_results
     from kipoi_seq2exp.prediction.run import prepare
     from kipoi_seq2exp.prediction.store import read_predictions

@@ -17,6 +17,7 @@ from kipoi_seq2exp.commands.options import (
     call_settings,
     track_sources,
 )
+from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def table_lines(genes: pd.DataFrame, unit: str) -> list[str]:
     columns = {
         "gene": genes["gene_id"].astype(str),
         **({"name": genes["gene_name"].astype(str).replace("", "-")} if "gene_name" in genes else {}),
-        "TSS": [f"{c}:{t:,} {s}" for c, t, s in zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)],
+        "TSS": [f"{written(c, t)} {s}" for c, t, s in zip(genes["chrom"], genes["tss"], genes["strand"], strict=True)],
         "predicted": [f"{value:.3f}" for value in genes["expression"]],
     }
     if "observed" in genes:

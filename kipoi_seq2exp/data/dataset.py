@@ -182,6 +182,12 @@ class WindowDataset:
             "features": dict(self.features.sources),
         }
 
+    @property
+    def chrom_lengths(self) -> dict[str, int]:
+        """Lengths in bp of the chromosomes that have a gene, in the order of the FASTA."""
+        used = set(self.genes["chrom"])
+        return {chrom: length for chrom, length in self.genome.lengths.items() if chrom in used}
+
     def close(self) -> None:
         """Close the files of this process; they are opened again when read again."""
         self.genome.close()

@@ -17,8 +17,42 @@ def written(chrom: str, start: int, end: int | None = None) -> str:
     return f"{chrom}:{start + 1:,}" if end is None else f"{chrom}:{start + 1:,}-{end:,}"
 
 
-def parse_region(text: str) -> Window:
+def parse_position(text: str, option: str = "") -> tuple[str, int]:
+    """Read a base as genome browsers write it, "chr22:1,001", counted from 1: chromosome and 0-based position.
+
+    Parameters
+    ----------
+    text : str
+    option : str
+        Where it was given, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no position.
+    """
+    found = re.fullmatch(r"(\S+):([0-9,]+)", text.strip())
+    position = None if found is None else as_whole(found[2].replace(",", ""))
+    if found is None or position is None or position < 1:
+        raise ConfigError(
+            f"{_given(text, option)} is no position: write CHR:BASE as genome browsers do, counted from 1, e.g. "
+            f"chr22:39,077,001."
+        )
+    return found[1], position - 1
+
+
+def _given(text: str, option: str) -> str:
+    return f"{option} {text}" if option else f"'{text}'"
+
+
+def parse_region(text: str, option: str = "") -> Window:
     """Read a region as genome browsers write it, "chr22:1,001-2,000": counted from 1, both ends in it.
+
+    Parameters
+    ----------
+    text : str
+    option : str
+        Where it was given, for the message.
 
     Raises
     ------
@@ -29,7 +63,7 @@ def parse_region(text: str) -> Window:
     start, end = [as_whole(number.replace(",", "")) for number in found.groups()[1:]] if found else (None, None)
     if found is None or start is None or end is None or not 0 < start <= end:
         raise ConfigError(
-            f"'{text}' is no region: write CHR:FIRST-LAST as genome browsers do, counted from 1, e.g. "
+            f"{_given(text, option)} is no region: write CHR:FIRST-LAST as genome browsers do, counted from 1, e.g. "
             f"chr22:16,370,001-18,220,000."
         )
     return Window(found[1], start - 1, end)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import MaskMode, Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.effects.track_features import FeatureRules
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.prediction.run import predict_windows
@@ -269,8 +270,8 @@ def mutagenesis(
     length = len(window.onehot)
     if not 0 <= bases.start < bases.stop <= length:
         raise ConfigError(
-            f"the region must lie in the gene's window, {window.chrom}:{window.start}-{window.end}, found "
-            f"{window.chrom}:{window.start + bases.start}-{window.start + bases.stop}."
+            f"the region must lie in the gene's window, {written(window.chrom, window.start, window.end)}, found "
+            f"{written(window.chrom, window.start + bases.start, window.start + bases.stop)}."
         )
     before = predict_windows(model, [window])[0].expression
     change = np.full((bases.stop - bases.start, 4), np.nan)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.sequence import encode_bases
-from kipoi_seq2exp.data.windows import Window
+from kipoi_seq2exp.data.windows import Window, written
 from kipoi_seq2exp.effects.shuffle import shuffle_dinucleotides
 from kipoi_seq2exp.effects.track_features import FeatureRules
 from kipoi_seq2exp.errors import ConfigError
@@ -97,8 +97,8 @@ def tiles(chrom: str, start: int, end: int, width_bp: int, step_bp: int) -> list
     """
     if not step_bp > 0 or not 0 < width_bp <= end - start:
         raise ConfigError(
-            f"tiles of {width_bp:,} bp every {step_bp:,} bp do not fit into {chrom}:{start:,}-{end:,}: give a width up "
-            f"to {end - start:,} and a step above 0."
+            f"tiles of {width_bp:,} bp every {step_bp:,} bp do not fit into {written(chrom, start, end)}: give a "
+            f"width up to {end - start:,} and a step above 0."
         )
     return [Site(chrom, first, first + width_bp) for first in range(start, end - width_bp + 1, step_bp)]
 

@@ -33,6 +33,9 @@ COLUMNS = (
     "length_bp",
 )
 
+KEPT_WORDS = "share of the window's bases, promoter included, whose mask reaches that of the called ones"
+DISTANCE_WORDS = "bp from the TSS to the middle of the element, negative upstream of the gene"
+
 
 @dataclass(frozen=True)
 class CallSettings:
@@ -141,6 +144,11 @@ def call_elements(mask: NDArray[np.floating], promoter: slice, settings: CallSet
     start, end = intervals(cut)
     mean, largest = _summaries(values, start, end)
     return Calls(start, end, mean, largest, cut)
+
+
+def kept_fraction(mask: NDArray[np.floating], threshold: float) -> float:
+    """Return the share of the window's bases whose mask reaches a threshold, or is 1 (`KEPT_WORDS`)."""
+    return float(np.count_nonzero(mask >= min(threshold, 1.0))) / mask.size
 
 
 def _runs(values: NDArray[np.float64], promoter: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings
 from kipoi_seq2exp.elements.fdr import Null, NullSettings
-from kipoi_seq2exp.elements.jobs import ElementJob, NullJob, gene_units, stored_gene
+from kipoi_seq2exp.elements.jobs import ElementJob, NullJob, gene_units
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
@@ -166,17 +166,6 @@ def _joined(rows: list[dict[str, Any]], null: Null | None) -> pd.DataFrame:
         place = list(table).index("expression_without") if "expression_without" in table else table.shape[1]
         table.insert(place, "fdr", null.rate_at(table["mean_mask"].to_numpy(float)))
     return table.sort_values(["chrom", "start", "end", "gene_id"], ignore_index=True)
-
-
-def genomic_mask(predictions: Predictions, index: int) -> Floats:
-    """Return the mask of one gene with 0 beyond the chromosome's ends, where there is no DNA to call.
-
-    Raises
-    ------
-    InputError
-        If the predictions hold no masks.
-    """
-    return stored_gene(predictions, index).genomic_mask
 
 
 def measure_null(predictions: Predictions, settings: NullSettings, results: Results) -> Null:

@@ -41,28 +41,19 @@ class StoredGene:
     expression : float
     promoter : slice
     mask : ndarray, (L,)
+        0 beyond the chromosome's ends, where there is no DNA to call.
+    network_mask : ndarray, (L,)
         That the encoder saw.
     concentrations : (ndarray, ndarray) or None, (L,) each
         Alpha and beta of z.
-    chrom_bp : int or None
-        Length of the chromosome, where it is known.
     """
 
     locus: Locus
     expression: float
     promoter: slice
     mask: Floats
+    network_mask: Floats
     concentrations: tuple[Floats, Floats] | None
-    chrom_bp: int | None
-
-    @property
-    def genomic_mask(self) -> Floats:
-        """The mask with 0 beyond the chromosome's ends, where there is no DNA to call."""
-        mask = self.mask.copy()
-        mask[: max(-self.locus.start, 0)] = 0
-        if self.chrom_bp is not None:
-            mask[max(self.chrom_bp - self.locus.start, 0) :] = 0
-        return mask
 
     def window(self, bench: Bench) -> WindowInputs:
         """Read what the network read."""
@@ -77,18 +68,18 @@ def stored_gene(predictions: Predictions, index: int) -> StoredGene:
     InputError
         If they hold no masks.
     """
-    mask, locus = predictions.mask(index), predictions.locus(index)
-    if mask is None:
+    mask, seen = predictions.mask(index), predictions.network_mask(index)
+    if mask is None or seen is None:
         raise InputError(
             f"{predictions.path} holds no element mask: it was made by a model that gives expression alone."
         )
     return StoredGene(
-        locus,
+        predictions.locus(index),
         float(predictions.genes["expression"].iloc[index]),
         predictions.promoter,
         mask,
+        seen,
         predictions.concentrations(index),
-        predictions.provenance.get("chrom_lengths", {}).get(locus.chrom),
     )
 
 
@@ -109,10 +100,9 @@ class ElementJob:
 
     def __call__(self, bench: Bench | None, gene: StoredGene) -> dict[str, Any]:
         """Return the rows of the elements, and that of the promoter."""
-        mask = gene.genomic_mask
-        found = call_elements(mask, gene.promoter, self.calls)
+        found = call_elements(gene.mask, gene.promoter, self.calls)
         window = None if bench is None else gene.window(bench)
-        table = _describe(gene, found, mask)
+        table = _describe(gene, found)
         if len(found):
             table = pd.concat([table, _evidence(gene, (found.start, found.end), bench, window)], axis=1)
         if self.perturb and len(found):
@@ -144,7 +134,7 @@ class NullJob:
         counted[gene.promoter] = False
         shuffles = shuffled_masks(bench.model, gene.window(bench), gene.concentrations, self.settings)
         shuffled = sum(histogram(mask[counted]) for mask in shuffles)
-        return {"real": histogram(gene.genomic_mask[counted]).tolist(), "shuffled": np.asarray(shuffled).tolist()}
+        return {"real": histogram(gene.mask[counted]).tolist(), "shuffled": np.asarray(shuffled).tolist()}
 
 
 def gene_units(predictions: Predictions, job: ElementJob | NullJob) -> list[Unit]:
@@ -163,11 +153,11 @@ def gene_units(predictions: Predictions, job: ElementJob | NullJob) -> list[Unit
     ]
 
 
-def _describe(gene: StoredGene, found: Calls, mask: Floats) -> pd.DataFrame:
+def _describe(gene: StoredGene, found: Calls) -> pd.DataFrame:
     table = place_elements(found, gene.locus)
     table["name"] = [f"{gene.locus.gene_id}_{number}" for number in range(1, len(found) + 1)]
     table["tss"], table["gene_strand"] = gene.locus.tss, gene.locus.strand
-    table["peak"] = [int(mask[first:last].argmax()) for first, last in zip(found.start, found.end, strict=True)]
+    table["peak"] = [int(gene.mask[first:last].argmax()) for first, last in zip(found.start, found.end, strict=True)]
     return table
 
 
@@ -192,6 +182,6 @@ def _perturb(gene: StoredGene, found: Calls, bench: Bench | None, window: Window
     """Predict expression with each element masked out; the difference is to the prediction with all of them."""
     if bench is None or window is None:
         raise ConfigError("a perturbation runs the network: give the model and its inputs.")
-    masks = masked_out(gene.mask, found.start, found.end)
+    masks = masked_out(gene.network_mask, found.start, found.end)
     without = predict_masked(bench.model, window, masks, bench.batch_size)
     return {"expression_without": without, "delta_expression": without - gene.expression}

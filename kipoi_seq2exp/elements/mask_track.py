@@ -35,7 +35,7 @@ def merged_masks(predictions: Predictions, lengths: Mapping[str, int]) -> Iterat
         Chromosomes and their lengths in bp.
     """
     genes = predictions.genes
-    for chrom, length in lengths.items():
+    for chrom in lengths:
         rows = np.flatnonzero((genes["chrom"] == chrom).to_numpy())
         rows = rows[np.argsort(genes["start"].to_numpy()[rows], kind="stable")]
         position, open_bases = 0, np.empty(0, dtype=np.float32)  # bases from `position` on that may still rise
@@ -43,9 +43,8 @@ def merged_masks(predictions: Predictions, lengths: Mapping[str, int]) -> Iterat
             mask = predictions.mask(int(row))
             if mask is None:
                 return
-            start = int(genes["start"].iloc[row])
-            mask = mask[max(-start, 0) : max(length - start, 0)]
-            start = max(start, 0)
+            inside = predictions.on_chromosome(int(row))
+            start, mask = int(genes["start"].iloc[row]) + inside.start, mask[inside]
             finished = min(start - position, len(open_bases))
             if finished > 0:
                 yield Piece(chrom, position, open_bases[:finished])

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kipoi_seq2exp.elements.calls import CallSettings, call_elements, join_elements, place_elements
+from kipoi_seq2exp.elements.calls import (
+    DISTANCE_WORDS,
+    KEPT_WORDS,
+    CallSettings,
+    call_elements,
+    join_elements,
+    kept_fraction,
+    place_elements,
+)
 from kipoi_seq2exp.elements.mask_track import OVERLAP_RULE, write_mask_track
 from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.prediction.store import Predictions
@@ -58,8 +66,8 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     """Call the elements of every gene, and add to the gene table what its mask keeps.
 
     The table's columns: gene_id, chrom, tss, strand, start, end, expression, expression_sd (of an ensemble: the
-    deviation over its members), observed (if there are labels), kept_fraction (bases of the window, promoter included,
-    whose mask reaches the threshold), mean_mask, n_elements, known_fraction.
+    deviation over its members), observed (if there are labels), kept_fraction (`calls.KEPT_WORDS`), mean_mask (over the
+    window), n_elements, known_fraction (bases that are no N).
     """
     tables, rows = [], []
     for index in range(len(predictions)):
@@ -69,8 +77,7 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
             continue
         found = call_elements(mask, predictions.promoter, calls)
         tables.append(place_elements(found, predictions.locus(index)))
-        reached = np.count_nonzero(mask >= found.threshold)
-        rows.append((reached / mask.size, float(mask.mean(dtype=np.float64)), len(found)))
+        rows.append((kept_fraction(mask, found.threshold), float(mask.mean(dtype=np.float64)), len(found)))
     masks = pd.DataFrame(rows, columns=["kept_fraction", "mean_mask", "n_elements"])
     genes = pd.concat([predictions.genes, masks], axis=1)
     columns = ["gene_id", "chrom", "tss", "strand", "start", "end", "expression"]
@@ -148,8 +155,10 @@ def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = N
     if provenance["mask"] and calls is not None:
         lines.append(
             f"elements: {calls.rule} outside the {inputs['promoter_bp']:,}-bp promoter, gaps up to "
-            f"{calls.merge_gap_bp} bp joined, at least {calls.min_length_bp} bp; mask: {provenance['mask']}"
+            f"{calls.merge_gap_bp} bp joined, at least {calls.min_length_bp} bp; mask: {provenance['mask']}, "
+            "0 beyond the chromosome's ends"
         )
+        lines.append(f"kept_fraction: {KEPT_WORDS}; distance_to_tss: {DISTANCE_WORDS}")
     return lines
 
 

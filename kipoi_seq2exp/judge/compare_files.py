@@ -21,7 +21,8 @@ from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.tables import read_table
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.many_outputs import BinRule, Columns, column_number, gene_sums, read_column, wide_outputs
-from kipoi_seq2exp.prediction.store import STORE_NAME, open_arrays, read_predictions, texts
+from kipoi_seq2exp.prediction.store import STORE_NAME, open_arrays, read_predictions
+from kipoi_seq2exp.prediction.store_genes import texts
 from kipoi_seq2exp.settings import suggest
 
 Floats = NDArray[np.float64]

@@ -20,7 +20,7 @@ from kipoi_seq2exp.data.naming import check_places, listing
 from kipoi_seq2exp.data.pairs import file_baselines
 from kipoi_seq2exp.data.tables import write_lines, write_tsv
 from kipoi_seq2exp.data.windows import Locus, written
-from kipoi_seq2exp.elements.find import GeneWindows, genomic_mask
+from kipoi_seq2exp.elements.find import GeneWindows
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.judge.ranking import RECALL, rank_scores
 from kipoi_seq2exp.prediction.masking import predict_masked
@@ -197,7 +197,8 @@ def _score_window(
     sources: Mapping[str, str],
 ) -> None:
     """Score the pairs of one gene by its mask, by each signal track, and by DNase x contact as the ABC model does."""
-    mask = genomic_mask(predictions, index)
+    mask = predictions.mask(index)
+    assert mask is not None  # for the type checker: `judge_pairs` needs one
     lines = read_tracks(predictions.provenance, sources, predictions.locus(index))
     signals = {line.spec.name: line.values for line in lines if line.spec.kind is TrackKind.BIGWIG}
     contact = next((line.values for line in lines if line.spec.kind is TrackKind.CONTACT), None)
@@ -218,7 +219,7 @@ def _score_effects(
     windows: GeneWindows,
 ) -> None:
     """Score the pairs of one gene by the loss of predicted expression when the element is masked out."""
-    mask, gene = predictions.mask(index), predictions.genes.iloc[index]
+    mask, gene = predictions.network_mask(index), predictions.genes.iloc[index]
     masks = []
     for _, bases in inside:
         without = np.array(mask, copy=True)

@@ -59,7 +59,7 @@ def distal_rows(run: Run, predictions: Predictions, windows_bp: Sequence[int] | 
     lengths = checked_windows(windows_bp, config.window_bp, config.promoter_bp)
 
     def rows_of(index: int, window: WindowInputs) -> Rows:
-        mask = predictions.mask(index)
+        mask = predictions.network_mask(index)
         row: dict[str, object] = {FULL: float(predictions.genes["expression"].iloc[index])}
         for length in lengths:
             row[f"window {length:,} bp"] = _shortened(run.model, window, mask, length)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements
-from kipoi_seq2exp.elements.find import genomic_mask
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.conditions import Rows, RowsOf
 from kipoi_seq2exp.prediction.masking import predict_masked
@@ -198,13 +197,9 @@ def rotated(chosen: Bools, allowed: Bools, random: np.random.Generator) -> Bools
 
 def _allowed(predictions: Predictions, index: int, blacklist: Bools) -> Bools:
     """Return the bases that a mask may keep beside the promoter: on the chromosome, not blacklisted."""
-    locus = predictions.locus(index)
-    allowed = ~blacklist
+    allowed, inside = ~blacklist, predictions.on_chromosome(index)
     allowed[predictions.promoter] = False
-    allowed[: max(-locus.start, 0)] = False
-    length = predictions.provenance.get("chrom_lengths", {}).get(locus.chrom)
-    if length is not None:
-        allowed[max(length - locus.start, 0) :] = False
+    allowed[: inside.start] = allowed[inside.stop :] = False
     return allowed
 
 
@@ -218,7 +213,9 @@ def _overlap(
     predictions: Predictions, index: int, allowed: Bools, in_peaks: Bools, calls: CallSettings
 ) -> dict[str, int]:
     """Count the bases of one gene that peaks, calls and both hold."""
-    found = call_elements(genomic_mask(predictions, index), predictions.promoter, calls)
+    mask = predictions.mask(index)
+    assert mask is not None  # for the type checker: `peak_rows` needs one
+    found = call_elements(mask, predictions.promoter, calls)
     called = found.bases(len(allowed)) & allowed
     return {
         "distal_bp": int(allowed.sum()),

@@ -268,15 +268,10 @@ def provenance_of(
         "sources": sources,
         "files": files,
         "label": observed_label(dataset.genes, request.label)[0],
-        "chrom_lengths": {chrom: dataset.genome.lengths[chrom] for chrom in _used_chroms(dataset)},
+        "chrom_lengths": dataset.chrom_lengths,
     }
 
 
 def _absolute(source: str | Path) -> str:
     file, separator, inside = str(source).partition("::")
     return f"{Path(file).resolve()}{separator}{inside}"
-
-
-def _used_chroms(dataset: WindowDataset) -> list[str]:
-    used = set(dataset.genes["chrom"])
-    return [chrom for chrom in dataset.genome.lengths if chrom in used]

@@ -32,11 +32,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.genes import NAME_COLUMN, GeneNames
-from kipoi_seq2exp.data.naming import check_places
-from kipoi_seq2exp.data.windows import Locus
+from kipoi_seq2exp.data.windows import Locus, Window
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
 from kipoi_seq2exp.prediction.store_files import check_chunks, check_hdf5, check_zarr
+from kipoi_seq2exp.prediction.store_genes import genes_of, holds, texts
 
 STORE_NAME = "predictions.zarr"
 FORMAT = "kipoi_seq2exp predictions 1"
@@ -249,19 +249,21 @@ class Predictions:
     has_mask, has_beta : bool
         Whether `mask` and `concentrations` return arrays.
     provenance : dict
-        As stored; of Kipoi's outputs the inputs alone.
+        As stored; of Kipoi's outputs what was read, and the lengths of the chromosomes.
     """
 
     def __init__(self, path: Path, root: Any, genes: pd.DataFrame, rows: NDArray[np.int64]) -> None:
         self.path, self.genes = path, genes
         self._root, self._rows = root, rows
-        self.has_mask = _holds(root, "preds/element_mask")
-        self.has_beta = _holds(root, "preds/beta_alpha")
+        self.has_mask = holds(root, "preds/element_mask")
+        self.has_beta = holds(root, "preds/beta_alpha")
         attributes = dict(root.attrs)
         self.provenance: dict[str, Any] = json.loads(attributes.get("provenance", "{}"))
-        reads = json.loads(attributes.get("made_by", "{}")).get("reads")
-        if reads and not self.provenance:  # of `kipoi predict`: what the weights read, with units and label
-            self.provenance = {"inputs": reads}
+        made_by = json.loads(attributes.get("made_by", "{}"))
+        if made_by.get("reads") and not self.provenance:  # of `kipoi predict`: what the weights read, units and label
+            self.provenance = {"inputs": made_by["reads"]}
+            if "chrom_lengths" in made_by:
+                self.provenance["chrom_lengths"] = made_by["chrom_lengths"]
         self.request: dict[str, Any] = json.loads(attributes.get("request", "{}"))
 
     def __len__(self) -> int:
@@ -320,8 +322,27 @@ class Predictions:
             gene["gene_id"], gene["chrom"], int(gene["start"]), int(gene["end"]), int(gene["tss"]), gene["strand"]
         )
 
+    def on_chromosome(self, index: int) -> slice:
+        """Return the bases of a gene's window that lie on its chromosome; without its length, those from base 0 on."""
+        locus = self.locus(index)
+        length = self.provenance.get("chrom_lengths", {}).get(locus.chrom, locus.end)
+        start, end = Window(locus.chrom, locus.start, locus.end).inside(int(length))
+        return slice(start - locus.start, end - locus.start)
+
     def mask(self, index: int) -> Floats | None:
-        """Return the mask of one gene, (L,), or None when there is none."""
+        """Return the mask of one gene, (L,), 0 where the window reaches beyond its chromosome, or None without one.
+
+        Everything that calls, counts, draws or writes a mask reads it here. What runs the network again takes
+        `network_mask`.
+        """
+        mask = self.network_mask(index)
+        if mask is not None:
+            inside = self.on_chromosome(index)
+            mask[: inside.start] = mask[inside.stop :] = 0
+        return mask
+
+    def network_mask(self, index: int) -> Floats | None:
+        """Return the mask of one gene as the encoder read it, (L,), or None when there is none."""
         return self._bases("preds/element_mask", index) if self.has_mask else None
 
     def concentrations(self, index: int) -> tuple[Floats, Floats] | None:
@@ -354,12 +375,9 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     if path.is_dir() and (path / STORE_NAME).exists():
         path = path / STORE_NAME
     root = open_arrays(path)
-    expression = np.asarray(root["preds/expression" if _holds(root, "preds/expression") else "preds"][...])
+    expression = np.asarray(root["preds/expression" if holds(root, "preds/expression") else "preds"][...])
     expression = expression.reshape(len(expression), -1)[:, 0].astype(np.float64)
-    named = _holds(root, "metadata/ranges/chr")
-    table = _read_genes(path, root) if named else _given_genes(path, root, genes)
-    if named and genes is not None:
-        check_places(_places(genes), _places(table), "the gene table", f"{path}")
+    table = genes_of(path, root, genes)
     if len(table) != len(expression):
         raise InputError(
             f"{path} holds predictions of {len(expression)} genes but names {len(table)}: the table must list the "
@@ -367,12 +385,12 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
         )
     table["expression"] = expression
     known = "stats/known_fraction"
-    table["known_fraction"] = np.asarray(root[known][...]) if _holds(root, known) else np.nan
-    if _holds(root, "stats/expression_sd"):
+    table["known_fraction"] = np.asarray(root[known][...]) if holds(root, known) else np.nan
+    if holds(root, "stats/expression_sd"):
         table["expression_sd"] = np.asarray(root["stats/expression_sd"][...], dtype=np.float64)
-    if _holds(root, "metadata/observed"):
+    if holds(root, "metadata/observed"):
         table["observed"] = np.asarray(root["metadata/observed"][...], dtype=np.float64)
-    done = np.asarray(root["done"][...]) == 1 if _holds(root, "done") else np.ones(len(table), dtype=bool)
+    done = np.asarray(root["done"][...]) == 1 if holds(root, "done") else np.ones(len(table), dtype=bool)
     rows = np.flatnonzero(done)
     if path.is_dir():
         check_chunks(path, root, rows.tolist())
@@ -388,7 +406,7 @@ def open_arrays(path: Path) -> Any:
         If it is missing or damaged, or holds no predictions.
     """
     root = _open_hdf5(path) if path.suffix in (".h5", ".hdf5") else _open_zarr(path, "r")
-    if not _holds(root, "preds"):
+    if not holds(root, "preds"):
         raise InputError(f"{path} holds no predictions: give a results folder, or an .h5 or .zarr of `kipoi predict`.")
     return root
 
@@ -404,44 +422,3 @@ def _open_hdf5(path: Path) -> Any:
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({error}): it is damaged or still being written.") from None
     return root
-
-
-def _read_genes(path: Path, root: Any) -> pd.DataFrame:
-    """Read the genes from the metadata that ours and Kipoi's outputs share."""
-    identifier = "metadata/gene_id" if _holds(root, "metadata/gene_id") else "metadata/ranges/id"
-    names = {"gene_id": identifier, "chrom": "metadata/ranges/chr", "strand": "metadata/ranges/strand"}
-    try:
-        table = pd.DataFrame({column: texts(root[name]) for column, name in names.items()})
-        for column in ("start", "end"):
-            table[column] = np.asarray(root[f"metadata/ranges/{column}"][...]).astype(np.int64).ravel()
-    except KeyError as error:
-        raise InputError(f"{path}: the metadata of the genes is incomplete ({error.args[0]}).") from None
-    table["tss"] = (table["start"] + table["end"]) // 2
-    if _holds(root, f"metadata/{NAME_COLUMN}"):
-        table[NAME_COLUMN] = texts(root[f"metadata/{NAME_COLUMN}"])
-    return table
-
-
-def _places(genes: pd.DataFrame) -> dict[str, tuple[str, int]]:
-    return dict(zip(genes["gene_id"], zip(genes["chrom"], genes["tss"], strict=True), strict=True))
-
-
-def _given_genes(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFrame:
-    """Take the genes from a table, for an output of Kipoi that was made without metadata."""
-    if genes is None:
-        raise InputError(
-            f"{path} does not say which genes it holds: run `kipoi predict` with --keep_metadata, or give the gene "
-            f"table that was predicted."
-        )
-    table = genes[["gene_id", "chrom", "tss", "strand"]].reset_index(drop=True)
-    length = root["preds/element_mask"].shape[1] if _holds(root, "preds/element_mask") else 0
-    return table.assign(start=table["tss"] - length // 2, end=table["tss"] + length // 2)
-
-
-def texts(values: Any) -> list[str]:
-    """Return the values of an array on disk as text."""
-    return [item.decode() if isinstance(item, bytes) else str(item) for item in np.asarray(values[...]).ravel()]
-
-
-def _holds(root: Any, name: str) -> bool:
-    return name in root

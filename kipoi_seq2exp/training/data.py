@@ -24,7 +24,7 @@ from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.tracks.ranges import LOOKED_AT, noted_ranges
+from kipoi_seq2exp.data.track_ranges import LOOKED_AT, noted_ranges
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.tokens import TokenGrid, known_rows
 from kipoi_seq2exp.training.config import TrainingConfig

@@ -14,6 +14,7 @@ import numpy as np
 
 from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.effects.contributions import Contributions, Floats
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import whole_file
@@ -106,7 +107,7 @@ def draw_contributions(picture: ContributionPicture) -> Figure:
     _draw_letters(figure.add_subplot(grid[len(sources), 0]), picture, place)
     _draw_sums(figure.add_subplot(grid[:, 1]), picture, sources)
     window = picture.window
-    strand = f"{window.chrom}:{window.start:,}-{window.end:,} ({window.strand})"
+    strand = f"{written(window.chrom, window.start, window.end)} ({window.strand})"
     figure.suptitle(
         f"{window.gene_id.replace('$', chr(92) + '$')}   {strand}", fontsize=15, weight="bold", x=0.01, ha="left"
     )

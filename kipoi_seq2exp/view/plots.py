@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import TrackKind
+from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.elements.credible import beta_quantiles
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import whole_file
@@ -348,7 +349,7 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
     panels[-1].set_xlabel(f"{locus.chrom} (Mb)")
     name = next((m.name for m in data.models if m.is_gene(locus.gene_id) and m.name != locus.gene_id), "")
     title = f"{name} ({locus.gene_id})" if name else locus.gene_id
-    where = f"{locus.chrom}:{locus.start:,}-{locus.end:,} ({locus.strand})"
+    where = f"{written(locus.chrom, locus.start, locus.end)} ({locus.strand})"
     figure.text(0.135, 0.958, title, fontsize=20, weight="bold", va="center")
     figure.text(0.875, 0.958, where, fontsize=13, ha="right", va="center")
     figure.text(0.875, 0.918, data.caption, fontsize=11, ha="right", va="center", color=_FAINT_TEXT)

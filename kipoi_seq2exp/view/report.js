@@ -212,8 +212,8 @@ function start(data) {
   const state = { column: "expression", rising: false, gene: null, browser: null, shown: Promise.resolve(), rows: [], first: -1 };
   data.genes.forEach((gene, number) => {
     gene.number = number;
-    gene.place = `${gene.chrom}:${grouped(gene.tss)} ${gene.strand}`;
-    gene.words = `${gene.gene_id} ${gene.name || ""} ${gene.place} ${gene.chrom}:${gene.tss}`.toLowerCase();
+    gene.place = `${gene.chrom}:${grouped(gene.tss + 1)} ${gene.strand}`;
+    gene.words = `${gene.gene_id} ${gene.name || ""} ${gene.place} ${gene.chrom}:${gene.tss + 1}`.toLowerCase();
     gene.kept_percent = absent(gene.kept_fraction) ? null : 100 * gene.kept_fraction;
   });
   const columns = COLUMNS.filter(([name]) => data.genes.some((gene) => !absent(gene[name])));

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.pairs import pairs_of, read_pairs
 from kipoi_seq2exp.data.windows import Locus
-from kipoi_seq2exp.elements.calls import CallSettings, call_elements, place_elements
+from kipoi_seq2exp.elements.calls import CallSettings, call_elements, kept_fraction, place_elements
 from kipoi_seq2exp.elements.outputs import describe_lines, status_line
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.judge.crispri import check_overlap
@@ -167,7 +167,7 @@ def _gene(predictions: Predictions, index: int, calls: CallSettings) -> dict[str
             [int(start), int(end), round(float(mean), 4), int(distance)]
             for start, end, mean, distance in table.itertuples(index=False)
         ]
-        row |= {"n_elements": len(found), "kept_fraction": float((mask >= found.threshold).mean())}
+        row |= {"n_elements": len(found), "kept_fraction": kept_fraction(mask, found.threshold)}
         row["threshold"] = found.threshold if np.isfinite(found.threshold) else None
         row["mask"] = _packed(binned(mask, np.mean), 1.0)
     return row

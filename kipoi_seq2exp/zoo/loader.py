@@ -17,7 +17,7 @@ from kipoi_utils.data_utils import numpy_collate
 from torch.utils.data import DataLoader
 
 from kipoi_seq2exp.data.dataset import WindowDataset
-from kipoi_seq2exp.data.tracks.ranges import warn_of_inputs
+from kipoi_seq2exp.data.track_ranges import warn_of_inputs
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo import fixes, served
 from kipoi_seq2exp.zoo.group import member_inputs
@@ -55,7 +55,8 @@ class GroupDataset(Dataset):  # type: ignore[misc]
         given["missing_features"] = missing_features
         self.windows = WindowDataset(inputs, gene_ids=gene_ids, **given)
         warn_of_inputs(self.windows)
-        fixes.note(inputs=given, reads=to_mapping(inputs), folder=str(Path.cwd()))
+        lengths = self.windows.chrom_lengths
+        fixes.note(inputs=given, reads=to_mapping(inputs), chrom_lengths=lengths, folder=str(Path.cwd()))
 
     def __len__(self) -> int:
         """Return the number of genes."""

@@ -13,7 +13,7 @@ from training_runs import run_settings
 
 from kipoi_seq2exp import cli, save_model
 from kipoi_seq2exp.config import RANGE_LEVELS, TrackRange
-from kipoi_seq2exp.data.tracks.ranges import far_tracks, noted_ranges
+from kipoi_seq2exp.data.track_ranges import far_tracks, noted_ranges
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.settings import from_mapping, to_mapping
 from kipoi_seq2exp.training.config import training_config

@@ -254,7 +254,7 @@ def test_the_command_adds_up_by_default(tiny, tmp_path, capsys):
 
 def test_the_command_mutates(tiny, tmp_path, capsys):
     weights, out = small_weights(tiny, tmp_path), tmp_path / "o"
-    assert main(command(tiny, weights, out, "--method", "mutagenesis", "--region", "chr1:690-694")) == 0
+    assert main(command(tiny, weights, out, "--method", "mutagenesis", "--region", "chr1:691-694")) == 0
     assert "mutations of 4 bases change log10 expression by" in capsys.readouterr().out
     table = pd.read_csv(out / "GENE01.mutagenesis.tsv", sep="\t", comment="#")
     assert table["ref"].str.cat() == tiny.bases["chr1"][690:694].decode().upper()
@@ -268,7 +268,7 @@ def test_an_id_that_is_a_path_writes_inside_the_folder(tiny, tmp_path):
     words = command_line(tiny, small_weights(tiny, tmp_path), output, command="contributions ../../EVIL")
     words[words.index(str(tiny.genes))] = str(genes)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert main([*words, "--method", "mutagenesis", "--region", "chr1:690-692"]) == 0
+    assert main([*words, "--method", "mutagenesis", "--region", "chr1:691-692"]) == 0
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert {path.parent for path in written} == {output}
     assert {path.suffix for path in written} == {".tsv", ".sqlite"}
@@ -291,10 +291,10 @@ def test_files_of_another_method_are_not_taken_for_this_ones(tiny, tmp_path, cap
     ("more", "message"),
     [
         (["--method", "mutagenesis"], "needs --region"),
-        (["--region", "chr1:690-694"], "or where --plot shows letters: give one"),
-        (["--method", "mutagenesis", "--region", "chr1"], "expected CHR:START-END"),
+        (["--region", "chr1:691-694"], "or where --plot shows letters: give one"),
+        (["--method", "mutagenesis", "--region", "chr1"], "--region chr1 is no region: write CHR:FIRST-LAST"),
         (["--method", "mutagenesis", "--region", "chr1:5000-5100"], "does not lie in the window of GENE01"),
-        (["--method", "mutagenesis", "--region", "chr1:690-694", "--plot", "png"], "go with the methods"),
+        (["--method", "mutagenesis", "--region", "chr1:691-694", "--plot", "png"], "go with the methods"),
         (["--plot", "png", "--region", "chr1:100-1100", "--steps", "1"], "at most 400 letters can be read"),
         (["--modisco", "3"], "give an even number of bases"),
         (["--modisco", "4002"], "the window has 4,000 bases"),

@@ -201,13 +201,13 @@ def test_tiles_cover_the_locus_and_bases_have_the_mean(dataset):
     assert np.isnan(bases[:500]).all()
     assert bases[[500, 700, 900, 1_099]].tolist() == [1, 2, 3, 3]
     assert np.isnan(bases[1_100:]).all()
-    with pytest.raises(ConfigError, match="do not fit into chr1:20,000-20,100"):
+    with pytest.raises(ConfigError, match="do not fit into chr1:20,001-20,100"):
         tiles("chr1", 20_000, 20_100, 400, 200)
 
 
 def test_the_command(tiny, model, dataset, tmp_path, capsys):
     weights, out = small_weights(tiny, tmp_path, **TOKENS), tmp_path / "o"
-    words = ["--tile", "chr1:20,000-21,000", "--width", "400", "--step", "200", "--how", "tracks", "--plot", "svg"]
+    words = ["--tile", "chr1:20,001-21,000", "--width", "400", "--step", "200", "--how", "tracks", "--plot", "svg"]
     words += ["--gtf", str(tiny.gtf)]
     assert main(command_line(tiny, weights, out, *words, command="perturb")) == 0
     said = capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_the_command(tiny, model, dataset, tmp_path, capsys):
     words = ["--regions", str(tmp_path / "sites.bed"), "--gene-ids", "GENE03"]
     assert main(command_line(tiny, weights, out, *words, command="perturb")) == 0
     assert pd.read_csv(out / "perturb.tsv", sep="\t", comment="#")["name"].tolist() == ["mine"]
-    assert main(command_line(tiny, weights, out, "--insert", "TGACTCA", "--at", "chr1:20000", command="perturb")) == 0
+    assert main(command_line(tiny, weights, out, "--insert", "TGACTCA", "--at", "chr1:20,001", command="perturb")) == 0
     assert pd.read_csv(out / "perturb.tsv", sep="\t", comment="#")["how"].tolist() == ["insert"]
 
 
@@ -235,13 +235,13 @@ def test_the_command(tiny, model, dataset, tmp_path, capsys):
         ([], "by one of --regions, --tile and --insert, found none"),
         (["--tile", "chr1:1-9", "--regions", "x.bed"], "found 2"),
         (["--insert", "ACGT"], "--insert and --at go together"),
-        (["--insert", "ACGT", "--at", "chr1"], "--at chr1: expected CHR:POS"),
+        (["--insert", "ACGT", "--at", "chr1"], "--at chr1 is no position: write CHR:BASE"),
         (["--insert", "ACGT", "--at", "chr1:5", "--how", "dna"], "leave one out"),
-        (["--tile", "chr1"], "--tile chr1: expected CHR:START-END"),
-        (["--tile", "chr1:45000-47000"], "none of the 3 sites lies in the window of one of the 7 genes"),
+        (["--tile", "chr1"], "--tile chr1 is no region: write CHR:FIRST-LAST"),
+        (["--tile", "chr1:45001-47000"], "none of the 3 sites lies in the window of one of the 7 genes"),
         (["--regions", "absent.bed"], "regions absent.bed: no such file"),
-        (["--tile", "chr1:20000-21000", "--shuffles", "0"], "at least one shuffle"),
-        (["--tile", "chr1:20000-21000", "--gtf", "x.gtf"], "--gtf is drawn by --plot"),
+        (["--tile", "chr1:20001-21000", "--shuffles", "0"], "at least one shuffle"),
+        (["--tile", "chr1:20001-21000", "--gtf", "x.gtf"], "--gtf is drawn by --plot"),
     ],
 )
 def test_misuse_is_one_sentence(tiny, tmp_path, capsys, more, message):

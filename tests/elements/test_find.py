@@ -16,7 +16,7 @@ from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings
 from kipoi_seq2exp.elements.evidence import interval_means, split_evidence
 from kipoi_seq2exp.elements.fdr import BINS, Null, NullSettings, mask_under, shuffled_masks
-from kipoi_seq2exp.elements.find import ElementSettings, find_elements, genomic_mask, measure_null, results_here
+from kipoi_seq2exp.elements.find import ElementSettings, find_elements, measure_null, results_here
 from kipoi_seq2exp.elements.formats import write_element_files
 from kipoi_seq2exp.errors import ConfigError, InputError, ShapeError
 from kipoi_seq2exp.prediction.masking import effect_line, masked_out, predict_masked
@@ -90,7 +90,8 @@ def test_nothing_is_called_beyond_the_chromosome(run, predictions):
     assert (found.elements["start"] >= 0).all()
     last = found.elements[found.elements["chrom"] == "chr2"]["end"].max()
     assert last == 30_000 < predictions.locus(5).end
-    assert genomic_mask(predictions, 0)[: -predictions.locus(0).start].max() == 0
+    assert predictions.mask(0)[: -predictions.locus(0).start].max() == 0
+    assert predictions.network_mask(0)[: -predictions.locus(0).start].max() > 0
 
 
 # --------------------------------------------------------------------------------------------------------------- null

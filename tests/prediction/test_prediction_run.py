@@ -55,7 +55,7 @@ def test_the_store_holds_what_the_network_says(tiny, weights, whole_run):
                     blacklist=torch.from_numpy(window.blacklist)[None],
                 )
             assert found.genes["expression"][index] == pytest.approx(float(output.expression[0]), abs=1e-6)
-            np.testing.assert_allclose(found.mask(index), output.mask[0].numpy(), atol=1e-6)
+            np.testing.assert_allclose(found.network_mask(index), output.mask[0].numpy(), atol=1e-6)
             np.testing.assert_allclose(found.concentrations(index)[0], output.z.alpha[0].numpy(), rtol=1e-5)
             assert found.genes["known_fraction"][index] == window.onehot.sum() / len(window.onehot)
             assert found.genes["start"][index] == window.start

@@ -72,7 +72,7 @@ def test_an_unknown_gene_is_named(predictions):
 def test_the_figure_shows_everything(data):
     figure = draw_locus(data)
     shown = " ".join(texts(figure))
-    for word in ("gene02", "h3k27ac", "dnase", "hic", "mask", "elements", "known", "provisional", "chr1:7,000-11,000"):
+    for word in ("gene02", "h3k27ac", "dnase", "hic", "mask", "elements", "known", "provisional", "chr1:7,001-11,000"):
         assert word in shown
     assert f"{data.predicted:.2f}" in shown
     assert f"{data.observed:.2f}" in shown

@@ -119,7 +119,7 @@ def test_complaints_and_requests_are_noticed(driver, tmp_path):
 
 
 def test_the_highest_predicted_gene_is_shown_first(shown):
-    assert text(shown, "title").startswith("gene05 (GENE05) chr2:8,000 +: predicted 100.000, observed 90.000")
+    assert text(shown, "title").startswith("gene05 (GENE05) chr2:8,001 +: predicted 100.000, observed 90.000")
     assert view(shown) == (6_001, 10_000)
     assert [head.text for head in heads(shown)] == [
         "gene", "name", "TSS", "predicted \u25bc", "observed", "difference", "kept, %", "elements", "CRISPRi",
@@ -136,8 +136,8 @@ def test_the_table_sorts(shown):
     sort_by(shown, "gene")
     assert column(shown, "gene") == genes[::-1]
     sort_by(shown, "TSS")
-    places = ["chr1:700 +", "chr1:9,000 -", "chr1:21,500 +", "chr1:33,210 -", "chr2:8,000 +", "chr2:15,000 +"]
-    assert column(shown, "TSS") == [*places, "chr2:29,500 -"]
+    places = ["chr1:701 +", "chr1:9,001 -", "chr1:21,501 +", "chr1:33,211 -", "chr2:8,001 +", "chr2:15,001 +"]
+    assert column(shown, "TSS") == [*places, "chr2:29,501 -"]
     known = sorted(value for value in OBSERVED if value is not None)
     for rising in (False, True):
         sort_by(shown, "observed")
@@ -149,7 +149,7 @@ def test_the_table_sorts(shown):
 
 def test_a_click_on_a_gene_shows_its_locus(shown):
     choose(shown, "GENE02")
-    assert text(shown, "title").startswith("gene02 (GENE02) chr1:9,000 -: predicted 10.000")
+    assert text(shown, "title").startswith("gene02 (GENE02) chr1:9,001 -: predicted 10.000")
     assert view(shown) == (7_001, 11_000)
     assert tracks(shown) == ["genes", "CRISPRi", "h3k27ac", "dnase", "hic", "mask", "elements"]
     picture = drawn(shown)
@@ -210,7 +210,7 @@ def test_the_scatter_shows_the_genes_with_labels(shown):
     title = "return arguments[0].querySelector('title').textContent"
     point = next(p for p in points if shown.execute_script(title, p).startswith("gene06:"))
     point.click()
-    until(shown, lambda d: text(d, "title").startswith("gene06 (GENE06) chr2:29,500 -: predicted -20.000"))
+    until(shown, lambda d: text(d, "title").startswith("gene06 (GENE06) chr2:29,501 -: predicted -20.000"))
     until(shown, lambda d: view(d) == (27_501, 30_000))
     (chosen,) = shown.find_elements("css selector", "#scatter circle.chosen")
     assert shown.execute_script(title, chosen).startswith("gene06:")
