@@ -1,18 +1,17 @@
-"""How many windows the network gets at once, and what happens when they do not fit into memory.
+"""How many windows the network gets at once.
 
 Contract: on the CPU the network computes the windows of a batch one after the other, with the same bits in any batch;
 larger batches gain nothing there, so the choice is 1. On CUDA it is what fits: one window is predicted, the memory that
-it took is measured, and a batch may take most of what is free. A device that runs out of memory all the same gets half
-as many windows from then on; the numbers then agree to rounding.
+it took is measured, and a batch may take most of what is free (`nn.halving` says what happens if it does not fit).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from kipoi_seq2exp.errors import ConfigError
 
@@ -25,8 +24,6 @@ SHARE = 0.8  # of the free memory that a batch may take; the rest is for fragmen
 LARGEST = 64  # windows; more gain nothing
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _CGROUPS, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # control groups, and which are ours
-Window = TypeVar("Window")
-Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
@@ -129,44 +126,3 @@ def cuda_bytes(device: torch.device, predict: Callable[[], object]) -> int:
     before = torch.cuda.memory_allocated(device)
     predict()
     return int(torch.cuda.max_memory_allocated(device) - before)
-
-
-class Halving(Generic[Window, Result]):
-    """Predicts any number of windows, at most `limit` at once; an out-of-memory error of the device halves `limit`.
-
-    Parameters
-    ----------
-    predict : callable
-        Turns windows into as many results.
-    limit : int
-    """
-
-    def __init__(self, predict: Callable[[Sequence[Window]], list[Result]], limit: int) -> None:
-        self.predict, self.limit = predict, limit
-
-    def __call__(self, windows: Sequence[Window]) -> list[Result]:
-        """Return the results in the order of the windows.
-
-        Raises
-        ------
-        ConfigError
-            If the device has no room for a single window.
-        """
-        import torch
-
-        results: list[Result] = []
-        while len(results) < len(windows):
-            piece = windows[len(results) : len(results) + self.limit]
-            try:
-                results += self.predict(piece)
-                continue
-            except torch.cuda.OutOfMemoryError as error:
-                reason = str(error).split(". ")[0]
-            if len(piece) == 1:  # here, outside the handler, the failed prediction's arrays are free
-                raise ConfigError(
-                    f"one window does not fit into the memory of the device ({reason}): use --device cpu."
-                )
-            self.limit = len(piece) // 2
-            torch.cuda.empty_cache()
-            logger.warning("out of memory at %d windows at once: %d from here on", len(piece), self.limit)
-        return results

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import WorkerPlugin, get_worker
 
 from kipoi_seq2exp.errors import InputError, Seq2ExpError
-from kipoi_seq2exp.prediction.batches import Halving
+from kipoi_seq2exp.nn.halving import Halving
 from kipoi_seq2exp.prediction.request import PredictRequest, fingerprint, inputs_of, open_dataset, open_model
 from kipoi_seq2exp.prediction.run import batch_size_for, differences, open_peaks, predict_windows
 from kipoi_seq2exp.prediction.store import Row

@@ -26,7 +26,8 @@ from kipoi_seq2exp.data.genes import NAME_COLUMN
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.errors import ConfigError, OutputError
 from kipoi_seq2exp.files import make_folder, remove_folder, remove_partials
-from kipoi_seq2exp.prediction.batches import Halving, cuda_bytes, fitting_batch
+from kipoi_seq2exp.nn.halving import Halving
+from kipoi_seq2exp.prediction.batches import cuda_bytes, fitting_batch
 from kipoi_seq2exp.prediction.request import (
     PredictRequest,
     fingerprint,

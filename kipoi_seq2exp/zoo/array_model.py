@@ -7,7 +7,7 @@ any layer or named result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.bottleneck import BetaParams
+from kipoi_seq2exp.nn.halving import Halving
 from kipoi_seq2exp.nn.mamba import recomputed_layers
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 from kipoi_seq2exp.settings import suggest
@@ -26,6 +27,7 @@ RESULTS = ("expression", "element_mask", "z", "posterior", "prior", "mask_logits
 REDUCTIONS = ("sum", "max", "min", "absmax")
 
 Arrays = Mapping[str, np.ndarray]
+Tensors = dict[str, Tensor]
 
 
 class ArrayModel:
@@ -37,6 +39,9 @@ class ArrayModel:
         In eval mode.
     outputs : sequence of str
         Which outputs `predict` returns: "expression" (B, 1), "element_mask" (B, L).
+    batch_size : int, optional
+        Windows that go through the network together; changes memory and speed only. By default one on the CPU, where
+        more gain nothing, and elsewhere all that are given, as far as they fit.
 
     Raises
     ------
@@ -44,28 +49,34 @@ class ArrayModel:
         If an output is unknown, or the network makes no mask.
     """
 
-    def __init__(self, network: Seq2Exp, outputs: Sequence[str] = tuple(OUTPUTS)) -> None:
+    def __init__(
+        self, network: Seq2Exp, outputs: Sequence[str] = tuple(OUTPUTS), batch_size: int | None = None
+    ) -> None:
         for name in outputs:
             if name not in OUTPUTS:
                 raise ConfigError(f"outputs: unknown output '{name}'{suggest(name, OUTPUTS)}.")
         if "element_mask" in outputs and not network.config.generates_mask:
             raise ConfigError("outputs: these weights make no element_mask: ask for the expression only.")
-        self.network, self.outputs = network, tuple(outputs)
+        self.network, self.outputs, self.batch_size = network, tuple(outputs), batch_size
 
     def predict(self, x: Arrays) -> dict[str, np.ndarray]:
         """Return the outputs by name: expression (B, 1), in the weights' unit; element_mask (B, L), 0 to 1."""
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
-        with torch.inference_mode():
-            for window in self._windows(x):
-                output = self.network(**window)
-                for name in self.outputs:
-                    rows[name].append(_named_result(output, name).cpu().numpy())
-        return {name: np.concatenate(values) for name, values in rows.items()}
+
+        def work(windows: Tensors) -> dict[str, Tensor]:
+            with torch.inference_mode():
+                output = self.network(**windows)
+                return {name: _named_result(output, name) for name in self.outputs}
+
+        return self._together(x, work, self.outputs)
 
     def activation(self, x: Arrays, layer: str) -> np.ndarray:
         """Return what a layer puts out, (B, ...): a module by its dotted name, or one of `RESULTS`."""
-        with torch.inference_mode():
-            return np.concatenate([self._layer(window, layer).cpu().numpy() for window in self._windows(x)])
+
+        def work(windows: Tensors) -> dict[str, Tensor]:
+            with torch.inference_mode():
+                return {layer: self._layer(windows, layer)}
+
+        return self._together(x, work, [layer])[layer]
 
     def gradient(
         self, x: Arrays, layer: str | None = None, filter_idx: Any = None, avg_func: str | None = None
@@ -90,21 +101,43 @@ class ArrayModel:
         """
         if avg_func is not None and avg_func not in REDUCTIONS:
             raise ConfigError(f"avg_func: unknown reduction '{avg_func}'{suggest(str(avg_func), REDUCTIONS)}.")
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in x}
-        for window in self._windows(x):
-            leaves = {name: value.requires_grad_() for name, value in window.items() if value.is_floating_point()}
+
+        def work(windows: Tensors) -> dict[str, Tensor]:
+            leaves = {name: value.requires_grad_() for name, value in windows.items() if value.is_floating_point()}
             with torch.enable_grad(), recomputed_layers(self.network):
-                values = self._layer(window, layer or "expression")
+                values = self._layer(windows, layer or "expression")
                 total = _reduce(_select(values, filter_idx), avg_func)
                 gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-            for (name, leaf), found in zip(leaves.items(), gradients, strict=True):
-                rows[name].append((torch.zeros_like(leaf) if found is None else found).cpu().numpy())
-            for name in window.keys() - leaves.keys():
-                rows[name].append(np.zeros(tuple(window[name].shape), np.float32))
-        return {name: np.concatenate(values) for name, values in rows.items()}
+            found = {name: torch.zeros(value.shape) for name, value in windows.items()}
+            pairs = zip(leaves, gradients, strict=True)
+            return found | {name: gradient for name, gradient in pairs if gradient is not None}
 
-    def _windows(self, x: Arrays) -> Iterator[dict[str, Tensor]]:
-        """Yield the inputs of one window at a time, (1, ...), as tensors of the types that the network reads."""
+        return self._together(x, work, list(x))
+
+    def _together(
+        self, x: Arrays, work: Callable[[Tensors], dict[str, Tensor]], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Return what `work` makes of each window: on the CPU of one after the other, elsewhere of as many as fit."""
+        count = self._check(x)
+        device = next(self.network.parameters()).device
+
+        def rows(places: Sequence[int]) -> list[dict[str, np.ndarray]]:
+            part = slice(places[0], places[-1] + 1)
+            windows = {
+                name: torch.as_tensor(
+                    np.ascontiguousarray(values[part], bool if name == "blacklist" else np.float32), device=device
+                )
+                for name, values in x.items()
+            }
+            found = {name: value.cpu().numpy() for name, value in work(windows).items()}
+            return [{name: found[name][row] for name in names} for row in range(len(places))]
+
+        most = self.batch_size or (1 if device.type == "cpu" else max(1, count))
+        results = Halving(rows, most)(range(count))
+        return {name: np.stack([result[name] for result in results]) for name in names}
+
+    def _check(self, x: Arrays) -> int:
+        """Check the inputs; return the number of windows."""
         if not isinstance(x, Mapping):
             raise ShapeError(f"the inputs must be a dict of arrays ({', '.join(INPUTS)}), found {type(x).__name__}.")
         for name in x:
@@ -116,33 +149,29 @@ class ArrayModel:
         lengths = {name: len(values) for name, values in x.items()}
         if len(set(lengths.values())) != 1:
             raise ShapeError(f"the inputs hold different numbers of windows: {lengths}.")
-        device = next(self.network.parameters()).device
-        for row in range(len(x["onehot"])):
-            yield {
-                name: torch.as_tensor(
-                    np.ascontiguousarray(values[row : row + 1], bool if name == "blacklist" else np.float32),
-                    device=device,
-                )
-                for name, values in x.items()
-            }
+        return len(x["onehot"])
 
-    def _layer(self, window: dict[str, Tensor], layer: str) -> Tensor:
+    def _layer(self, windows: Tensors, layer: str) -> Tensor:
         if layer in RESULTS:
-            return _named_result(self.network(**window), layer)
+            return _named_result(self.network(**windows), layer)
         modules = dict(self.network.named_modules())
         if not layer or layer not in modules:
             raise ConfigError(f"unknown layer '{layer}'{suggest(str(layer), [*RESULTS, *modules])}.")
         caught: list[Tensor] = []
         handle = modules[layer].register_forward_hook(lambda _module, _inputs, output: caught.append(output))
         try:
-            self.network(**window)
+            self.network(**windows)
         finally:
             handle.remove()
-        if not caught or not isinstance(caught[-1], Tensor):
+        if not caught or not all(isinstance(output, Tensor) for output in caught):
             raise ConfigError(
                 f"the layer '{layer}' puts out no array of its own: choose a module inside it or a result."
             )
-        return caught[-1]
+        count = len(windows["onehot"])
+        if len(caught[-1]) == count:
+            return caught[-1]
+        calls = len(caught) // count  # of the module for each window: on the CPU they are predicted one by one
+        return torch.cat(caught[calls - 1 :: calls])
 
 
 def _named_result(output: Seq2ExpOutput, name: str) -> Tensor:
@@ -168,11 +197,12 @@ def _select(values: Tensor, filter_idx: Any) -> Tensor:
 
 
 def _reduce(values: Tensor, how: str | None) -> Tensor:
-    flat = values.flatten()
+    """Reduce the values of each window to one number; return their sum, since no window sees another."""
+    flat = values.flatten(1) if values.ndim > 1 else values[:, None]
     if how == "max":
-        return flat.max()
+        return flat.amax(1).sum()
     if how == "min":
-        return flat.min()
+        return flat.amin(1).sum()
     if how == "absmax":
-        return flat[flat.abs().argmax()]
+        return flat.gather(1, flat.abs().argmax(1, keepdim=True)).sum()
     return flat.sum()

@@ -9,8 +9,9 @@ from small_runs import command_line, small_request
 from kipoi_seq2exp import NetworkConfig
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.nn.halving import Halving
 from kipoi_seq2exp.prediction import batches as module
-from kipoi_seq2exp.prediction.batches import LARGEST, Halving, cpu_bytes, fitting_batch, free_memory, parse_bytes
+from kipoi_seq2exp.prediction.batches import LARGEST, cpu_bytes, fitting_batch, free_memory, parse_bytes
 from kipoi_seq2exp.prediction.request import inputs_of, open_dataset, open_model
 from kipoi_seq2exp.prediction.run import batch_size_for, fill_store, predict_windows, prepare
 from kipoi_seq2exp.prediction.store import STORE_NAME, read_predictions

@@ -63,6 +63,38 @@ def test_each_window_is_on_its_own(model, x):
             np.testing.assert_array_equal(alone[name][0], whole[name][row])
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_batch_size_changes_no_number(model, x, size):
+    """Predictions and layers to the bit; gradients, which go through the network together, to rounding."""
+    batched = ArrayModel(model.network, batch_size=size)
+    for name, values in model.predict(x).items():
+        np.testing.assert_array_equal(batched.predict(x)[name], values)
+    for layer in ("z", "encoder.layers.0", "expression_head.0"):
+        np.testing.assert_array_equal(batched.activation(x, layer), model.activation(x, layer))
+    for reduction in (None, "max", "min", "absmax"):
+        found = batched.gradient(x, "element_mask", slice(0, 50), reduction)
+        for name, values in model.gradient(x, "element_mask", slice(0, 50), reduction).items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-6 + 1e-5 * np.abs(values).max())
+
+
+def test_a_device_that_runs_out_of_memory_gets_fewer(model, x, monkeypatch, caplog):
+    batched, forward, sizes = ArrayModel(model.network, batch_size=3), model.network.forward, []
+
+    def small(onehot, **rest):
+        sizes.append(len(onehot))
+        if len(onehot) > 1:
+            raise torch.cuda.OutOfMemoryError("no room. Really")
+        return forward(onehot, **rest)
+
+    monkeypatch.setattr(model.network, "forward", small)
+    found = batched.predict(x)
+    assert sizes == [3, 1, 1, 1]
+    assert "out of memory at 3 windows at once: 1 from here on" in caplog.text
+    monkeypatch.undo()
+    for name, values in model.predict(x).items():
+        np.testing.assert_array_equal(found[name], values)
+
+
 def test_only_the_outputs_asked_for(model, x):
     assert list(ArrayModel(model.network, ["expression"]).predict(x)) == ["expression"]
     with pytest.raises(ConfigError, match="did you mean 'element_mask'"):
