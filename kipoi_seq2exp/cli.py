@@ -21,6 +21,7 @@ from kipoi_seq2exp.commands import (
     compare,
     contributions,
     elements,
+    features,
     models,
     new_cell,
     perturb,
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         report,
         show,
         models,
+        features,
         new_cell,
         train,
     ):

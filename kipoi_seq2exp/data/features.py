@@ -58,7 +58,7 @@ class FeatureTable:
         )
         return (
             f"{len(self.filled)} of {counted(n_features, 'gene feature')} filled by means, which tell no genes apart: "
-            f"{each}"
+            f"{each} (seq2exp features makes a table that has them)"
         )
 
 
