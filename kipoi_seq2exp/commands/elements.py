@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from kipoi_seq2exp.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.find import ElementSettings, Found, Results
+    from kipoi_seq2exp.elements.overlaps import NamedIntervals
     from kipoi_seq2exp.prediction.run import Run
     from kipoi_seq2exp.prediction.store import Predictions
     from kipoi_seq2exp.prediction.units import Job, Unit
@@ -54,6 +56,15 @@ def add_to(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--perturb", action="store_true", help="predict expression with each element masked out, as CRISPRi would"
     )
+    known = parser.add_argument_group("what elements overlap (a column of elements.tsv each)")
+    known.add_argument("--gtf", type=Path, help="gene models: whose promoters (TSS +- 500 bp) an element overlaps")
+    known.add_argument(
+        "--overlaps",
+        action="append",
+        default=[],
+        metavar="NAME=BED",
+        help="named intervals, e.g. ccre=cCREs.bed; BED::COLUMN takes the names from another column than the 4th",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
 
 
@@ -74,9 +85,12 @@ def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Call the elements."""
-    from kipoi_seq2exp.elements.find import find_elements, results_here
+    import pandas as pd
 
-    settings, started = settings_of(args), time.time()
+    from kipoi_seq2exp.elements.find import find_elements, results_here
+    from kipoi_seq2exp.elements.overlaps import overlap_columns
+
+    settings, started, overlapped = settings_of(args), time.time(), _overlapped(args)
     with workers_of(args.cluster) as workers:
         predictions, opened = open_predictions(args, say, needs_mask, workers)
         with predictions:
@@ -87,8 +101,27 @@ def run(args: argparse.Namespace, say: Say) -> int:
             else:
                 with _kept_results(args, opened, workers, say) as results:
                     found = find_elements(predictions, settings, opened, results)
+            columns = overlap_columns(found.elements, *overlapped)
+            found = dataclasses.replace(found, elements=pd.concat([found.elements, columns], axis=1))
             _write(args, predictions, found, started, say)
+            for name, names in columns.items():
+                say(f"{name}: {counted(int((names != '').sum()), 'element')} of {len(names)} overlap")
     return 0
+
+
+def _overlapped(args: argparse.Namespace) -> tuple[NamedIntervals | None, dict[str, NamedIntervals]]:
+    """Read what elements may overlap, before anything is computed."""
+    from kipoi_seq2exp.elements.overlaps import promoters_of, read_named
+
+    named: dict[str, NamedIntervals] = {}
+    for entry in args.overlaps:
+        name, separator, source = entry.partition("=")
+        if not (name and separator and source):
+            raise ConfigError(f"--overlaps {entry}: expected NAME=BED, e.g. --overlaps ccre=cCREs.bed.")
+        if name in named:
+            raise ConfigError(f"--overlaps {name} is given twice: keep one.")
+        named[name] = read_named(source)
+    return None if args.gtf is None else promoters_of(args.gtf), named
 
 
 def _behind(args: argparse.Namespace, predictions: Predictions, say: Say) -> Run | None:
