@@ -22,6 +22,7 @@ from pathlib import Path
 
 from kipoi_seq2exp.errors import InputError, OutputError, WeightsError
 
+_END_BYTES = 1 << 16  # of each end of an input, to know it again
 _PLAIN = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,119}")
 # of this machine, in names: elsewhere a process of the same number may live
 _HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -66,6 +67,39 @@ def check_regular(path: Path, where: str) -> None:
             f"{where} cannot be read (it is a pipe or a device, and inputs are read more than once): save it as a "
             "file first."
         )
+
+
+def content_mark(path: Path) -> str:
+    """Return what tells an input from another file of that name: its size and a hash of its ends.
+
+    Hashing whole genomes and tracks would take minutes; another build or another experiment differs in its size or in
+    its first or last 64 kB (headers, indexes, checksums). Of a folder: the same of each file in it.
+    """
+    if path.is_dir():
+        marks = "\n".join(f"{file.name} {content_mark(file)}" for file in sorted(path.iterdir()) if file.is_file())
+        return f"files {hashlib.sha256(marks.encode()).hexdigest()[:16]}"
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        digest.update(handle.read(_END_BYTES))
+        if size > _END_BYTES:
+            handle.seek(max(_END_BYTES, size - _END_BYTES))
+            digest.update(handle.read(_END_BYTES))
+    return f"{size} bytes, ends {digest.hexdigest()[:16]}"
+
+
+def input_mark(path: Path) -> str:
+    """Return what tells an input from a changed one: `content_mark` and the time of its last change, in nanoseconds.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    try:
+        return f"{content_mark(path)}, modified {path.stat().st_mtime_ns}"
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({advice(error)}).") from None
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -1,7 +1,9 @@
 """The index (.fai, and .gzi of a bgzip file) of a FASTA: found and checked against the file, or built by pyfaidx.
 
 An index that does not describe the file gives wrong DNA without any error, so each record of an index is compared with
-the file itself (one small read per chromosome): its name, where its bases begin, and where they end.
+the file itself by a few small reads: its name, where its bases begin and end, how long its lines are. In a bgzip file
+these reads go through the .gzi, whose blocks must begin and end where it says. Ages only tell whether an index that
+does not fit is stale, and so built anew, or refused.
 """
 
 from __future__ import annotations
@@ -12,16 +14,24 @@ import os
 import shutil
 import stat
 import tempfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from kipoi_seq2exp.data.handles import file_ends
+from kipoi_seq2exp.data.text import text_lines, whole_number
 from kipoi_seq2exp.errors import InputError
-from kipoi_seq2exp.files import staging_folder
+from kipoi_seq2exp.files import content_mark, staging_folder
 
 _LOG = logging.getLogger(__name__)
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _REBUILD = "delete the index so that it is built anew"
+_LONGEST = 100_000  # bytes of one look into the file
+ReadAt = Callable[[int, int], bytes]  # bytes of the text from a place on, as many as there are
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,14 @@ class FastaIndex:
         The .gzi file of a FASTA compressed by bgzip.
     lengths : tuple of (str, int)
         Chromosomes and lengths in bp, in the file's order.
+    mark : str
+        What tells the FASTA from another file of that name (see `files.content_mark`).
     """
 
     location: Path
     gzi: Path | None
     lengths: tuple[tuple[str, int], ...]
+    mark: str
 
 
 def prepare_index(path: Path) -> FastaIndex:
@@ -100,7 +113,7 @@ def _usable(index: Path, path: Path, compressed: bool) -> bool:
     except InputError as error:
         _LOG.warning("the index is stale and is built anew: %s", error)
         return False
-    return not compressed  # of a compressed file only the age can be judged
+    return True
 
 
 def _cached(path: Path) -> Path:
@@ -146,42 +159,135 @@ def _build(path: Path, index: Path, compressed: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class _Record:
+    """A line of a .fai: where the bases of a chromosome lie in the (uncompressed) file."""
+
+    name: str
+    length: int
+    offset: int
+    line_bases: int
+    line_bytes: int
+
+    @property
+    def end(self) -> int:
+        """Where the bases end, without the end of the last line."""
+        if not self.line_bases:
+            return self.offset
+        lines, rest = divmod(self.length, self.line_bases)
+        return self.offset + lines * self.line_bytes + rest
+
+
 def _read(index: Path, path: Path, compressed: bool) -> FastaIndex:
-    """Read an index and compare it with its FASTA (a compressed FASTA is compared by age alone)."""
-    records: list[tuple[str, int, int, int, int]] = []
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), start=1):
+    """Read an index and compare it with its FASTA."""
+    records: list[_Record] = []
+    for number, line in text_lines(index, str(index)):
         fields = line.split("\t")
-        if len(fields) != 5 or not all(field.isdigit() for field in fields[1:]):
+        if len(fields) != 5:
             raise InputError(f"{index}, line {number}: not a FASTA index (five columns are needed); {_REBUILD}.")
-        length, offset, line_bases, line_bytes = (int(field) for field in fields[1:])
-        records.append((fields[0], length, offset, line_bases, line_bytes))
+        try:
+            place = f"{index}, line {number}"
+            numbers = [whole_number(text, place, f"column {at}") for at, text in enumerate(fields[1:], start=2)]
+        except InputError as error:
+            raise InputError(f"{str(error).rstrip('.')}; {_REBUILD}.") from None
+        records.append(_Record(fields[0], *numbers))
     if not records:
         raise InputError(f"{index} is empty; {_REBUILD}.")
-    if not compressed:
-        _compare(index, path, records)
-    lengths = tuple(record[:2] for record in records)
-    return FastaIndex(index, index.with_suffix(".gzi") if compressed else None, lengths)
+    gzi = index.with_suffix(".gzi") if compressed else None
+    try:
+        with path.open("rb") as handle:
+            read, size = (_plain(handle), path.stat().st_size) if gzi is None else _bgzip(handle, path, gzi)
+            _compare(index, path, records, read, size)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    lengths = tuple((record.name, record.length) for record in records)
+    return FastaIndex(index, gzi, lengths, content_mark(path))
 
 
-def _compare(index: Path, path: Path, records: list[tuple[str, int, int, int, int]]) -> None:
+def _plain(handle: BinaryIO) -> ReadAt:
+    def read(at: int, count: int) -> bytes:
+        handle.seek(at)
+        return handle.read(count)
+
+    return read
+
+
+def _bgzip(handle: BinaryIO, path: Path, gzi: Path) -> tuple[ReadAt, int]:
+    """Return how to read the text of a bgzip file, through its .gzi, and how long that text is."""
+    stale = InputError(f"{path} does not match its index {gzi}: {_REBUILD} (the .fai too).")
+    packed = gzi.read_bytes()
+    count = int.from_bytes(packed[:8], "little")
+    if len(packed) < 8 or len(packed) != 8 + 16 * count:
+        raise InputError(f"{gzi} is damaged: {_REBUILD} (the .fai too).")
+    table = np.vstack([np.zeros((1, 2), dtype=np.uint64), np.frombuffer(packed, "<u8", offset=8).reshape(-1, 2)])
+    if (table[1:] < table[:-1]).any() or int(table[-1, 0]) >= path.stat().st_size:
+        raise stale
+    begins, texts = table[:, 0].tolist(), table[:, 1]
+
+    def block(number: int) -> bytes:
+        handle.seek(begins[number])
+        head = handle.read(18)
+        if head[:4] != _BGZF_END[:4] or head[12:14] != b"BC":
+            raise stale
+        try:
+            text = zlib.decompress(head + handle.read(int.from_bytes(head[16:18], "little") - 17), wbits=31)
+        except zlib.error:
+            raise stale from None
+        if number + 1 < len(begins) and int(texts[number]) + len(text) != int(texts[number + 1]):
+            raise stale
+        return text
+
+    def read(at: int, count: int) -> bytes:
+        number = int(np.searchsorted(texts, np.uint64(at), side="right")) - 1
+        first, found = at - int(texts[number]), b""
+        while len(found) < first + count and number < len(begins):
+            found += block(number)
+            number += 1
+        return found[first : first + count]
+
+    size = int(texts[-1]) + len(block(len(begins) - 1))
+    if not handle.read(len(_BGZF_END)).startswith(_BGZF_END):  # another block follows the last one of the .gzi
+        raise stale
+    return read, size
+
+
+def _compare(index: Path, path: Path, records: list[_Record], read: ReadAt, size: int) -> None:
     """Check that between two records of the index the file holds the header of the second and nothing else."""
-    size = path.stat().st_size
     previous_end = 0
-    with path.open("rb") as handle:
-        for name, length, offset, line_bases, line_bytes in records:
-            handle.seek(previous_end)
-            between = handle.read(max(offset - previous_end, 0))
-            *extra, header = between.strip().split(b"\n")
-            end = offset + (length // line_bases * line_bytes + length % line_bases if line_bases else 0)
-            if end > size + line_bytes - line_bases:
-                raise InputError(
-                    f"{path} ends within {name}, which has {length:,} bp by its index {index}: the FASTA is "
-                    f"truncated, or the index is stale; fetch the FASTA again, or {_REBUILD}."
-                )
-            fits = header[:1] == b">" and header[1:].split()[:1] == [name.encode()] and between.endswith(b"\n")
-            if not fits or (extra and previous_end):  # only the first header may follow comments
-                raise InputError(f"{path} does not match its index {index} at {name}: {_REBUILD}.")
-            previous_end = end
-        handle.seek(previous_end)
-        if handle.read(64).strip():
-            raise InputError(f"{path} goes on after the last record of its index {index}: {_REBUILD}.")
+    for record in records:
+        between = read(previous_end, min(max(record.offset - previous_end, 0), _LONGEST))
+        *extra, header = between.strip().split(b"\n")
+        if record.end > size + record.line_bytes - record.line_bases:
+            raise InputError(
+                f"{path} ends within {record.name}, which has {record.length:,} bp by its index {index}: the FASTA is "
+                f"truncated, or the index is stale; fetch the FASTA again, or {_REBUILD}."
+            )
+        fits = header[:1] == b">" and header[1:].split()[:1] == [record.name.encode()] and between.endswith(b"\n")
+        if not fits or (extra and previous_end):  # only the first header may follow comments
+            raise InputError(f"{path} does not match its index {index} at {record.name}: {_REBUILD}.")
+        if not _lines_fit(record, read):
+            raise InputError(
+                f"{path} does not match its index {index} at {record.name}, whose lines have not "
+                f"{record.line_bases:,} bases: {_REBUILD}."
+            )
+        previous_end = record.end
+    if read(previous_end, 64).strip():
+        raise InputError(f"{path} goes on after the last record of its index {index}: {_REBUILD}.")
+
+
+def _lines_fit(record: _Record, read: ReadAt) -> bool:
+    """Return whether the first line of a chromosome and one in its middle are as long as the index says."""
+    if not record.length:
+        return True
+    if not record.line_bases or not 0 <= record.line_bytes - record.line_bases <= 2:
+        return False
+    for line in {0, record.length // record.line_bases // 2}:
+        start = record.offset + line * record.line_bytes
+        bases = min(record.line_bases, record.length - line * record.line_bases)
+        if b"\n" in read(start, min(bases, _LONGEST)):
+            return False
+        if bases == record.line_bases and record.length > bases:  # another line follows
+            ending = read(start + bases, record.line_bytes - bases)
+            if ending not in (b"\n", b"\r\n"):
+                return False
+    return True

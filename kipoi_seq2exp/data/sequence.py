@@ -6,7 +6,9 @@ bases: all four columns are 0, as they are beyond the ends of a chromosome.
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from kipoi_seq2exp.data.handles import LazyFile
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.data.windows import Window, written
 from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.files import content_mark
 
 _IUPAC = b"ACGTUNRYSWKMBDHVX-*.acgtunryswkmbdhvx"
 
@@ -111,6 +114,8 @@ class Genome(LazyFile[Any]):
 
         if not self.index.location.exists():  # not rebuilt here: several processes would do so at once
             raise InputError(f"{self.path}: its index {self.index.location} is gone; start again to have it built.")
+        if content_mark(self.path) != self.index.mark:
+            raise InputError(f"{self.path} was replaced by another file after this run began: start again.")
         with warnings.catch_warnings():  # an index older than its FASTA was compared with it by `prepare_index`
             warnings.filterwarnings("ignore", message=".*is older than FASTA", category=RuntimeWarning)
             return pyfaidx.Faidx(
@@ -122,7 +127,7 @@ class Genome(LazyFile[Any]):
 
         try:
             text = self.handle.fetch(chrom, start + 1, end)
-        except (FetchError, OSError, ValueError) as error:
+        except (FetchError, OSError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
             raise InputError(f"{self.path}: {written(chrom, start, end)} cannot be read ({error}).") from None
         letters: bytes = text.encode("latin-1")
         codes = np.frombuffer(letters, dtype=np.uint8)

@@ -22,9 +22,11 @@ from kipoi_seq2exp.config import InputSpec, MaskMode
 from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
+from kipoi_seq2exp.data.tracks.contact_files import gene_file
 from kipoi_seq2exp.data.tracks.contacts import POWERLAW
+from kipoi_seq2exp.data.tracks.signals import signal_file
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
-from kipoi_seq2exp.files import file_sha256
+from kipoi_seq2exp.files import file_sha256, input_mark
 from kipoi_seq2exp.settings import suggest, to_mapping
 
 if TYPE_CHECKING:
@@ -213,8 +215,8 @@ def fingerprint(request: PredictRequest, model: Seq2Exp, weights_sha256: str, da
     for name, path in request.files().items():
         if name == "genes":  # what is used of it is hashed above
             continue
-        status = path.stat()
-        files[name] = f"{path.resolve()} ({status.st_size} bytes, modified {status.st_mtime_ns})"
+        files[name] = f"{path.resolve()} ({input_mark(path)})"
+    files |= {f"track {name}": mark for name, mark in _gene_files(request, dataset).items()}
     return {
         "package version": __version__,
         "weights": weights_sha256,
@@ -229,6 +231,18 @@ def fingerprint(request: PredictRequest, model: Seq2Exp, weights_sha256: str, da
         "projections": model.products.value,
         "save beta": request.save_beta,
     }
+
+
+def _gene_files(request: PredictRequest, dataset: WindowDataset) -> dict[str, str]:
+    """Return one mark for all the files of each track that has a file per gene."""
+    marks = {}
+    for name, source in request.sources.items():
+        if "{gene_id}" in source:
+            digest = hashlib.sha256()
+            for gene_id in map(str, dataset.genes["gene_id"]):
+                digest.update(input_mark(signal_file(gene_file(source, gene_id))[0]).encode())
+            marks[name] = f"{source} ({len(dataset)} files, SHA-256 of their marks {digest.hexdigest()[:16]})"
+    return marks
 
 
 def _device_kind(request: PredictRequest, model: Seq2Exp) -> str:

@@ -38,6 +38,7 @@ from kipoi_seq2exp.prediction.request import (
     provenance_of,
 )
 from kipoi_seq2exp.prediction.store import STORE_NAME, Layout, PredictionStore, Row, is_store
+from kipoi_seq2exp.prediction.store_files import lock_folder
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
@@ -297,6 +298,7 @@ def open_store(folder: Path, layout: Layout, *, overwrite: bool = False) -> Pred
         If the folder cannot be written to, or holds the results of another run.
     """
     make_folder(folder)
+    lock_folder(folder)
     path = folder / STORE_NAME
     if path.exists() and not is_store(path):
         raise OutputError(f"{path}: exists but was not made by this command: move it away or choose another folder.")

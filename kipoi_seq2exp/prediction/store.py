@@ -35,7 +35,7 @@ from kipoi_seq2exp.data.genes import NAME_COLUMN, GeneNames
 from kipoi_seq2exp.data.windows import Locus, Window
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
-from kipoi_seq2exp.prediction.store_files import check_chunks, check_hdf5, check_zarr
+from kipoi_seq2exp.prediction.store_files import check_arrays, check_chunks, damaged, open_hdf5, open_zarr, reading
 from kipoi_seq2exp.prediction.store_genes import genes_of, holds, texts
 
 STORE_NAME = "predictions.zarr"
@@ -122,7 +122,11 @@ class PredictionStore:
         InputError
             If it is not such a store.
         """
-        return cls(path, _open_zarr(path, "r+"))
+        root = open_zarr(path, "r+")
+        with reading(path):
+            check_arrays(path, root)
+            json.loads(root.attrs["request"])
+        return cls(path, root)
 
     @property
     def request(self) -> dict[str, Any]:
@@ -217,21 +221,9 @@ def _lay_out(root: Any, layout: Layout) -> None:
 def is_store(path: Path) -> bool:
     """Whether `path` is a store of ours."""
     try:
-        return bool(_open_zarr(path, "r").attrs.get("format") == FORMAT)
+        return bool(open_zarr(path, "r").attrs.get("format") == FORMAT)
     except InputError:
         return False
-
-
-def _open_zarr(path: Path, mode: str) -> Any:
-    import zarr
-
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder.")
-    check_zarr(path)
-    try:
-        return zarr.open_group(str(path), mode=mode)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read as a Zarr store of predictions ({error}).") from None
 
 
 # ------------------------------------------------------------------------------------------------------- one reader
@@ -352,7 +344,8 @@ class Predictions:
         return self._bases("preds/beta_alpha", index), self._bases("preds/beta_beta", index)
 
     def _bases(self, name: str, index: int) -> Floats:
-        values: Floats = np.asarray(self._root[name][int(self._rows[index])], dtype=np.float32)
+        with reading(self.path):
+            values: Floats = np.asarray(self._root[name][int(self._rows[index])], dtype=np.float32)
         return values
 
 
@@ -375,6 +368,14 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     if path.is_dir() and (path / STORE_NAME).exists():
         path = path / STORE_NAME
     root = open_arrays(path)
+    with reading(path):
+        return _predictions(path, root, genes)
+
+
+def _predictions(path: Path, root: Any, genes: pd.DataFrame | None) -> Predictions:
+    ours = root.attrs.get("format") == FORMAT
+    if ours:
+        check_arrays(path, root)
     expression = np.asarray(root["preds/expression" if holds(root, "preds/expression") else "preds"][...])
     expression = expression.reshape(len(expression), -1)[:, 0].astype(np.float64)
     table = genes_of(path, root, genes)
@@ -394,6 +395,8 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     rows = np.flatnonzero(done)
     if path.is_dir():
         check_chunks(path, root, rows.tolist())
+    if ours and not np.isfinite(expression[rows]).all():
+        raise damaged(path, "an expression is no number")
     return Predictions(path, root, table.iloc[rows].reset_index(drop=True), rows)
 
 
@@ -405,20 +408,7 @@ def open_arrays(path: Path) -> Any:
     InputError
         If it is missing or damaged, or holds no predictions.
     """
-    root = _open_hdf5(path) if path.suffix in (".h5", ".hdf5") else _open_zarr(path, "r")
+    root = open_hdf5(path) if path.suffix in (".h5", ".hdf5") else open_zarr(path, "r")
     if not holds(root, "preds"):
         raise InputError(f"{path} holds no predictions: give a results folder, or an .h5 or .zarr of `kipoi predict`.")
-    return root
-
-
-def _open_hdf5(path: Path) -> Any:
-    import h5py
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file.")
-    try:
-        root = h5py.File(path, "r")
-        check_hdf5(path, root)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read as HDF5 ({error}): it is damaged or still being written.") from None
     return root

@@ -1,21 +1,140 @@
 """Look at the files of a result before an array is read: nothing in them runs or lies elsewhere, none is missing.
 
 A Zarr array may name a codec that unpickles, which runs code; an HDF5 file may link to other files. Zarr reads a chunk
-that is not there as its fill value, which would pass for a result.
+that is not there as its fill value, which would pass for a result. A store that is written to is locked, so that two
+runs cannot mix their genes in it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
+import os
+import struct
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, OutputError, Seq2ExpError
+from kipoi_seq2exp.files import output_error
 
 _COMPRESSORS = ("blosc", "zlib", "gzip", "bz2", "lzma", "zstd", "lz4")
 _TEXT_FILTERS = ("vlen-utf8", "vlen-bytes")
+
+
+LOCK = ".predictions.lock"
+_held: dict[str, int] = {}  # lock files of this process, open until it ends
+_DAMAGE = (  # what zarr, its codecs, JSON, h5py and pandas raise on damaged files
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged result raises in the block into one sentence.
+
+    Raises
+    ------
+    InputError
+        If the block fails otherwise than by an error of this package.
+    """
+    try:
+        yield
+    except Seq2ExpError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise damaged(path, reason) from None
+
+
+def damaged(path: Path, what: str) -> InputError:
+    """Return the error that says what is wrong with a result, and the way out."""
+    return InputError(
+        f"the results in {path} are damaged ({what}): copy them again, or predict again with --overwrite."
+    )
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep a results folder for this process until it ends; children that it forks do not hold it.
+
+    Raises
+    ------
+    OutputError
+        If another process writes to it, or the lock file cannot be made.
+    """
+    path = folder / LOCK
+    if str(path.resolve()) in _held:
+        return
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise output_error(path, error) from None
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(handle)
+        raise OutputError(
+            f"{folder}: another run is writing its results there: wait for its end, or choose another folder."
+        ) from None
+    except OSError as error:
+        os.close(handle)
+        raise OutputError(f"{path}: cannot be locked ({error.strerror}): choose a folder on another disk.") from None
+    _held[str(path.resolve())] = handle
+
+
+def open_zarr(path: Path, mode: str) -> Any:
+    """Open a Zarr folder of predictions.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or holds what no result holds.
+    """
+    import zarr
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder.")
+    check_zarr(path)
+    try:
+        root = zarr.open_group(str(path), mode=mode)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read as a Zarr store of predictions ({error}).") from None
+    with reading(path):
+        root.attrs.asdict()
+    return root
+
+
+def open_hdf5(path: Path) -> Any:
+    """Open an HDF5 file of predictions.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or reads other files.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.")
+    try:
+        root = h5py.File(path, "r")
+        check_hdf5(path, root)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be read as HDF5 ({error}): it is damaged or still being written.") from None
+    return root
 
 
 def check_zarr(path: Path) -> None:
@@ -35,10 +154,8 @@ def check_zarr(path: Path) -> None:
             compressor = str((found.get("compressor") or {"id": _COMPRESSORS[0]})["id"])
             objects = "O" in str(found["dtype"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"the results in {path} are damaged (the description of '{folder.relative_to(path)}' cannot be read: "
-                f"{' '.join(str(error).split())[:80] or type(error).__name__}): predict again with --overwrite."
-            ) from None
+            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            raise damaged(path, f"the description of '{folder.relative_to(path)}' cannot be read: {reason}") from None
         strange = [name for name in filters if name not in _TEXT_FILTERS]
         strange += [compressor] * (compressor not in _COMPRESSORS) + ["objects"] * (objects and not filters)
         if strange:
@@ -79,6 +196,23 @@ def check_hdf5(path: Path, root: Any) -> None:
             check_hdf5(path, item)
 
 
+def check_arrays(path: Path, root: Any) -> None:
+    """Check that a store of ours has every array that its own record says it has.
+
+    Raises
+    ------
+    InputError
+        If one is missing.
+    """
+    needed = ["metadata/gene_id", *(f"metadata/ranges/{name}" for name in ("chr", "start", "end", "strand"))]
+    needed += ["preds/expression", "stats/known_fraction", "done"]
+    if json.loads(root.attrs.get("provenance", "{}")).get("mask") is not None:
+        needed.append("preds/element_mask")
+    for name in needed:
+        if name not in root:
+            raise damaged(path, f"'{name}' is missing")
+
+
 def check_chunks(path: Path, root: Any, rows: list[int]) -> None:
     """Check that every chunk of some rows of a Zarr store is there.
 
@@ -96,7 +230,4 @@ def check_chunks(path: Path, root: Any, rows: list[int]) -> None:
         firsts = sorted({row // array.chunks[0] for row in rows if row < array.shape[0]})
         for place in itertools.product(firsts, *map(range, array.cdata_shape[1:])):
             if not (folder / separator.join(map(str, place))).exists():
-                raise InputError(
-                    f"the results in {path} are damaged (a part of '{name}' is missing): copy the folder again, or "
-                    "predict again with --overwrite."
-                )
+                raise damaged(path, f"a part of '{name}' is missing")

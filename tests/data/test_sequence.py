@@ -127,7 +127,7 @@ def test_stale_index_is_built_anew(fasta, tiny, caplog):
         (lambda text: text[:40_000], r"ends within chr1, which has 60,000 bp by its index .*truncated"),
         (lambda text: text.replace(b">chr2", b">chr3"), "does not match its index .* at chr2"),
         (lambda text: text[:6] + b"x" + text[6:], "does not match its index .* at chr1"),
-        (lambda text: text[:100] + b"A" + text[100:], "does not match its index .* at chr2"),
+        (lambda text: text[:100] + b"A" + text[100:], "does not match its index .* at chr1, whose lines have not 60"),
         (lambda text: text + b">chr3\nACGT\n", "goes on after the last record of its index"),
     ],
 )
@@ -138,6 +138,64 @@ def test_fasta_that_contradicts_a_newer_index_is_refused(fasta, spoil, message):
     assert index.exists()
     with pytest.raises(InputError, match=message):
         Genome(fasta)
+
+
+def test_index_with_other_line_lengths_is_refused(fasta):
+    index = Genome(fasta).index.location
+    index.write_text(index.read_text().replace("\t60\t61", "\t120\t122"))
+    with pytest.raises(InputError, match="at chr1, whose lines have not 120 bases: delete the index"):
+        Genome(fasta)
+
+
+def test_bgzip_file_replaced_by_an_older_one_is_refused(fasta, tiny, tmp_path):
+    path = write_bgzip(fasta, tmp_path / "copy.fa.gz")
+    assert Genome(path).bases("chr2", 500, 700) == tiny.bases["chr2"][500:700]
+    write_fasta(fasta, {name: bases[::-1] for name, bases in tiny.bases.items()})
+    path.unlink()
+    write_bgzip(fasta, path)
+    os.utime(path, (1, 1))
+    with pytest.raises(InputError, match=r"copy\.fa\.gz does not match its index .*\.gzi: delete the index"):
+        Genome(path)
+
+
+def test_old_index_of_a_bgzip_file_is_used_if_it_fits_and_built_anew_if_not(fasta, tiny, tmp_path):
+    path = write_bgzip(fasta, tmp_path / "copy.fa.gz")
+    files = [Genome(path).index.location, Genome(path).index.gzi]
+    for file in files:
+        os.utime(file, (1, 1))
+    assert Genome(path).bases("chr2", 0, 90) == tiny.bases["chr2"][:90]
+    assert [file.stat().st_mtime for file in files] == [1, 1]
+    write_fasta(fasta, {name: bases[::-1] for name, bases in tiny.bases.items()})
+    path.unlink()
+    write_bgzip(fasta, path)
+    assert Genome(path).bases("chr2", 0, 90) == tiny.bases["chr2"][::-1][:90]
+
+
+def test_fasta_replaced_during_a_run_is_refused(fasta, tiny):
+    genome = Genome(fasta)
+    write_fasta(fasta, {name: bases[::-1] for name, bases in tiny.bases.items()})
+    with pytest.raises(InputError, match="was replaced by another file after this run began"):
+        genome.bases("chr1", 0, 5)
+
+
+def test_damaged_middle_of_a_bgzip_file_is_named(fasta, tmp_path):
+    path = write_bgzip(fasta, tmp_path / "copy.fa.gz")
+    genome = Genome(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 2_000] = bytes(2_000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"copy\.fa\.gz"):
+        genome.bases("chr1", 0, 60_000)
+
+
+def test_damaged_gzi_is_named(fasta, tmp_path):
+    path = write_bgzip(fasta, tmp_path / "copy.fa.gz")
+    gzi = Genome(path).index.gzi
+    for spoilt in (b"", gzi.read_bytes()[:-3], gzi.read_bytes()[:8] + bytes(len(gzi.read_bytes()) - 8)):
+        gzi.write_bytes(spoilt)
+        with pytest.raises(InputError, match=r"copy\.fa\.gz\.gzi"):
+            Genome(path)
 
 
 @pytest.mark.parametrize("index", ["", "chr1\t5\n", "chr1\ta\tb\tc\td\n"])
@@ -155,7 +213,7 @@ def test_damaged_index_is_named(fasta, index):
     [
         (b"", "is empty"),
         (b"<!DOCTYPE html><html>", "is no FASTA: it starts with '<!DOCTYPE html><html'"),
-        (b">chr1\nACGT\nAC\nACGT\n", "cannot be indexed as FASTA: .*[Ll]ine length"),
+        (b">chr1\nACGT\nAC\nACGT\n", "cannot be indexed as FASTA .*[Ll]ine length"),
         (b">\nACGT\n", "cannot be indexed as FASTA"),
         (gzip.compress(b">chr1\nACGT\n", mtime=0), "compressed by plain gzip"),
     ],

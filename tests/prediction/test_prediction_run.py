@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import write_bigwig
 from small_runs import PROMOTER_BP, finished_run, small_network, small_request, small_weights
 
 from kipoi_seq2exp import MaskMode, Seq2Exp, load_model, save_model
@@ -173,6 +174,19 @@ def test_other_inputs_are_refused_and_overwrite_starts_anew(tiny, weights, tmp_p
     with pytest.raises(OutputError, match="files: track dnase was"):
         prepare(request, tmp_path / "out")
     assert not prepare(request, tmp_path / "out", overwrite=True).store.done.any()
+
+
+def test_a_file_per_gene_that_was_replaced_is_another_input(tiny, weights, tmp_path):
+    for number, gene_id in enumerate(("GENE02", "GENE05")):
+        profile = np.full(60_000 if number == 0 else 30_000, 0.1, dtype=np.float32)
+        write_bigwig(tmp_path / f"{gene_id}.bw", {"chr1" if number == 0 else "chr2": profile})
+    sources = {**{name: str(source) for name, source in tiny.sources.items()}, "hic": f"{tmp_path}/{{gene_id}}.bw"}
+    request = small_request(tiny, weights, sources=sources, gene_ids=("GENE02", "GENE05"))
+    store = prepare(request, tmp_path / "out").store
+    assert differences(store.request, prepare(request, tmp_path / "out").store.request) == []
+    write_bigwig(tmp_path / "GENE05.bw", {"chr2": np.full(30_000, 0.2, dtype=np.float32)})
+    with pytest.raises(OutputError, match=r"files: track hic was .*2 files"):
+        prepare(request, tmp_path / "out")
 
 
 def test_other_weights_are_refused(tiny, weights, whole_run, tmp_path):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numcodecs
@@ -16,10 +20,12 @@ import zarr
 from kipoi_seq2exp.config import InputSpec, TrackSpec
 from kipoi_seq2exp.errors import InputError, OutputError
 from kipoi_seq2exp.prediction.store import Layout, PredictionStore, Row, is_store, read_predictions
+from kipoi_seq2exp.prediction.store_files import LOCK, lock_folder
 from kipoi_seq2exp.prediction.tracks import track_specs
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.view.locus import unit_of
 
+ROOT = Path(__file__).resolve().parents[2]
 L = 100
 GENES = pd.DataFrame(
     {
@@ -286,6 +292,49 @@ def test_a_lost_part_is_no_result(tmp_path, lost):
     (tmp_path / "p.zarr" / lost).unlink()
     with pytest.raises(InputError, match=f"a part of '{lost.rpartition('/')[0]}' is missing"):
         read_predictions(tmp_path / "p.zarr")
+
+
+@pytest.mark.parametrize("lost", ["preds/element_mask", "done", "stats/known_fraction", "metadata/ranges/chr"])
+def test_a_lost_array_is_no_result(tmp_path, lost):
+    made = layout(provenance={"mask": "soft"})
+    PredictionStore.create(tmp_path / "p.zarr", made).write(0, row(0.5))
+    shutil.rmtree(tmp_path / "p.zarr" / lost)
+    with pytest.raises(InputError, match=rf"p\.zarr are damaged \('{lost}' is missing\).*--overwrite"):
+        read_predictions(tmp_path / "p.zarr")
+
+
+@pytest.mark.parametrize("name", ["preds/expression/0.0", "preds/element_mask/0.0", "metadata/gene_id/0", ".zattrs"])
+@pytest.mark.parametrize("content", [b"", b"garbage", bytes(100)])
+def test_a_damaged_part_is_one_sentence(tmp_path, name, content):
+    PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(0.5))
+    (tmp_path / "p.zarr" / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"p\.zarr are damaged .*--overwrite"):
+        read_predictions(tmp_path / "p.zarr").mask(0)
+
+
+def test_a_nan_is_no_expression(tmp_path):
+    PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(float("nan")))
+    with pytest.raises(InputError, match="an expression is no number"):
+        read_predictions(tmp_path / "p.zarr")
+
+
+def test_a_folder_is_locked_against_other_processes_alone(tmp_path):
+    lock_folder(tmp_path)
+    lock_folder(tmp_path)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from kipoi_seq2exp.prediction.store_files import lock_folder\n"
+        "lock_folder(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "another run is writing its results there" in done.stderr
+    subprocess.run([sys.executable, "-c", code, tmp_path / ".."], cwd=ROOT, check=True)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / LOCK).symlink_to(tmp_path / "target")
+    with pytest.raises(OutputError):
+        lock_folder(tmp_path / "linked")
+    assert not (tmp_path / "target").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"dtype": 1, "filters": [1]}', "[" * 100_000])

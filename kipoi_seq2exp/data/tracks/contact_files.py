@@ -248,21 +248,29 @@ class GeneFileContacts(ContactSource):
     def check_against(self, genome: Genome, genes: Iterable[ContactQuery]) -> None:
         """Check that each gene has a file, with the gene's chromosome in it."""
         for gene in genes:
-            with open_signal(self._path(gene), self.spec) as signal:
+            with open_signal(gene_file(self.template, gene.gene_id), self.spec) as signal:
                 signal.check_against(genome, [gene.chrom])
 
     def profile(self, query: ContactQuery, start: int, end: int) -> Values:
         """Return the gene's profile over ``[start, end)``: float32 (L,)."""
-        with open_signal(self._path(query), self.spec) as signal:
+        with open_signal(gene_file(self.template, query.gene_id), self.spec) as signal:
             return signal.values(query.chrom, start, end)
 
-    def _path(self, query: ContactQuery) -> str:
-        if query.gene_id in (".", "..") or not {"/", "\0"}.isdisjoint(query.gene_id):
-            raise InputError(
-                f"{self.template}: the gene id {query.gene_id[:60]!r} cannot be part of a file name: give contacts "
-                "as one table (columns gene_id, start, end, contact)."
-            )
-        return self.template.replace("{gene_id}", query.gene_id)
+
+def gene_file(template: str, gene_id: str) -> str:
+    """Return the file of a gene.
+
+    Raises
+    ------
+    InputError
+        If the id cannot be part of a file name: none reaches another folder.
+    """
+    if gene_id in (".", "..") or not {"/", "\0"}.isdisjoint(gene_id):
+        raise InputError(
+            f"{template}: the gene id {gene_id[:60]!r} cannot be part of a file name: give contacts as one table "
+            "(columns gene_id, start, end, contact)."
+        )
+    return template.replace("{gene_id}", gene_id)
 
 
 class GeneTableContacts(LazyFile[dict[str, Steps]], ContactSource):
