@@ -4,8 +4,10 @@
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV := .venv
+BENCH := .venv-bench
 BIN := $(abspath $(VENV))/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP_OPTIONS := -m pip --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/python $(PIP_OPTIONS)
 OUT := results
 JOBS ?= 2
 
@@ -54,6 +56,15 @@ $(VENV)/.tools: $(VENV)/.package requirements-ci.txt
 	@$(PIP) install -r requirements-ci.txt
 	@touch $@
 
+# An environment of its own: what the speed is compared with needs other versions than the checks do.
+$(BENCH)/.made: requirements.txt requirements-bench.txt pyproject.toml
+	@echo "Making $(BENCH) with what the speed is compared with (requirements-bench.txt)"
+	@$(PYTHON) -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python $(PIP_OPTIONS) install -c requirements.txt $(TORCH)
+	@$(BENCH)/bin/python $(PIP_OPTIONS) install -r requirements-bench.txt
+	@$(BENCH)/bin/python $(PIP_OPTIONS) install --no-deps --no-build-isolation -e .
+	@touch $@
+
 # ------------------------------------------------------------------------------------------------------ predict
 
 predict: $(VENV)/.package ## predict 15 human genes through Kipoi, then show them beside what was measured
@@ -94,8 +105,8 @@ wheel: $(VENV)/.tools ## build the sdist and, from it, the wheel into dist/
 wheel-test: $(VENV)/.tools ## install the wheel into an empty environment and predict there (downloads torch again)
 	TORCH='$(TORCH)' $(BIN)/python -m pytest -q -m wheel tests/test_wheel.py
 
-bench: $(VENV)/.tools ## measure speed; writes benchmarks/speed.md and .json
-	$(BIN)/python benchmarks/speed.py
+bench: $(BENCH)/.made ## measure speed beside Enformer and transformers; writes benchmarks/speed.md and .json
+	$(BENCH)/bin/python benchmarks/speed.py --comparators
 
 accuracy: $(VENV)/.tools ## measure accuracy on held-out chromosomes (SEQ2EXP_DATA=folder); writes benchmarks/accuracy.md
 	$(BIN)/python benchmarks/accuracy.py
@@ -104,5 +115,5 @@ crispri: $(VENV)/.tools ## rank CRISPRi-tested pairs of the whole genome (SEQ2EX
 	$(BIN)/python benchmarks/crispri.py
 
 clean: ## remove the environment and everything that was made
-	rm -rf $(VENV) $(OUT) dist build site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH) $(OUT) dist build site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

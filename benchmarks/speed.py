@@ -6,8 +6,8 @@
     python benchmarks/speed.py --only scan      one section (--only may be repeated)
 
 It writes speed.json and speed.md beside this file (--out names another folder). How it measures: see measure.py. The
-comparators transformers and enformer-pytorch (the extra `bench`) are measured where they are installed, with random
-weights.
+comparators transformers and enformer-pytorch (requirements-bench.txt) are measured where they are installed, with
+random weights; with --comparators, as `make bench` has it, it is an error if they are not.
 """
 
 from __future__ import annotations
@@ -318,6 +318,12 @@ SECTIONS = {
 }
 
 
+def missing(sections: list[str]) -> list[str]:
+    """Return the comparators of some sections that are not installed."""
+    comparators = {"transformers": "layer", "enformer_pytorch": "predict"}
+    return [name for name, section in comparators.items() if section in sections and not installed(name)]
+
+
 def run(sections: list[str], sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
     """Measure; return the rows and what the report says of the run."""
     started, before = time.perf_counter(), measure.machine()
@@ -326,8 +332,7 @@ def run(sections: list[str], sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
         since = time.perf_counter()
         rows += SECTIONS[name](sizes)
         note(f"{name}: {time.perf_counter() - since:.0f} s, load {os.getloadavg()[0]:.1f}")
-    comparators = {"transformers": "layer", "enformer_pytorch": "predict"}
-    skipped = [f"{c}: not installed" for c, used in comparators.items() if used in sections and not installed(c)]
+    skipped = [f"{name}: not installed" for name in missing(sections)]
     skipped.append("GPU: see gpu.md")
     return rows, {
         "seed": SEED,
@@ -347,7 +352,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", action="append", choices=list(SECTIONS), help="measure this section (repeatable)")
     parser.add_argument("--threads", type=int, help="threads (default: torch's)")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for speed.json and speed.md")
+    parser.add_argument("--comparators", action="store_true", help="stop where a comparator is not installed")
     options = parser.parse_args(arguments)
+    absent = missing(options.only or list(SECTIONS))
+    if options.comparators and absent:
+        parser.error(f"{', '.join(absent)}: not installed; `make bench` installs them in an environment of their own.")
     if options.threads:
         torch.set_num_threads(options.threads)
     sizes = FULL if options.full else TINY if options.tiny else Sizes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -27,6 +28,14 @@ def test_speed(tmp_path: Path) -> None:
     assert all(row["wall_s"] > 0 for row in rows if row["wall_s"] is not None)
     table = (tmp_path / "speed.md").read_text()
     assert all(f"## {row['section']}" in table and row["what"] in table for row in rows)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("enformer_pytorch") is not None, reason="the comparators are installed")
+def test_absent_comparators_are_an_error_where_they_are_asked_for() -> None:
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--tiny", "--only=predict", "--comparators"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert "enformer_pytorch: not installed; `make bench` installs them" in done.stderr
 
 
 def test_profiles(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Cluster:
         if self.slurm is not None:
             keys = opened.enter_context(keys_folder(self.slurm.keys_directory))
             cluster = self.slurm.start(keys_of_a_run(keys))
-            opened.callback(cluster.close, timeout=CONNECT_S)
+            opened.callback(_close, cluster)
             self.slurm.check(cluster.job_script())
             cluster.scale(jobs=self.slurm.jobs)
             return cluster
@@ -122,7 +122,7 @@ class Cluster:
             silence_logs=logging.CRITICAL,  # what matters of a lost worker is told by `Workers`
             security=keys_of_a_run(),
         )
-        opened.callback(cluster.close, timeout=CONNECT_S)
+        opened.callback(_close, cluster)
         return cluster
 
     def _unreachable(self, error: Exception) -> str:
@@ -149,6 +149,12 @@ def _ctrl_c_held() -> Iterator[None]:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def _close(own: Any) -> None:
+    """End the workers that were started; a busy machine may not see their end in time, which is no fault of the run."""
+    with suppress(TimeoutError):
+        own.close(timeout=CONNECT_S)
 
 
 def _leave(client: Any) -> None:

@@ -236,6 +236,18 @@ def test_lost_batches_are_one_sentence(error, words):
         module._rows(failing(error), "rows 4 to 6 of the table")
 
 
+def test_workers_that_end_slowly_hide_nothing(monkeypatch):
+    """What stopped the run is what the user hears, not that the workers took their time."""
+
+    def close(timeout):
+        raise TimeoutError(f"timed out after {timeout} s.")
+
+    monkeypatch.setattr(distributed, "LocalCluster", lambda **settings: SimpleNamespace(close=close, security=None))
+    monkeypatch.setattr(distributed, "Client", lambda *given, **settings: SimpleNamespace(close=close))
+    with pytest.raises(KeyboardInterrupt, match="interrupted: 3 of 7"), parse_cluster("local:2").open():
+        raise KeyboardInterrupt("interrupted: 3 of 7")
+
+
 def test_where_to_predict(tmp_path, monkeypatch):
     assert parse_cluster("local:3") == Cluster(local=3)
     assert parse_cluster("tcp://node7:8786") == Cluster(address="tcp://node7:8786")
