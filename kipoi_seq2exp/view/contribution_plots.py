@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BINS = 800
 LETTERS_BP = 100
 LARGEST_LETTERS_BP = 400
+NOTHING = 1e-12  # of the prediction: contributions below it are rounding
 _DNA, _FEATURE, _INK = "#7a3e9d", "#9aa5ad", "#22303c"
 
 
@@ -130,10 +131,20 @@ def _draw_source(axes: Axes, window: WindowInputs, values: Floats, colour: str, 
     axes.axvline(window.tss, color="#d1495b", linewidth=0.8, zorder=0)
     axes.set_xlim(window.start, window.end)
     axes.set_ylabel(f"{name}\nper {int(np.diff(edges).max()):,} bp", fontsize=11)
-    axes.locator_params(axis="y", nbins=3)
-    axes.ticklabel_format(axis="y", scilimits=(-2, 3))
-    axes.margins(y=0.15)
+    if np.abs(values).max() > NOTHING:
+        axes.locator_params(axis="y", nbins=3)
+        axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+        axes.margins(y=0.15)
+    else:
+        _say_nothing(axes, name)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _say_nothing(axes: Axes, name: str) -> None:
+    """Mark a panel whose values are all zero: rounding would fill its axis otherwise."""
+    axes.set_ylim(-1, 1)
+    axes.set_yticks([0])
+    axes.text(0.5, 0.75, f"{name} contributes nothing here", transform=axes.transAxes, ha="center", va="center")
 
 
 def _mark_megabases(axes: Axes, chrom: str) -> None:
@@ -151,10 +162,14 @@ def _draw_letters(axes: Axes, picture: ContributionPicture, place: slice) -> Non
     window = picture.window
     heights = picture.found.letters[place] * window.onehot[place]
     table = pd.DataFrame(heights, columns=list("ACGT"), index=np.arange(place.start, place.stop) + window.start)
-    letters().Logo(table, ax=axes, color_scheme="classic")
+    if np.abs(heights).max() > NOTHING:
+        letters().Logo(table, ax=axes, color_scheme="classic")
+        axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+    else:
+        axes.set_xlim(table.index[0], table.index[-1])
+        _say_nothing(axes, "DNA")
     axes.spines[["top", "right"]].set_visible(False)
     axes.ticklabel_format(axis="x", style="plain", useOffset=False)
-    axes.ticklabel_format(axis="y", scilimits=(-2, 3))
     axes.locator_params(axis="x", nbins=5)
     axes.set_ylabel("DNA\nper base", fontsize=11)
     axes.set_xlabel(f"{window.chrom} (bp), {place.stop - place.start:,} bases", fontsize=11)

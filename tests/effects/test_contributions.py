@@ -242,6 +242,12 @@ def test_the_command(tiny, model, tmp_path, capsys):
     assert (out / "GENE01.contributions.svg").exists()
 
 
+def test_the_picture_says_that_weights_without_dna_owe_it_nothing(tiny, tmp_path):
+    weights, more = small_weights(tiny, tmp_path, reads_dna=False), ["--method", "gradient", "--plot", "svg"]
+    assert main(command(tiny, weights, tmp_path / "o", *more)) == 0
+    assert (tmp_path / "o" / "GENE01.contributions.svg").read_text().count("DNA contributes nothing here") >= 2
+
+
 def test_the_command_adds_up_by_default(tiny, tmp_path, capsys):
     weights, out = small_weights(tiny, tmp_path), tmp_path / "o"
     assert main(command(tiny, weights, out, "--steps", "12")) == 0
