@@ -1,12 +1,14 @@
 """Weights on disk: safetensors with everything needed to rebuild the network in the file's own header.
 
 The header holds one JSON text, ``seq2exp``: ``format`` (this layout's version), ``network`` (`NetworkConfig`),
-``inputs`` (`InputSpec`, or null) and ``provenance``. (One text, since safetensors stores several in random order, and
+``inputs`` (`InputSpec`, or null), ``provenance`` and ``digest``, the SHA-256 of the tensors, checked whenever a file is
+loaded (the first files have none). (One text, since safetensors stores several in random order, and
 the same weights must have the same hash.) No pickle anywhere. A file is written to a temporary name, then renamed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,13 +44,14 @@ def save_model(model: Seq2Exp, path: str | Path) -> str:
         If the file cannot be written; nothing is left behind.
     """
     path = Path(path)
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     header = {
         "format": FORMAT,
         "network": to_mapping(model.config),
         "inputs": to_mapping(model.inputs) if model.inputs else None,
         "provenance": to_mapping(model.provenance),
+        "digest": tensor_digest(state),
     }
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     make_folder(path.parent)
     with whole_file(path) as part:
         part.write_bytes(save(state, {HEADER: json.dumps(header)}))
@@ -100,7 +103,23 @@ def _read(file: Path) -> tuple[NetworkConfig, InputSpec | None, Provenance, dict
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{file}: not a readable safetensors file ({' '.join(str(error).split())}).") from None
-    return *_settings(file, metadata), state
+    settings = _settings(file, metadata)
+    digest = json.loads(metadata[HEADER]).get("digest")
+    if digest is not None and digest != tensor_digest(state):
+        raise WeightsError(
+            f"{file}: the weights are damaged or were changed (the digest in the file's header is not that of its "
+            "tensors): restore the file from where it came."
+        )
+    return *settings, state
+
+
+def tensor_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[NetworkConfig, InputSpec | None, Provenance]:
@@ -120,7 +139,7 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[NetworkConfig, I
 
 
 def fill_parameters(model: Seq2Exp, state: Mapping[str, Tensor], where: str) -> None:
-    """Copy parameters into the model, refusing any name or shape that does not fit."""
+    """Copy parameters into the model, refusing any name, shape or type that does not fit, and what is not finite."""
     expected = model.state_dict()
     for name in {*expected, *state}:
         if name not in state:
@@ -130,6 +149,15 @@ def fill_parameters(model: Seq2Exp, state: Mapping[str, Tensor], where: str) -> 
         if state[name].shape != expected[name].shape:
             found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
             raise WeightsError(f"{where}: '{name}' has shape {found}, its settings say {wanted}.")
-        if not bool(torch.isfinite(state[name]).all()):
+        if state[name].is_floating_point() != expected[name].is_floating_point():
+            raise WeightsError(
+                f"{where}: '{name}' is stored as {_type(state[name])}, expected {_type(expected[name])}: the file is "
+                "damaged."
+            )
+        if not bool(torch.isfinite(state[name].to(expected[name].dtype)).all()):
             raise WeightsError(f"{where}: '{name}' holds a value that is not a finite number.")
     model.load_state_dict(dict(state))
+
+
+def _type(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""The gate of the network: inputs of any number type in, checked float tensors of agreeing shapes out."""
+"""The gates of the network: inputs of any number type in, checked float tensors out; no result that is no number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kipoi_seq2exp.config import NetworkConfig, Variant
-from kipoi_seq2exp.errors import ShapeError
+from kipoi_seq2exp.errors import ShapeError, WeightsError
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,23 @@ def check_inputs(
     mask = None if mask is None else _same_window("mask", mask, (B, L), onehot).to(numbers)
     sample = None if sample is None else _same_window("sample", sample, (B, L), onehot).to(numbers)
     return Inputs(onehot.to(numbers), signals, features.to(numbers), blacklist, mask, sample)
+
+
+def check_results(expression: Tensor, mask: Tensor | None) -> None:
+    """Check that what a network predicts, (B,) and (B, L), are finite numbers: a NaN is never a result.
+
+    Raises
+    ------
+    WeightsError
+        If one is not.
+    """
+    for what, values in (("expression", expression), ("mask", mask)):
+        if values is not None and not bool(torch.isfinite(values).all()):
+            found = float(values[~torch.isfinite(values)][0])
+            raise WeightsError(
+                f"the network predicts {'an' if what == 'expression' else 'a'} {what} of {found}: its weights overflow "
+                "on these inputs (are the tracks and features in the units that the weights were trained on?)."
+            )
 
 
 def _check_window(config: NetworkConfig, length: int) -> None:

@@ -37,7 +37,7 @@ from kipoi_seq2exp.config import InputSpec, NetworkConfig, Products, Provenance,
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
-from kipoi_seq2exp.nn.inputs import Inputs, check_inputs
+from kipoi_seq2exp.nn.inputs import Inputs, check_inputs, check_results
 from kipoi_seq2exp.nn.mamba import MambaStack
 from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows, read_5_to_3, turned, without_dna
 
@@ -208,11 +208,15 @@ class Seq2Exp(nn.Module):
         ------
         ShapeError
             If an input has the wrong shape, or holds a negative or non-finite track or feature.
+        WeightsError
+            If a prediction, outside training, is no finite number.
         """
         inputs = check_inputs(self.config, onehot, signals, features, blacklist, mask, sample)
-        if torch.is_grad_enabled() or onehot.device.type != "cpu":
-            return self._forward(inputs)
-        return _joined([self._forward(window) for window in inputs.windows()])  # the same bits in any batch
+        whole = torch.is_grad_enabled() or onehot.device.type != "cpu"  # else one by one: the same bits in any batch
+        output = self._forward(inputs) if whole else _joined([self._forward(window) for window in inputs.windows()])
+        if not self.training:
+            check_results(output.expression, output.mask)
+        return output
 
     def _forward(self, inputs: Inputs) -> Seq2ExpOutput:
         grid = self.grid(inputs.onehot.shape[1])

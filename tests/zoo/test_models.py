@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, convert_checkpoint, load_model, save_model
 from kipoi_seq2exp.config import Products
@@ -72,20 +74,67 @@ def test_damaged_files_are_named(saved: Path, tmp_path: Path) -> None:
         load_model(saved, sha256="0" * 64)
 
 
-def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def without_digest(saved: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the header of a weights file, as the first files had it, and its tensors."""
+    with safe_open(saved, "pt") as handle:
+        header = json.loads(handle.metadata()["seq2exp"])
+        state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    assert header.pop("digest")
+    return header, state
 
+
+def test_changed_tensors_are_told_by_their_digest_which_old_files_lack(saved: Path) -> None:
+    flipped = bytearray(saved.read_bytes())
+    flipped[-3] ^= 1
+    whole = saved.read_bytes()
+    saved.write_bytes(flipped)
+    with pytest.raises(WeightsError, match=r"damaged or were changed .the digest in the file's header"):
+        load_model(saved)
+    saved.write_bytes(whole)
+    header, state = without_digest(saved)
+    save_file(state, saved, {"seq2exp": json.dumps(header)})
+    assert load_model(saved).config == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.int32), "is stored as int32, expected float32"),
+        (lambda value: value.double() * 0 + 1e300, "holds a value that is not a finite number"),
+        (lambda value: value * float("nan"), "holds a value that is not a finite number"),
+    ],
+)
+def test_weights_of_other_types_or_without_end_are_refused(
+    saved: Path, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    header, state = without_digest(saved)
+    state["evidence_head.bias"] = change(state["evidence_head.bias"])
+    save_file(state, saved, {"seq2exp": json.dumps(header)})
+    with pytest.raises(WeightsError, match=message):
+        load_model(saved)
+
+
+def test_an_overflowing_head_predicts_nothing(saved: Path) -> None:
+    model = load_model(saved)
+    with torch.no_grad():
+        for parameter in model.expression_head.parameters():
+            parameter.mul_(1e30)
+    config = model.config
+    onehot, signals = torch.zeros(1, config.window_bp, 4), torch.ones(1, config.window_bp, config.n_tracks)
+    onehot[..., 0] = 1
+    with torch.no_grad(), pytest.raises(WeightsError, match="the network predicts an expression of"):
+        model(onehot, signals, torch.ones(1, config.n_features))
+
+
+def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(WeightsError, match="not weights of this package"):
         load_model(tmp_path / "a.safetensors")
 
 
 def test_parameters_must_fit_the_settings(saved: Path) -> None:
-    from safetensors.torch import save_file
-
-    with safe_open(saved, "pt") as handle:
-        metadata = handle.metadata()
-        state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    header, state = without_digest(saved)
+    metadata = {"seq2exp": json.dumps(header)}
     for change, message in (
         ({"evidence_head.bias": None}, "lacks the parameter 'evidence_head.bias'"),
         ({"extra": torch.zeros(1)}, "unexpected parameter 'extra'"),
@@ -96,7 +145,7 @@ def test_parameters_must_fit_the_settings(saved: Path) -> None:
         save_file(changed, saved, metadata)
         with pytest.raises(WeightsError, match=message):
             load_model(saved)
-    spoiled = json.loads(metadata["seq2exp"])
+    spoiled = dict(header)
     spoiled["network"] = {"d_modl": 3}
     save_file(state, saved, {"seq2exp": json.dumps(spoiled)})
     with pytest.raises(WeightsError, match="did you mean 'd_model'"):
