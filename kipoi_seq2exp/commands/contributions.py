@@ -249,6 +249,8 @@ def _mark(path: Path) -> list[int] | None:
 
 def _keep(work: Work, unit: Unit, result: tuple[int, Contributions]) -> dict[str, Any]:
     """Write the files of a gene; return what the store holds of it."""
+    from kipoi_seq2exp.effects.contributions import summary
+
     args, dataset, (row, found) = work.args, work.dataset, result
     window = dataset[row]
     files = _write_tracks(args, dataset, window, found)
@@ -279,17 +281,6 @@ def _write_modisco(work: Work, units: Sequence[Unit]) -> list[Path]:
         files.append(work.args.output / name)
         _write_npz(files[-1], values)
     return files
-
-
-def summary(gene_id: str, found: Contributions, dataset: WindowDataset) -> dict[str, Any]:
-    """Return the row of one gene: prediction, baseline, what DNA, each track and each feature contribute, the rest."""
-    row = {"gene_id": gene_id, "expression": found.prediction, "baseline": found.baseline}
-    row |= {"dna": float(found.dna.sum())}
-    row |= dict(zip(dataset.inputs.track_names, found.tracks.sum(axis=0).tolist(), strict=True))
-    computed = dataset.features.from_tracks
-    names = dataset.inputs.feature_names
-    row |= {name: float(found.features[i]) for i, name in enumerate(names) if i not in computed}
-    return {**row, "not_explained": -found.delta}
 
 
 def summary_lines(table: Any, dataset: WindowDataset) -> Sequence[str]:

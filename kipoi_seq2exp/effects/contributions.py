@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import MaskMode, Variant
-from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.effects.track_features import FeatureRules
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.prediction.run import predict_windows
+from kipoi_seq2exp.zoo.forward import forward, stacked, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,25 +163,22 @@ class Expression:
         rules: FeatureRules | None = None,
         on_call: Callable[[], None] | None = None,
     ) -> None:
-        import torch
 
         self.model, self.rules, self.on_call = model, rules, on_call
-        device = next(model.parameters()).device
-
-        def batch(array: NDArray[Any]) -> Tensor:
-            values: Tensor = torch.from_numpy(array)[None].to(device)
-            return values
-
-        given = (batch(values).float() for values in (window.onehot, window.signals, window.features))
-        self._dna, self._tracks, self._features = given
-        self._blacklist: Tensor | None = batch(window.blacklist)
+        given = tensors_of(model, [window])
+        self._dna, self._tracks, self._features = (given[name].float() for name in ("onehot", "signals", "features"))
+        self._blacklist: Tensor | None = given["blacklist"]
         self._mask: Tensor | None = None
         if _reads_a_threshold(model):
-            with torch.inference_mode():
-                found = model(self._dna, self._tracks, self._features, blacklist=self._blacklist)
+            found = forward(model, [window])
+            assert found.mask is not None  # for the type checker: such a network makes one
             self._mask, self._blacklist = found.mask.clone(), None
         resting = window.features if rules is None else rules.baseline_of(window.features)
-        pairs = [(self._dna, self._dna * 0), (self._tracks, self._tracks * 0), (self._features, batch(resting))]
+        pairs = [
+            (self._dna, self._dna * 0),
+            (self._tracks, self._tracks * 0),
+            (self._features, stacked([resting], model)),
+        ]
         kept = [pair for pair in pairs if pair[0].numel()]
         self.inputs = tuple(values.requires_grad_() for values, _ in kept)
         self.baselines = tuple(values for _, values in kept)
@@ -295,6 +293,17 @@ def _mutated(window: WindowInputs, place: int, letter: int) -> WindowInputs:
     onehot[place] = 0
     onehot[place, letter] = 1
     return dataclasses.replace(window, onehot=onehot)
+
+
+def summary(gene_id: str, found: Contributions, dataset: WindowDataset) -> dict[str, Any]:
+    """Return the row of one gene: prediction, baseline, what DNA, each track and each feature contribute, the rest."""
+    row = {"gene_id": gene_id, "expression": found.prediction, "baseline": found.baseline}
+    row |= {"dna": float(found.dna.sum())}
+    row |= dict(zip(dataset.inputs.track_names, found.tracks.sum(axis=0).tolist(), strict=True))
+    computed = dataset.features.from_tracks
+    names = dataset.inputs.feature_names
+    row |= {name: float(found.features[i]) for i, name in enumerate(names) if i not in computed}
+    return {**row, "not_explained": -found.delta}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ shuffles), divided by the number that reach it in the real window, over all gene
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from kipoi_seq2exp.config import TrackKind, Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.evidence import track_shares
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.zoo.forward import forward
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
@@ -153,10 +155,8 @@ def mask_under(model: Seq2Exp, window: WindowInputs, concentrations: Concentrati
     from kipoi_seq2exp.nn import bottleneck
 
     if model.config.variant is not Variant.SOFT:
-        device = next(model.parameters()).device
-        arrays = (window.onehot, signals, window.features, window.blacklist)
-        with torch.inference_mode():
-            output = model(*(torch.from_numpy(array)[None].to(device) for array in arrays))
+        output = forward(model, [dataclasses.replace(window, signals=signals)])
+        assert output.mask is not None  # for the type checker: `shuffled_masks` needs one
         mask: Floats = output.mask[0].float().cpu().numpy()
         return mask
     alpha, beta = (values.astype(np.float64) for values in concentrations)

@@ -118,7 +118,7 @@ def find_elements(
         raise InputError(
             f"{predictions.path} holds no element mask: it was made by a model that gives expression alone."
         )
-    if run is None and (settings.perturb or settings.null is not None):
+    if run is None and results is None and (settings.perturb or settings.null is not None):
         raise ConfigError("a null and a perturbation run the network: give the model and its inputs.")
     results = results or results_here(run)
     null = None if settings.null is None else measure_null(predictions, settings.null, results)
@@ -136,17 +136,17 @@ def find_elements(
     return Found(_joined(rows, null), pd.DataFrame(promoters), calls, null)
 
 
-def results_here(run: Run | None, on_gene: Callable[[], None] | None = None) -> Results:
+def results_here(run: Run | Bench | None, on_gene: Callable[[], None] | None = None) -> Results:
     """Return what computes jobs in this process, gene by gene.
 
     Parameters
     ----------
-    run : Run or None
+    run : Run, Bench or None
         None: for jobs that do without the network.
     on_gene : callable, optional
         Called after each gene.
     """
-    bench = None if run is None else Bench(run.model, run.dataset, run.request.batch_size)
+    bench = Bench(run.model, run.dataset, run.request.batch_size) if isinstance(run, Run) else run
 
     def results(job: Callable[[Any, Any], Any], units: Sequence[Unit]) -> Iterator[Any]:
         for unit in units:

@@ -29,7 +29,7 @@ HEADER = "seq2exp"
 
 
 def save_model(model: Seq2Exp, path: str | Path) -> str:
-    """Write a network with its settings and provenance; return the file's SHA-256.
+    """Write a network with its settings and provenance.
 
     Parameters
     ----------
@@ -37,6 +37,11 @@ def save_model(model: Seq2Exp, path: str | Path) -> str:
         Its `config`, `inputs` and `provenance` go into the file's header.
     path : str or Path
         The .safetensors to write; folders on the way are made.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file.
 
     Raises
     ------

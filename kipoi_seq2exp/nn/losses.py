@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from kipoi_seq2exp.errors import ShapeError
 from kipoi_seq2exp.nn.network import Seq2ExpOutput
 
 KL_WEIGHT = 0.01  # as published
@@ -42,7 +43,19 @@ def seq2exp_loss(output: Seq2ExpOutput, target: Tensor, kl_weight: float = KL_WE
         Observed expression in the network's unit.
     kl_weight : float
         Weight of the information bottleneck.
+
+    Returns
+    -------
+    Losses
+        Of the prediction, of the bottleneck (None without a mask of the network's own), and their sum.
+
+    Raises
+    ------
+    ShapeError
+        If there is not one target for each prediction.
     """
+    if target.numel() != output.expression.numel():
+        raise ShapeError(f"{target.numel()} targets do not belong to {output.expression.numel()} predictions.")
     prediction = functional.smooth_l1_loss(output.expression, target.to(output.expression.dtype).reshape(-1))
     if output.kl is None:
         return Losses(prediction, None, prediction)

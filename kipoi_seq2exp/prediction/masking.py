@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.zoo.forward import stacked, tensors_of
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
@@ -48,18 +49,14 @@ def predict_masked(
     """
     import torch
 
-    device = next(model.parameters()).device
-    onehot, signals, features = (
-        torch.from_numpy(array)[None].to(device) for array in (window.onehot, window.signals, window.features)
-    )
+    given = tensors_of(model, [window])
     expression: dict[bytes, float] = {}
     wanted: list[bytes] = []
     queue = _new_masks(masks, wanted)
     while chunk := dict(islice(queue, batch_size)):
-        mask = torch.from_numpy(np.stack(list(chunk.values()))).to(device)
         with torch.inference_mode():
-            windows = (array.expand(len(chunk), *array.shape[1:]) for array in (onehot, signals, features))
-            output = model(*windows, mask=mask)
+            windows = {name: array.expand(len(chunk), *array.shape[1:]) for name, array in given.items()}
+            output = model(**windows, mask=stacked(list(chunk.values()), model))
         expression.update(zip(chunk, output.expression.float().cpu().tolist(), strict=True))
     return np.array([expression[key] for key in wanted], dtype=np.float64)
 

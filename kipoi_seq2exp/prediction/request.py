@@ -267,21 +267,24 @@ def provenance_of(
     mask = (
         "peaks" if request.peaks is not None else model.config.mask_mode.value if model.config.generates_mask else None
     )
+    label = observed_label(dataset.genes, request.label)[0]
+    origin = origin_of(model, request.model, weights_sha256, dataset)
+    return {**origin, "mask": mask, "sources": sources, "files": files, "label": label}
+
+
+def origin_of(model: Seq2Exp, name: str, weights_sha256: str | None, dataset: WindowDataset) -> dict[str, Any]:
+    """Return what every result says of the model and the windows that made it."""
     return {
         "package": __version__,
         "model": {
-            "name": request.model,
+            "name": name,
             "weights_sha256": weights_sha256,
             "network": to_mapping(model.config),
             "provenance": to_mapping(model.provenance),
         },
-        "mask": mask,
         "projections": model.products.value,
         "inputs": to_mapping(dataset.inputs),
         "dataset": dataset.describe(),
-        "sources": sources,
-        "files": files,
-        "label": observed_label(dataset.genes, request.label)[0],
         "chrom_lengths": dataset.chrom_lengths,
     }
 

@@ -39,9 +39,13 @@ from kipoi_seq2exp.prediction.request import (
 )
 from kipoi_seq2exp.prediction.store import STORE_NAME, Layout, PredictionStore, Row, is_store
 from kipoi_seq2exp.prediction.store_files import lock_folder
+from kipoi_seq2exp.zoo.forward import forward, stacked
 
 if TYPE_CHECKING:
-    from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
+    import pandas as pd
+    from torch import Tensor
+
+    from kipoi_seq2exp.nn.network import Seq2Exp
 
 
 ELSEWHERE = 8  # windows of a task for another machine's GPU, which cuts it to its own memory
@@ -106,15 +110,8 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
     model, weights_sha256 = open_model(dataclasses.replace(request, device="cpu") if elsewhere else request)
     dataset = open_dataset(request, inputs_of(model, request.cell_type, request.cells))
     peaks = open_peaks(request, model, dataset)
-    named = [NAME_COLUMN] if NAME_COLUMN in dataset.genes else []
-    genes = dataset.genes[["gene_id", "chrom", "strand", *named]].copy()
-    half = model.config.window_bp // 2
-    genes["start"], genes["end"] = dataset.genes["tss"] - half, dataset.genes["tss"] + half
-    observed = observed_label(dataset.genes, request.label)[1]
-    if observed is not None:
-        genes["observed"] = observed
     layout = Layout(
-        genes,
+        gene_rows(dataset, request.label),
         window_bp=model.config.window_bp,
         has_mask=model.config.generates_mask or peaks is not None,
         has_beta=request.save_beta and model.config.generates_mask and peaks is None,
@@ -129,6 +126,23 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
     store = open_store(folder, layout, overwrite=overwrite)
     store.remember_batch_size(size)
     return Run(dataclasses.replace(request, batch_size=size), model, dataset, peaks, store)
+
+
+def gene_rows(dataset: WindowDataset, label: str | None = None) -> pd.DataFrame:
+    """Return what is stored of the genes of a data set: where their windows lie, their symbols and labels.
+
+    Parameters
+    ----------
+    dataset : WindowDataset
+    label : str, optional
+        Column of the observed expression; by default the first usual one (`observed_label`).
+    """
+    named = [NAME_COLUMN] if NAME_COLUMN in dataset.genes else []
+    genes: pd.DataFrame = dataset.genes[["gene_id", "chrom", "strand", *named]].copy()
+    half = dataset.inputs.window_bp // 2
+    genes["start"], genes["end"] = dataset.genes["tss"] - half, dataset.genes["tss"] + half
+    observed = observed_label(dataset.genes, label)[1]
+    return genes if observed is None else genes.assign(observed=observed)
 
 
 def batch_size_for(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> int:
@@ -201,7 +215,11 @@ def fill_store(
 
 
 def predict_windows(
-    model: Seq2Exp, windows: Sequence[WindowInputs], peaks: Regions | None = None, save_beta: bool = False
+    model: Seq2Exp,
+    windows: Sequence[WindowInputs],
+    peaks: Regions | None = None,
+    save_beta: bool = False,
+    masks: Sequence[NDArray[np.float32]] | None = None,
 ) -> list[Row]:
     """Run the network on a batch of windows.
 
@@ -213,24 +231,13 @@ def predict_windows(
         Use these regions as the mask; the promoter is kept and the blacklist dropped as always.
     save_beta : bool
         Return the concentrations of z too.
+    masks : sequence of ndarray, B of (L,), optional
+        Used exactly as given, in place of the network's own.
     """
-    import torch
-
-    device = next(model.parameters()).device
-
-    def batch(arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(device)
-
-    mask = None if peaks is None else batch([_peak_mask(model, window, peaks) for window in windows])
-    with torch.inference_mode():
-        output: Seq2ExpOutput = model(
-            batch([window.onehot for window in windows]),
-            batch([window.signals for window in windows]),
-            batch([window.features for window in windows]),
-            blacklist=batch([window.blacklist for window in windows]),
-            mask=mask,
-        )
-    per_base: dict[str, torch.Tensor | None] = {"mask": output.mask}
+    if peaks is not None:
+        masks = [_peak_mask(model, window, peaks) for window in windows]
+    output = forward(model, windows, None if masks is None else stacked(masks, model))
+    per_base: dict[str, Tensor | None] = {"mask": output.mask}
     if save_beta and output.z is not None:
         per_base |= {"alpha": output.z.alpha, "beta": output.z.beta}
     arrays = {name: value.float().cpu().numpy() for name, value in per_base.items() if value is not None}

@@ -39,6 +39,7 @@ from kipoi_seq2exp.prediction.store_files import check_arrays, check_chunks, dam
 from kipoi_seq2exp.prediction.store_genes import genes_of, holds, texts
 
 STORE_NAME = "predictions.zarr"
+IN_MEMORY = Path("the predictions in memory")
 FORMAT = "kipoi_seq2exp predictions 1"
 PROMOTER_BP = 2_000
 Floats = NDArray[np.float32]
@@ -112,6 +113,19 @@ class PredictionStore:
             root = zarr.group(zarr.DirectoryStore(str(temporary)), overwrite=True)
             _lay_out(root, layout)
         return cls(path, zarr.open_group(str(path), mode="r+"))
+
+    @classmethod
+    def in_memory(cls, layout: Layout) -> PredictionStore:
+        """Make a store that goes with the process."""
+        import zarr
+
+        root = zarr.group(zarr.MemoryStore())
+        _lay_out(root, layout)
+        return cls(IN_MEMORY, root)
+
+    def predictions(self) -> Predictions:
+        """Return the predictions of the genes that are complete."""
+        return predictions_of(self.path, self._root)
 
     @classmethod
     def reopen(cls, path: Path) -> PredictionStore:
@@ -369,10 +383,11 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
         path = path / STORE_NAME
     root = open_arrays(path)
     with reading(path):
-        return _predictions(path, root, genes)
+        return predictions_of(path, root, genes)
 
 
-def _predictions(path: Path, root: Any, genes: pd.DataFrame | None) -> Predictions:
+def predictions_of(path: Path, root: Any, genes: pd.DataFrame | None = None) -> Predictions:
+    """Return the predictions that open arrays hold; see `read_predictions`."""
     ours = root.attrs.get("format") == FORMAT
     if ours:
         check_arrays(path, root)

@@ -40,6 +40,11 @@ def load_model(
         "float32", or "bfloat16" for quicker and coarser products in predictions on a CPU (see `config.Products`); by
         default what the environment variable SEQ2EXP_PROJECTIONS says, else float32.
 
+    Returns
+    -------
+    Seq2Exp
+        With the `config`, `inputs` and `provenance` that the file holds.
+
     Raises
     ------
     ConfigError
