@@ -2,8 +2,8 @@
 
 The manifest is YAML: cell type -> track -> `accession`, `url`, and `hash` ("sha256:..." or "md5:..."; null where the
 source publishes none that we know). The package's own is `kipoi_seq2exp/training/tracks.yaml`. A file without a known
-hash is accepted the first time, its SHA-256 is written to `SHA256SUMS` beside it, and from then on it is checked
-against that.
+hash is accepted the first time if it is of the format that its name says (no web page of a login, say), its SHA-256 is
+written to `SHA256SUMS` beside it, and from then on it is checked against that.
 """
 
 from __future__ import annotations
@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kipoi_seq2exp.data.handles import file_ends
+from kipoi_seq2exp.data.tracks.bigwig_file import check_bigwig
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
 from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 
 MANIFEST = Path(__file__).with_name("tracks.yaml")
 SUMS = "SHA256SUMS"
+_FORMATS: tuple[tuple[tuple[str, ...], str, tuple[bytes, ...]], ...] = (  # endings of names, what it is, how it begins
+    ((".gz", ".bgz"), "gzip file", (b"\x1f\x8b",)),
+    ((".hic",), "Hi-C file (.hic)", (b"HIC\0",)),
+    ((".cool", ".mcool", ".h5", ".hdf5"), "HDF5 file", (b"\x89HDF\r\n\x1a\n",)),
+    ((".fa", ".fasta"), "FASTA", (b">", b";")),
+)
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,15 @@ def _fetch_one(name: str, track: PublicTrack, folder: Path, *, progress: bool) -
     file = Path(track.url.split("?")[0]).name
     sums = _read_sums(folder)
     known = track.hash or (f"sha256:{sums[file]}" if file in sums else None)
+    there = (folder / file).exists()
     path = Path(_retrieve(name, track, file, folder, known, progress))
+    if known is None:
+        try:
+            check_format(path, f"track '{name}' ({track.accession}): what {track.url} gave")
+        except InputError:
+            if not there:
+                path.unlink(missing_ok=True)
+            raise
     sha256 = file_sha256(path)
     if sums.get(file) != sha256:
         _write_sums(folder, {**sums, file: sha256})
@@ -145,6 +162,28 @@ def _retrieve(name: str, track: PublicTrack, file: str, folder: Path, known: str
         ) from None
     except OSError as error:
         raise OutputError(f"{folder / file}: cannot be written ({error.strerror}).") from None
+
+
+def check_format(path: Path, where: str) -> None:
+    """Check that a file begins as the format that its name says does, and that none is a web page.
+
+    Raises
+    ------
+    InputError
+        If it does not; a bigWig is checked as a whole.
+    """
+    name = path.name.lower()
+    if name.endswith((".bigwig", ".bw")):
+        check_bigwig(path, where)
+        return
+    _, head, _ = file_ends(path, where, "a file of data", (512, 0))
+    for endings, kind, magics in _FORMATS:
+        if name.endswith(endings):
+            if not head.startswith(magics):
+                raise InputError(f"{where} is no {kind}: it starts with {head[:16].decode('latin-1')!r}.")
+            return
+    if head.lstrip().lower().startswith(_PAGES):
+        raise InputError(f"{where} is a web page, not {path.name}: open the address in a browser to see what it asks.")
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

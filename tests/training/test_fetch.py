@@ -57,17 +57,36 @@ def test_a_track_is_downloaded_once_and_verified(server, tmp_path, digest):
 
 
 def test_an_unknown_hash_is_recorded_and_checked_from_then_on(server, tmp_path):
-    rows = manifest(server, tmp_path)
+    rows = manifest(server, tmp_path, file="ENCFF1.bed")
+    (tmp_path / "public" / "ENCFF1.bed").write_bytes(CONTENT)
     (track,) = fetch("K562", tmp_path / "data", rows)
     assert not track.verified
-    assert (tmp_path / "data" / "SHA256SUMS").read_text() == f"{SHA256}  ENCFF1.bigWig\n"
+    assert (tmp_path / "data" / "SHA256SUMS").read_text() == f"{SHA256}  ENCFF1.bed\n"
     assert fetch("K562", tmp_path / "data", rows)[0].verified
     track.path.write_bytes(b"damaged")
     assert fetch("K562", tmp_path / "data", rows)[0].path.read_bytes() == CONTENT  # fetched again
     track.path.unlink()
-    (tmp_path / "public" / "ENCFF1.bigWig").write_bytes(b"replaced")
+    (tmp_path / "public" / "ENCFF1.bed").write_bytes(b"replaced")
     with pytest.raises(InputError, match="not the file that was expected"):
         fetch("K562", tmp_path / "data", rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("a.bigWig", "is no bigWig: it holds a web page"),
+        ("a.hic", "is no Hi-C file .*<html>"),
+        ("a.mcool", "is no HDF5 file"),
+        ("a.fa.gz", "is no gzip file"),
+        ("a.fa", "is no FASTA"),
+        ("a.narrowPeak", "is a web page, not a.narrowPeak"),
+    ],
+)
+def test_a_web_page_is_no_track_and_its_hash_is_not_recorded(server, tmp_path, file, message):
+    (tmp_path / "public" / file).write_text("<html><body>Please sign in</body></html>" * 20)
+    with pytest.raises(InputError, match=message):
+        fetch("K562", tmp_path / "data", manifest(server, tmp_path, file=file))
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_a_wrong_file_is_refused_and_not_kept(server, tmp_path):
