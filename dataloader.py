@@ -27,7 +27,11 @@ class Seq2ExpDataset(GroupDataset):
         gene_ids: list[str] | str | None = None,
         model: str = "K562",
     ) -> None:
-        sources = {"h3k27ac": h3k27ac_file, "dnase": dnase_file, "hic": hic_file}
+        sources = {
+            "h3k27ac": h3k27ac_file,
+            "dnase": dnase_file,
+            "hic": hic_file,
+        }
         self.open(model, genes_file, fasta_file, sources, blacklist_file, missing_features, gene_ids)
 
 

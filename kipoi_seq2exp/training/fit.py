@@ -143,7 +143,7 @@ def _fit_cells(config: TrainingConfig, cells: list[CellSet], folder: Path, *, re
         training = LabelledWindows(cells, "train", config)
         network.inputs = with_track_ranges(with_feature_means(config.inputs, training), training)
     record = {
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(_seconds(config, folder, time.monotonic() - started), 1),
         "genes": {part: len(LabelledWindows(cells, part, config)) for part in ("train", "validation", "test")},
         "data": describe(cells, config.root),
         "versions": versions(),
@@ -158,6 +158,14 @@ def _fit_cells(config: TrainingConfig, cells: list[CellSet], folder: Path, *, re
         for name, one in zip(names[1:], each[1:], strict=True):
             one.save(folder, file_name(f"test.{name}"))
     return _finish(config, folder, network, record, tested)
+
+
+def _seconds(config: TrainingConfig, folder: Path, elapsed: float) -> float:
+    """Return how long training took; members that were trained before a resume count as they say themselves."""
+    if config.members == 1:
+        return elapsed
+    records = [folder / "members" / str(number) / "record.json" for number in range(1, config.members + 1)]
+    return sum(float(json.loads(record.read_text(encoding="utf-8"))["seconds"]) for record in records)
 
 
 def _train_members(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume: bool) -> Seq2Exp:
@@ -353,4 +361,6 @@ def _trained_on(config: TrainingConfig, genes: Mapping[str, int]) -> str:
         Scheme.CROSS_VALIDATION: f"scores by cross-validation over '{split.column}', weights from all genes",
         Scheme.FOLD: f"the paper's fold {split.fold} held out",
     }.get(split.scheme, f"held out: {', '.join((*split.validation, *split.test))}")
-    return f"{counted(genes['train'], 'gene')} ({cells}); {held}"
+    what = "gene" if len(config.data) == 1 else "window"
+    each = "" if len(config.data) == 1 else "one for each gene and cell type: "
+    return f"{counted(genes['train'], what)} ({each}{cells}); {held}"

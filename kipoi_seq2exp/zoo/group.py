@@ -228,12 +228,12 @@ def track_doc(track: TrackSpec) -> str:
 
 def genes_doc(inputs: InputSpec) -> str:
     """Describe the argument of the genes."""
-    named = [(feature.columns or (feature.name,))[0] for feature in inputs.features if not feature.from_tracks]
-    computed = [feature.name for feature in inputs.features if feature.from_tracks]
+    given = [feature for feature in inputs.features if not feature.from_strand]
+    named = [(feature.columns or (feature.name,))[0] for feature in given if not feature.from_tracks]
+    computed = [feature.name for feature in given if feature.from_tracks]
     text = "Genes to predict, one window each. A TSV with the columns gene_id, chrom, tss (0-based), strand"
-    if inputs.features:
-        text += f" and the features by name ({', '.join([*named, *computed])}"
-        text += f"; {' and '.join(computed)} computed from the tracks when absent)" if computed else ")"
+    text += f" and the features by name ({', '.join(named)})" if named else ""
+    text += f" (computed from the tracks when absent: {', '.join(computed)})" if computed else ""
     return f"{text}, or a BED6 or GTF (then see missing_features)"
 
 

@@ -234,6 +234,9 @@ def _one_line(text: str) -> str:
 def training_procedure(config: TrainingConfig) -> str:
     """Say in one sentence how the weights were trained."""
     o, network = config.optimiser, config.network
+    seeds = f"seed {config.seed}"
+    if config.members > 1:
+        seeds = f"{config.members} members, seeds {config.seed} to {config.seed + config.members - 1}"
     parts = [
         f"{network.variant.value} variant, d_model {network.d_model}",
         f"{network.generator_layers} + {network.encoder_layers} layers",
@@ -243,7 +246,7 @@ def training_procedure(config: TrainingConfig) -> str:
         f"shifts up to {config.augment.max_shift_bp} bp, reverse complement with probability "
         f"{config.augment.reverse_complement:g}",
         f"start {config.start}",
-        f"{config.run.keep.value} weights, seed {config.seed}",
+        f"{config.run.keep.value} weights, {seeds}",
     ]
     return "; ".join(parts)
 
