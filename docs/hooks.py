@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import enum
+import html
 import importlib
 import inspect
 import os
@@ -91,7 +92,8 @@ def _units() -> str:
 
     rows = ["| the card says | ENCODE output type | from your own reads |", "|---|---|---|"]
     for recipe in RECIPES:
-        commands = "<br>".join(f"`{line}`".replace("|", "\\|") for line in recipe.command.splitlines())
+        lines = (html.escape(line).replace("|", "&#124;") for line in recipe.command.splitlines())  # | ends a cell
+        commands = "<br>".join(f"<code>{line}</code>" for line in lines)
         caveat = f"<br>{recipe.caveat}" if recipe.caveat else ""
         rows.append(f"| {recipe.unit} | {recipe.encode or 'none'} | {commands}{caveat} |")
     return "\n".join(rows)
