@@ -5,6 +5,8 @@ The command line prints the message of a `Seq2ExpError` alone and exits with 1 (
 
 from __future__ import annotations
 
+import textwrap
+
 
 class Seq2ExpError(Exception):
     """Base of every error that a user's input, settings, weights or disk can cause."""
@@ -37,3 +39,10 @@ class ClusterError(Seq2ExpError, RuntimeError):
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 gene", "1,200 genes"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def brief(error: object, most: int = 200) -> str:
+    """Return what another package says of an error: one line of whole words, "..." where it is longer than `most`."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    short = textwrap.shorten(text, most, placeholder=" ...")
+    return short if short != "..." else f"{text[: most - 4]} ..."

@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.errors import Seq2ExpError
+from kipoi_seq2exp.errors import Seq2ExpError, brief
 from kipoi_seq2exp.files import advice
 
 FAILED, UNEXPECTED = 1, 70  # the second is EX_SOFTWARE of sysexits.h
@@ -58,7 +58,7 @@ def _shown(name: object) -> str:
 
 def _unexpected(error: BaseException) -> str:
     """Write the details of a fault of ours to a file; return a sentence that names it."""
-    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    what = brief(f"{type(error).__name__}: {error}")
     said = f"a fault of seq2exp {__version__} ({what})"
     try:
         return f"{said}: please report it; the details are in {_write_details(error)}."

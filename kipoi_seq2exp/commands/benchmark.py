@@ -151,7 +151,7 @@ def run_distal(args: argparse.Namespace, say: Say) -> int:
     calls = options.call_settings(args)
     opened = open_run(args, say, check)
     with read_predictions(opened.store.path) as predictions:
-        with options.gene_bar(predictions, "distal") as on_gene:
+        with options.gene_bar(predictions) as on_gene:
             rows_of = distal_rows(opened, predictions, args.windows, calls)
             table = over_genes(opened, predictions, rows_of, on_gene)
         conditions = [name for name in table.columns if name != "gene_id"]
@@ -190,7 +190,7 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
 
     opened = open_run(args, say, check)
     with read_predictions(opened.store.path) as predictions:
-        with options.gene_bar(predictions, "peaks") as on_gene:
+        with options.gene_bar(predictions) as on_gene:
             table = over_genes(opened, predictions, peak_rows(opened, predictions, peaks, calls), on_gene)
         overlap = overlap_table(table, args.bootstrap)
         for line in overlap_lines(overlap):

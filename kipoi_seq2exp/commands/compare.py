@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
-from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.errors import ConfigError, InputError, brief
+from kipoi_seq2exp.files import check_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,13 +306,15 @@ def arguments_of(texts: list[str], entries: list[Entry]) -> dict[str, str]:
                 f"({', '.join(runs) or 'there is none'})."
             )
         inline = value.lstrip().startswith("{")
-        if not inline and not Path(value).is_file():
+        if not inline and not Path(value).exists():
             raise InputError(f"{value}: no such file; it should hold the arguments of {name}'s dataloader as JSON.")
+        if not inline:
+            check_regular(Path(value), value)
         source = f"--args {name}" if inline else value
         try:
             read = json.loads(value if inline else Path(value).read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            raise InputError(f"{source}: cannot be read as JSON ({error}).") from None
+            raise InputError(f"{source}: cannot be read as JSON ({brief(error)}).") from None
         if not isinstance(read, dict):
             raise InputError(f"{source}: expected a JSON object of arguments, found {type(read).__name__}.")
         found[name] = json.dumps(read)

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         with predictions:
             opened = opened or _behind(args, predictions, say)
             if opened is None:
-                with options.gene_bar(predictions, "elements") as on_gene:
+                with options.gene_bar(predictions) as on_gene:
                     found = find_elements(predictions, settings, None, results_here(None, on_gene))
             else:
                 with _kept_results(args, opened, workers, say) as results:

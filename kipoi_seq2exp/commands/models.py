@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, brief
+from kipoi_seq2exp.files import check_regular
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -79,12 +80,11 @@ def read_json(path: Path) -> dict[str, Any]:
     InputError
         If the file is missing or holds something else.
     """
+    check_regular(path, str(path))
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}).") from None
+        raise InputError(f"{path}: cannot be read as JSON ({brief(error)}).") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object of settings, found {type(values).__name__}.")
     return values

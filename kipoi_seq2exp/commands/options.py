@@ -167,11 +167,9 @@ def call_settings(args: argparse.Namespace) -> CallSettings:
 
 
 @contextmanager
-def gene_bar(genes: Sized, what: str) -> Iterator[Callable[[], None]]:
+def gene_bar(genes: Sized) -> Iterator[Callable[[], None]]:
     """Show a progress bar over genes; yields what is to be called after each."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(genes), unit="gene", desc=what, dynamic_ncols=True) as bar:
+    with progress_bar(len(genes), 0, "gene") as bar:
         yield lambda: bar.update() and None
 
 

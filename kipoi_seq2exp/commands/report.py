@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     calls = options.call_settings(args)
     around = Surroundings(options.track_sources(args), gtf=args.gtf, crispri=args.crispri)
     with read_predictions(args.results) as predictions:
-        with options.gene_bar(predictions, "report") as on_gene:
+        with options.gene_bar(predictions) as on_gene:
             page = build_page(predictions, calls, around, args.title, args.output, on_gene)
         make_folder(args.output)
         mask = elements = None

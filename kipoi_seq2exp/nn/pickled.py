@@ -161,7 +161,7 @@ def read_pickled(path: Path) -> Any:
         If the file is missing, damaged, of another kind, or too large to be a checkpoint.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file.")
+        raise WeightsError(f"{path}: {'it is a folder: give a file in it' if path.is_dir() else 'no such file'}.")
     try:
         if not zipfile.is_zipfile(path):
             raise WeightsError(

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.errors import InputError, OutputError, Seq2ExpError
-from kipoi_seq2exp.files import output_error
+from kipoi_seq2exp.errors import InputError, OutputError, Seq2ExpError, brief
+from kipoi_seq2exp.files import check_regular, output_error
 
 _COMPRESSORS = ("blosc", "zlib", "gzip", "bz2", "lzma", "zstd", "lz4")
 _TEXT_FILTERS = ("vlen-utf8", "vlen-bytes")
@@ -56,8 +56,7 @@ def reading(path: Path) -> Iterator[None]:
     except Seq2ExpError:
         raise
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise damaged(path, reason) from None
+        raise damaged(path, brief(error)) from None
 
 
 def damaged(path: Path, what: str) -> InputError:
@@ -127,8 +126,7 @@ def open_hdf5(path: Path) -> Any:
     """
     import h5py
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such file.")
+    check_regular(path, str(path))
     try:
         root = h5py.File(path, "r")
         check_hdf5(path, root)
@@ -154,8 +152,8 @@ def check_zarr(path: Path) -> None:
             compressor = str((found.get("compressor") or {"id": _COMPRESSORS[0]})["id"])
             objects = "O" in str(found["dtype"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:80] or type(error).__name__
-            raise damaged(path, f"the description of '{folder.relative_to(path)}' cannot be read: {reason}") from None
+            what = f"the description of '{folder.relative_to(path)}' cannot be read: {brief(error)}"
+            raise damaged(path, what) from None
         strange = [name for name in filters if name not in _TEXT_FILTERS]
         strange += [compressor] * (compressor not in _COMPRESSORS) + ["objects"] * (objects and not filters)
         if strange:

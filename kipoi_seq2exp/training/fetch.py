@@ -8,13 +8,14 @@ written to `SHA256SUMS` beside it, and from then on it is checked against that.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.data.handles import file_ends
 from kipoi_seq2exp.data.tracks.bigwig_file import check_bigwig
-from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
+from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, brief
 from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 
@@ -99,7 +100,7 @@ def fetch(
     manifest : path, optional
         Another manifest than the package's own.
     progress : bool
-        Show a progress bar for each file.
+        Show a progress bar for each file, where somebody watches.
 
     Raises
     ------
@@ -146,16 +147,12 @@ def _retrieve(name: str, track: PublicTrack, file: str, folder: Path, known: str
     pooch.get_logger().setLevel("ERROR")
     source = f"track '{name}' ({track.accession})"
     try:
-        return pooch.retrieve(track.url, known, file, folder, progressbar=progress)
+        return pooch.retrieve(track.url, known, file, folder, progressbar=progress and sys.stderr.isatty())
     except requests.RequestException as error:
-        raise InputError(
-            f"{source}: {track.url} cannot be downloaded ({' '.join(str(error).split())[:200]})."
-        ) from None
+        raise InputError(f"{source}: {track.url} cannot be downloaded ({brief(error)}).") from None
     except ValueError as error:
         if "hash" not in str(error):
-            raise InputError(
-                f"track '{name}' ({track.accession}): {track.url} cannot be downloaded ({error})."
-            ) from None
+            raise InputError(f"{source}: {track.url} cannot be downloaded ({brief(error)}).") from None
         raise InputError(
             f"{source}: what {track.url} gave is not the file that was expected ({known}): it "
             "was damaged on the way, or the source replaced it."

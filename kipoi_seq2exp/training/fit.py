@@ -19,6 +19,7 @@ import json
 import logging
 import platform
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -53,7 +54,7 @@ from kipoi_seq2exp.training.evaluate import Evaluation, as_numbers, evaluate, po
 from kipoi_seq2exp.training.figures import draw_curves
 from kipoi_seq2exp.training.folder import check_resumable, is_first, make_folder, prepare, read_rows, versions
 from kipoi_seq2exp.training.module import TrainingModule, open_teacher
-from kipoi_seq2exp.training.sections import Keep, Precision, Scheme
+from kipoi_seq2exp.training.sections import Keep, Precision, RunConfig, Scheme
 from kipoi_seq2exp.training.splits import cross_validation
 from kipoi_seq2exp.training.start import start_network
 from kipoi_seq2exp.zoo.models import load_model
@@ -250,7 +251,8 @@ def _train(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume
     validation.cells, validation.places = cells[:1], [place for place in validation.places if place[0] == 0]
     warn_constant_tracks(train, config.inputs)
     module = TrainingModule(config, start_network(config, train), open_teacher(config))
-    trainer = _trainer(config, folder, with_validation=len(validation) > 0)
+    with _quiet():
+        trainer = _trainer(config, folder, with_validation=len(validation) > 0)
     last = folder / "checkpoints" / "last.ckpt"
     loader = train_loader(train, config, trainer.global_rank, trainer.world_size)
     with _quiet():
@@ -303,13 +305,18 @@ def _trainer(config: TrainingConfig, folder: Path, *, with_validation: bool) -> 
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if run.tensorboard else False,
         plugins=[WholeCheckpoints()],
         use_distributed_sampler=False,  # ours knows its place in the stream
-        enable_progress_bar=run.progress,
+        enable_progress_bar=_watched(run),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=1.0 if with_validation else 0,
         log_every_n_steps=1,
         default_root_dir=str(folder),
     )
+
+
+def _watched(run: RunConfig) -> bool:
+    """Whether a progress bar is wanted and somebody sees it: a log holds none."""
+    return run.progress and sys.stdout.isatty()
 
 
 def _callbacks(config: TrainingConfig, folder: Path, *, with_validation: bool) -> list[Callback]:
@@ -321,7 +328,7 @@ def _callbacks(config: TrainingConfig, folder: Path, *, with_validation: bool) -
         if config.run.patience is not None:
             callbacks.append(EarlyStopping("validation_mse", patience=config.run.patience, check_finite=True))
     callbacks.append(ModelCheckpoint(where, "last", **shared))
-    if config.run.progress:
+    if _watched(config.run):
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     return callbacks
 

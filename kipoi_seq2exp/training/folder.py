@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from kipoi_seq2exp import __version__, files
-from kipoi_seq2exp.errors import ConfigError, InputError, OutputError
+from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, brief
 from kipoi_seq2exp.settings import read_yaml, to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
 
@@ -68,8 +68,7 @@ def check_resumable(config: TrainingConfig, folder: Path) -> None:
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["seq2exp_config"]
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{checkpoint}: is no checkpoint of this package ({reason}).") from None
+        raise InputError(f"{checkpoint}: is no checkpoint of this package ({brief(error)}).") from None
     _compare(config, saved, checkpoint)
 
 

@@ -101,7 +101,9 @@ def validate_kwargs(dataloader: Any, dataloader_kwargs: Any) -> Any:
                 raise ConfigError(f"dataloader_args: unknown argument '{name}'{suggest(str(name), dataloader.args)}.")
         for name, argument in dataloader.args.items():
             if not argument.optional and name not in dataloader_kwargs:
-                raise ConfigError(f"dataloader_args: the argument '{name}' is missing ({argument.doc.split('.')[0]}).")
+                raise ConfigError(
+                    f"dataloader_args: the argument '{name}' is missing ({argument.doc.split('. ')[0].rstrip('.')})."
+                )
     return _stock_validate(dataloader, dataloader_kwargs)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from kipoi_seq2exp import __version__
 from kipoi_seq2exp.config import InputSpec, Provenance, Variant
-from kipoi_seq2exp.errors import ConfigError, WeightsError
+from kipoi_seq2exp.errors import ConfigError, WeightsError, brief
 from kipoi_seq2exp.files import file_sha256
 from kipoi_seq2exp.nn import authors
 from kipoi_seq2exp.nn.checkpoint import fill_parameters, read_model, save_model
@@ -151,4 +151,4 @@ def fetch_checkpoint(source: str) -> Path:
     try:
         return Path(hf_hub_download(repo_id=f"{parts[0]}/{parts[1]}", filename=parts[2]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise WeightsError(f"{source}: cannot be downloaded ({' '.join(str(error).split())[:200]}).") from None
+        raise WeightsError(f"{source}: cannot be downloaded ({brief(error)}).") from None

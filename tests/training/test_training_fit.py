@@ -23,8 +23,9 @@ from kipoi_seq2exp.training.callbacks import WholeCheckpoints
 from kipoi_seq2exp.training.config import read_training_config, training_config
 from kipoi_seq2exp.training.data import LabelledWindows, open_cells
 from kipoi_seq2exp.training.evaluate import evaluate
-from kipoi_seq2exp.training.fit import fit, start_network
+from kipoi_seq2exp.training.fit import _watched, fit, start_network
 from kipoi_seq2exp.training.module import TrainingModule, open_teacher, ridge_regression
+from kipoi_seq2exp.training.sections import RunConfig
 
 TIMES = ("seconds",)
 
@@ -137,8 +138,16 @@ def test_a_killed_run_resumes_to_the_bit(tiny, finished, tmp_path):
     assert len(rows(folder / "metrics.csv")) == 2
     resumed = run_script(tmp_path, config, str(tmp_path / "runs"), "-1", "resume")
     assert resumed.returncode == 0, resumed.stderr
+    assert "Tip" not in resumed.stdout + resumed.stderr  # of Lightning, for other packages
     assert rows(folder / "metrics.csv") == rows(finished / "metrics.csv")
     assert_same_weights(folder / "best.safetensors", finished / "best.safetensors")
+
+
+def test_a_log_holds_no_progress_bar(monkeypatch):
+    assert not _watched(RunConfig(progress=True))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert _watched(RunConfig(progress=True))
+    assert not _watched(RunConfig(progress=False))
 
 
 def test_two_processes_give_the_run_of_one(tiny, finished, tmp_path):

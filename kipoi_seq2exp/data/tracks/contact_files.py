@@ -29,7 +29,8 @@ from kipoi_seq2exp.data.tracks.contacts import (
     scale_contact,
 )
 from kipoi_seq2exp.data.tracks.signals import open_signal
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, brief
+from kipoi_seq2exp.files import check_regular
 from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
@@ -143,13 +144,12 @@ class HicContacts(LazyFile[Any], ContactSource):
         try:
             return _hictkpy().File(self.path, self.resolution_bp)
         except RuntimeError as error:
-            raise InputError(f"{self.where} cannot be opened as Hi-C ({error}).") from None
+            raise InputError(f"{self.where} cannot be opened as Hi-C ({brief(error)}).") from None
 
     def _pick_resolution(self, asked: str) -> int:
         """Return the resolution asked for, or 5 kb, or that of a .cool, after checking that the file has it."""
         hictkpy = _hictkpy()
-        if not self.path.is_file():
-            raise InputError(f"{self.where}: no such file.")
+        check_regular(self.path, self.where)
         text = asked.rstrip("/").removeprefix("/resolutions/")
         wanted = as_whole(text) if text else None
         if text and wanted is None:
@@ -163,7 +163,7 @@ class HicContacts(LazyFile[Any], ContactSource):
             else:
                 present = []
         except RuntimeError as error:
-            raise InputError(f"{self.where} cannot be read as Hi-C ({error}).") from None
+            raise InputError(f"{self.where} cannot be read as Hi-C ({brief(error)}).") from None
         if not present or present == [0]:
             raise InputError(f"{self.where} is no .hic, .mcool or .cool file with bins of one width, or is truncated.")
         if wanted is None:
