@@ -97,10 +97,9 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.prediction.units import UnitStore
 
     _check(args)
-    args.peaks, args.save_beta, args.gene_ids = None, False, args.genes_asked
     with ExitStack() as opened:
         workers = opened.enter_context(workers_of(args.cluster))
-        request, model, weights_sha256 = open_for(request_of(args), workers)
+        request, model, weights_sha256 = open_for(request_of(args, gene_ids=tuple(args.genes_asked)), workers)
         inputs = inputs_of(model, request.cell_type, request.cells)
         dataset = opened.enter_context(open_dataset(request, inputs))
         say(status_line(args.model, model.provenance.status))

@@ -256,8 +256,8 @@ def open_run(
     for option in ("fasta", "genes"):
         if getattr(args, option) is None:
             raise ConfigError(f"--{option} is needed to run the model {args.model}.")
-    args.peaks, args.save_beta = None, True
-    opened = prepare(request_of(args), args.output, overwrite=args.overwrite, elsewhere=workers is not None)
+    request = request_of(args, peaks=None, save_beta=True)
+    opened = prepare(request, args.output, overwrite=args.overwrite, elsewhere=workers is not None)
     say(status_line(args.model, opened.model.provenance.status))
     warn_of_inputs(opened.dataset)
     if check is not None:

@@ -81,7 +81,6 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.prediction.run import batch_size_for
 
     settings, sites = settings_of(args), sites_of(args)
-    args.peaks, args.save_beta = None, False
     request = request_of(args)
     model, _ = open_model(request)
     with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset:

@@ -86,18 +86,18 @@ def run(args: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def request_of(args: argparse.Namespace) -> PredictRequest:
-    """Turn the options into a request."""
+def request_of(args: argparse.Namespace, **changes: Any) -> PredictRequest:
+    """Turn the options into a request; `changes` replace fields, or give those that a command has no option for."""
     from kipoi_seq2exp.prediction.batches import parse_bytes
     from kipoi_seq2exp.prediction.request import PredictRequest
 
-    return PredictRequest(
+    fields: dict[str, Any] = dict(
         model=args.model,
         genes=args.genes,
         fasta=args.fasta,
         sources=track_sources(args),
         blacklist=args.blacklist,
-        peaks=args.peaks,
+        peaks=getattr(args, "peaks", None),
         missing_features=args.missing_features,
         gene_ids=None if args.gene_ids is None else tuple(args.gene_ids),
         gene_type=args.gene_type,
@@ -110,8 +110,9 @@ def request_of(args: argparse.Namespace) -> PredictRequest:
         auto_batch=args.batch_size is None,
         memory_bytes=None if args.memory is None else parse_bytes(args.memory),
         projections=args.projections,
-        save_beta=args.save_beta,
+        save_beta=getattr(args, "save_beta", False),
     )
+    return PredictRequest(**{**fields, **changes})
 
 
 def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: float) -> dict[str, Any]:

@@ -71,7 +71,6 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.files import file_sha256, make_folder
     from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset, provenance_of
 
-    args.peaks, args.save_beta = None, False
     with ExitStack() as opened:
         workers = opened.enter_context(workers_of(args.cluster))
         request, model, weights_sha256 = open_for(request_of(args), workers)
