@@ -65,8 +65,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """Predict the effects, or go on with an interrupted run, and write them."""
     from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.track_ranges import warn_of_inputs
-    from kipoi_seq2exp.data.variant_table import VariantTable
     from kipoi_seq2exp.effects.run import STORE_NAME, EffectJob, EffectStore, EffectUnits
+    from kipoi_seq2exp.effects.variant_table import VariantTable
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import file_sha256, make_folder
     from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset, provenance_of

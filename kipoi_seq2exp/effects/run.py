@@ -21,7 +21,7 @@ from kipoi_seq2exp.prediction.units import Bench, Unit, UnitStore
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.data.dataset import WindowDataset
-    from kipoi_seq2exp.data.variant_table import VariantTable
+    from kipoi_seq2exp.effects.variant_table import VariantTable
 
 STORE_NAME = "variants.sqlite"
 UNIT = 32  # variants of a unit, at most

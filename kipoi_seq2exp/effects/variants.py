@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.sequence import encode_bases
-from kipoi_seq2exp.data.variant_table import VariantTable
 from kipoi_seq2exp.data.variants import Variant
+from kipoi_seq2exp.effects.variant_table import VariantTable
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.prediction.run import predict_windows
 from kipoi_seq2exp.prediction.store import Row

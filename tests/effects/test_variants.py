@@ -329,9 +329,9 @@ def peak_of(tiny, folder, count):
     import tracemalloc
 
     from kipoi_seq2exp.data.tables import tsv_lines, write_lines
-    from kipoi_seq2exp.data.variant_table import VariantTable
     from kipoi_seq2exp.data.variants import vcf_lines
     from kipoi_seq2exp.effects.run import EffectStore, EffectUnits
+    from kipoi_seq2exp.effects.variant_table import VariantTable
     from kipoi_seq2exp.effects.variants import annotated_lines
 
     records = []
