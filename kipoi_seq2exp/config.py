@@ -8,8 +8,9 @@ import os
 from dataclasses import dataclass, field
 
 from kipoi_seq2exp.errors import ConfigError
-from kipoi_seq2exp.settings import suggest
+from kipoi_seq2exp.settings import check_largest, suggest
 
+MOST_SHUFFLES = 10_000  # of a window or a site
 PRODUCTS_VARIABLE = "SEQ2EXP_PROJECTIONS"
 
 # ------------------------------------------------------------------------------------------------------- the network
@@ -53,6 +54,7 @@ class Products(str, enum.Enum):
 
 _LARGEST = {  # of a network that anyone could run: a slip or a crafted file must not fill the memory
     "window_bp": 10_000_000,
+    "memory_bp": 10_000_000,
     "n_tracks": 1_000,
     "n_features": 10_000,
     "d_model": 8_192,
@@ -168,9 +170,7 @@ class NetworkConfig:
         for name in ("n_tracks", "n_features", "beta_min", "generator_layers", "contact_pool"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}.")
-        for name, most in _LARGEST.items():
-            if getattr(self, name) > most:
-                raise ConfigError(f"{name} must be at most {most:,}, found {getattr(self, name):,}.")
+        check_largest(self, _LARGEST)
         for name in ("marginal_mean", "threshold", "top_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, found {getattr(self, name)}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +68,20 @@ def from_mapping(cls: type[Settings], values: Mapping[str, Any], where: str) -> 
         return cls(**arguments)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def check_largest(settings: Any, largest: Mapping[str, float]) -> None:
+    """Check that fields do not pass the largest values that could be meant: a slip must not fill the memory.
+
+    Raises
+    ------
+    ConfigError
+        If one does, or is not a number at all; fields that are None are left out.
+    """
+    for name, most in largest.items():
+        value = getattr(settings, name)
+        if value is not None and not value <= most:
+            raise ConfigError(f"{name} must be at most {most:,}, found {value:,}.")
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
@@ -146,16 +161,28 @@ def _coerce_enum(hint: type[enum.Enum], value: Any, where: str) -> enum.Enum:
 
 def _coerce_plain(hint: type, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 10**18:
+            raise ConfigError(f"{where} must be a number of at most 18 digits.")
         return float(value)
     if hint is float and isinstance(value, str):  # YAML reads 1e-5 (no dot) as text
         try:
-            return float(value)
+            return _finite(float(value), where)
+        except ConfigError:
+            raise
         except ValueError:
             raise ConfigError(f"{where} must be a number, found {value!r}.") from None
     if hint is Path and isinstance(value, str):
         return Path(value)
     if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
         raise ConfigError(f"{where} must be {_TYPE_WORDS.get(hint, hint.__name__)}, found {value!r}.")
+    if isinstance(value, int) and abs(value) >= 10**18:  # beyond 64 bits, or as good as
+        raise ConfigError(f"{where} must be a whole number of at most 18 digits.")
+    return _finite(value, where)
+
+
+def _finite(value: Any, where: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, found {value}.")
     return value
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import TrackKind
+from kipoi_seq2exp.config import MOST_SHUFFLES, TrackKind
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.sequence import encode_bases
 from kipoi_seq2exp.data.windows import Window, written
@@ -78,8 +78,8 @@ class PerturbSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.shuffles < 1:
-            raise ConfigError(f"at least one shuffle is needed, found {self.shuffles}.")
+        if not 1 <= self.shuffles <= MOST_SHUFFLES:
+            raise ConfigError(f"shuffles must be from 1 to {MOST_SHUFFLES:,}, found {self.shuffles:,}.")
 
     @property
     def versions(self) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import TrackKind, Variant
+from kipoi_seq2exp.config import MOST_SHUFFLES, TrackKind, Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.evidence import track_shares
 from kipoi_seq2exp.errors import ConfigError
@@ -56,9 +56,10 @@ class NullSettings:
     def __post_init__(self) -> None:
         if not 0 < self.fdr < 1:
             raise ConfigError(f"the false discovery rate must lie between 0 and 1, found {self.fdr}.")
-        if self.shuffles < 1 or self.block_bp < 1:
+        if not 1 <= self.shuffles <= MOST_SHUFFLES or self.block_bp < 1:
             raise ConfigError(
-                f"at least one shuffle and blocks of 1 bp are needed, found {self.shuffles} and {self.block_bp}."
+                f"1 to {MOST_SHUFFLES:,} shuffles and blocks of at least 1 bp are needed, found {self.shuffles:,} and "
+                f"{self.block_bp:,}."
             )
 
 

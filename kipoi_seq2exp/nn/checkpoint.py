@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, Products, Provenance
-from kipoi_seq2exp.errors import ConfigError, WeightsError
+from kipoi_seq2exp.errors import WeightsError
 from kipoi_seq2exp.files import file_sha256, make_folder, verify_sha256, whole_file
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.settings import from_mapping, to_mapping
@@ -138,7 +138,9 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[NetworkConfig, I
         config = from_mapping(NetworkConfig, header["network"], f"{file}: network")
         inputs = from_mapping(InputSpec, header["inputs"], f"{file}: inputs") if header["inputs"] else None
         provenance = from_mapping(Provenance, header["provenance"], f"{file}: provenance")
-    except (KeyError, json.JSONDecodeError, ConfigError) as error:
+    except WeightsError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{file}: its settings cannot be read ({error}).") from None
     return config, inputs, provenance
 

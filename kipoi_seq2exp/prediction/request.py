@@ -32,6 +32,7 @@ from kipoi_seq2exp.settings import suggest, to_mapping
 if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
 
+LARGEST_BATCH = 100_000  # windows
 LABEL_COLUMNS = ("observed", "label", "expression")
 """Columns of a gene table that are taken for the label when none is named."""
 
@@ -100,8 +101,10 @@ class PredictRequest:
     save_beta: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"the batch size must be at least 1, found {self.batch_size}.")
+        if not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise ConfigError(
+                f"the batch size must be at least 1 and at most {LARGEST_BATCH:,}, found {self.batch_size:,}."
+            )
 
     def files(self) -> dict[str, Path]:
         """Return every input file by what it is for."""

@@ -34,12 +34,31 @@ def prepare(config: TrainingConfig, folder: Path, *, resume: bool) -> None:
     OutputError
         If the folder holds something and ``resume`` is false.
     ConfigError, InputError
-        If what it holds cannot be resumed with these settings.
+        If what it holds cannot be resumed with these settings, or the accelerator is not there.
     """
+    check_accelerator(config)
     if resume:
         check_resumable(config, folder)
     elif is_first() and folder.exists() and any(folder.iterdir()):
         raise OutputError(f"{folder}: this run exists; carry on with --resume, or choose another name or folder.")
+
+
+def check_accelerator(config: TrainingConfig) -> None:
+    """Check that this machine has the devices that a run asks for.
+
+    Raises
+    ------
+    ConfigError
+        If it has not.
+    """
+    if config.run.accelerator != "gpu" or torch.backends.mps.is_available():
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < config.run.devices:
+        raise ConfigError(
+            f"run.accelerator is 'gpu' and run.devices {config.run.devices}, but torch finds {found} here: set "
+            "run.accelerator to cpu or auto (--set run.accelerator=cpu), or fewer devices."
+        )
 
 
 def make_folder(config: TrainingConfig, folder: Path) -> None:

@@ -9,8 +9,29 @@ import enum
 from dataclasses import dataclass, field
 
 from kipoi_seq2exp.errors import ConfigError
-from kipoi_seq2exp.settings import suggest
+from kipoi_seq2exp.settings import check_largest, suggest
 from kipoi_seq2exp.training.labels import LabelConfig
+
+_LARGEST_SHIFT = {"max_shift_bp": 10_000_000}
+_LARGEST_STEPS = {
+    "max_steps": 100_000_000,
+    "warmup_steps": 100_000_000,
+    "start_lr": 10.0,
+    "peak_lr": 10.0,
+    "end_lr": 10.0,
+    "weight_decay": 100.0,
+    "clip": 1e9,
+    "kl_weight": 1e6,
+    "batch_size": 100_000,
+    "accumulate": 100_000,
+}
+_LARGEST_RUN = {
+    "validate_every": 100_000_000,
+    "patience": 1_000_000,
+    "devices": 1_024,
+    "nodes": 10_000,
+    "workers": 1_024,
+}
 
 
 class Layout(str, enum.Enum):
@@ -132,6 +153,7 @@ class AugmentConfig:
     stand_in: float = 0.0
 
     def __post_init__(self) -> None:
+        check_largest(self, _LARGEST_SHIFT)
         if self.max_shift_bp < 0 or not 0 <= self.reverse_complement <= 1:
             raise ConfigError("max_shift_bp must be at least 0 and reverse_complement a probability.")
         for name in ("drop_dna", "stand_in"):
@@ -175,6 +197,7 @@ class OptimiserConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
+        check_largest(self, _LARGEST_STEPS)
         for name in ("max_steps", "start_lr", "peak_lr", "end_lr", "clip", "batch_size", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
@@ -243,6 +266,7 @@ class RunConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        check_largest(self, _LARGEST_RUN)
         for name in ("validate_every", "devices", "nodes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")

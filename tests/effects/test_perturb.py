@@ -240,7 +240,7 @@ def test_the_command(tiny, model, dataset, tmp_path, capsys):
         (["--tile", "chr1"], "--tile chr1 is no region: write CHR:FIRST-LAST"),
         (["--tile", "chr1:45001-47000"], "none of the 3 sites lies in the window of one of the 7 genes"),
         (["--regions", "absent.bed"], "regions absent.bed: no such file"),
-        (["--tile", "chr1:20001-21000", "--shuffles", "0"], "at least one shuffle"),
+        (["--tile", "chr1:20001-21000", "--shuffles", "0"], "shuffles must be from 1 to 10,000, found 0"),
         (["--tile", "chr1:20001-21000", "--gtf", "x.gtf"], "--gtf is drawn by --plot"),
     ],
 )

@@ -308,7 +308,7 @@ def test_devices():
 
 
 def test_batch_size_must_be_positive(tiny, weights):
-    with pytest.raises(ConfigError, match="batch size must be at least 1, found 0"):
+    with pytest.raises(ConfigError, match="batch size must be at least 1 and at most 100,000, found 0"):
         small_request(tiny, weights, batch_size=0)
 
 

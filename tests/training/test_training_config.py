@@ -14,6 +14,7 @@ from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.training import config as settings
 from kipoi_seq2exp.training import sections
 from kipoi_seq2exp.training.config import read_training_config, training_config
+from kipoi_seq2exp.training.folder import prepare
 from kipoi_seq2exp.training.module import learning_rate
 
 PACKAGE = Path(settings.__file__).parents[1]
@@ -92,6 +93,17 @@ def test_overrides_replace_fields_by_dotted_name(tiny, tmp_path):
         ({"split__train": ["x"]}, "the field 'train' belongs to the scheme 'column'"),
         ({"run__patience": 0}, "patience must be above 0"),
         ({"run__workers": -1}, "workers must not be negative"),
+        ({"network__encoder_layers": 10**9}, "encoder_layers must be at most 256, found 1,000,000,000"),
+        ({"optimiser__batch_size": 10**9}, "batch_size must be at most 100,000"),
+        ({"optimiser__max_steps": 10**12}, "max_steps must be at most 100,000,000"),
+        ({"optimiser__peak_lr": float("nan")}, "peak_lr must be a finite number, found nan"),
+        ({"optimiser__clip": "inf"}, "clip must be a finite number, found inf"),
+        ({"augment__max_shift_bp": 10**9}, "max_shift_bp must be at most 10,000,000"),
+        ({"augment__drop_dna": float("nan")}, "drop_dna must be a finite number"),
+        ({"run__workers": 10**9}, "workers must be at most 1,024"),
+        ({"run__devices": 10**30}, "devices must be a whole number of at most 18 digits"),
+        ({"seed": 10**5000}, "seed must be a whole number of at most 18 digits"),
+        ({"ridge": 10**400}, "ridge must be a number of at most 18 digits"),
         ({"run__accelerator": "gpus"}, "unknown accelerator 'gpus' (did you mean 'gpu'?)"),
         ({"augment__reverse_complement": 2}, "reverse_complement a probability"),
         ({"seed": -1}, "seed and ridge must not be negative"),
@@ -124,3 +136,16 @@ def test_every_field_has_a_reader():
                 continue
             for field in dataclasses.fields(value):
                 assert re.search(rf"\.{field.name}\b", code), f"{value.__name__}.{field.name} has no reader"
+
+
+def test_an_accelerator_that_is_not_here_is_refused_before_anything_is_made(tiny, monkeypatch, tmp_path):
+    config = training_config(run_settings(tiny), "run.yaml")
+    gpu = dataclasses.replace(config, run=dataclasses.replace(config.run, accelerator="gpu"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(
+        ConfigError, match=r"run\.accelerator is 'gpu' .*torch finds 0 here: set run\.accelerator to cpu"
+    ):
+        prepare(gpu, tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()
+    prepare(config, tmp_path / "run", resume=False)
