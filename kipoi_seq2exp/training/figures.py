@@ -13,25 +13,33 @@ from kipoi_seq2exp.errors import counted
 from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.metrics import Score
 
-PANELS = (
+PANELS = (  # what is drawn together, and what its y-axis is
     (("train_prediction", "validation_mse"), "smooth L1 (training), MSE (validation)"),
-    (("train_kl",), "KL term"),
+    (("train_kl",), "KL term, nats"),
     (("validation_pearson",), "Pearson, validation"),
     (("learning_rate",), "learning rate"),
 )
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw metrics.csv, one panel per kind of figure, to a PNG."""
-    figure, axes = _figure(2, 2, (9, 6))
-    for axis, (names, title) in zip(axes.flat, PANELS, strict=True):
-        for name in names:
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker=".", label=name)
-        axis.set(title=title, xlabel="optimiser step")
-        if axis.lines:
-            axis.legend()
+    """Draw metrics.csv to a PNG, one panel per kind of figure; a kind that the run has not has no panel."""
+    panels = []
+    for names, label in PANELS:
+        curves = {
+            name: [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))] for name in names
+        }
+        if any(curves.values()):
+            panels.append((label, {name: points for name, points in curves.items() if points}))
+    columns = min(2, max(1, len(panels)))
+    lines = max(1, -(-len(panels) // columns))
+    figure, axes = _figure(lines, columns, (4.5 * columns, 3.0 * lines))
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (label, curves) in zip(axes.flat, panels, strict=False):
+        for name, points in curves.items():
+            axis.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+        axis.set(xlabel="optimiser step", ylabel=label)
+        axis.legend()
     _save(figure, path)
 
 
