@@ -10,6 +10,7 @@ gene once.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -38,7 +39,7 @@ from kipoi_seq2exp.prediction.request import (
     provenance_of,
 )
 from kipoi_seq2exp.prediction.store import STORE_NAME, Layout, PredictionStore, Row, is_store
-from kipoi_seq2exp.prediction.store_files import lock_folder
+from kipoi_seq2exp.prediction.store_files import lock_folder, unlock_folder
 from kipoi_seq2exp.zoo.forward import forward, stacked
 
 if TYPE_CHECKING:
@@ -200,15 +201,26 @@ def fill_store(
     batches = [batch for batch in batches if not done[batch.start : batch.stop].all()]
     if not batches:
         return state
-    with run.dataset, closing(predict_batches(run, batches)) as results:
-        for batch, rows in results:
-            for index, row in zip(batch, rows, strict=True):
-                if not done[index]:
-                    run.store.write(index, row)
-                    done[index] = True
-                    state = dataclasses.replace(state, done=state.done + 1)
-                    report(state)
+    try:
+        with run.dataset, closing(predict_batches(run, batches)) as results:
+            for batch, rows in results:
+                for index, row in zip(batch, rows, strict=True):
+                    if not done[index]:
+                        run.store.write(index, row)
+                        done[index] = True
+                        state = dataclasses.replace(state, done=state.done + 1)
+                        report(state)
+    except BaseException:
+        _leave(run.store, empty=state.done == 0)
+        raise
     return state
+
+
+def _leave(store: PredictionStore, *, empty: bool) -> None:
+    """Let others write to the folder of a run that failed; a store without any gene does not stay behind."""
+    if empty:
+        shutil.rmtree(store.path, ignore_errors=True)  # what went wrong before is what the user must hear
+    unlock_folder(store.path.parent)
 
 
 # ------------------------------------------------------------------------------------------------------- the numbers

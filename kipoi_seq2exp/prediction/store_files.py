@@ -7,6 +7,8 @@ runs cannot mix their genes in it.
 
 from __future__ import annotations
 
+import atexit
+import errno
 import fcntl
 import itertools
 import json
@@ -14,7 +16,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ _TEXT_FILTERS = ("vlen-utf8", "vlen-bytes")
 
 
 LOCK = ".predictions.lock"
-_held: dict[str, int] = {}  # lock files of this process, open until it ends
+_held: dict[tuple[int, Path], int] = {}  # lock files, open, by the process that locked them (a fork did not)
 _DAMAGE = (  # what zarr, its codecs, JSON, h5py and pandas raise on damaged files
     ArithmeticError,
     AttributeError,
@@ -67,31 +69,61 @@ def damaged(path: Path, what: str) -> InputError:
 
 
 def lock_folder(folder: Path) -> None:
-    """Keep a results folder for this process until it ends; children that it forks do not hold it.
+    """Keep a results folder for this process until `unlock_folder`, or its end; children that it forks do not hold it.
 
     Raises
     ------
     OutputError
         If another process writes to it, or the lock file cannot be made.
     """
-    path = folder / LOCK
-    if str(path.resolve()) in _held:
-        return
+    path = folder.resolve() / LOCK
+    key = os.getpid(), path
+    while not (key in _held and _is_at(_held[key], path)):
+        if key in _held:  # the file was removed with its folder
+            os.close(_held.pop(key))
+        _held[key] = _lock(path)  # a run that ended just now may have removed the file: then once more
+
+
+def unlock_folder(folder: Path) -> None:
+    """Let other processes write to a results folder; nothing of the lock stays behind."""
+    path = folder.resolve() / LOCK
+    key = os.getpid(), path
+    if key in _held:
+        if _is_at(_held[key], path):
+            path.unlink()
+        os.close(_held.pop(key))
+
+
+@atexit.register
+def _unlock_all() -> None:
+    for _, path in list(_held):
+        with suppress(OSError):
+            unlock_folder(path.parent)
+
+
+def _lock(path: Path) -> int:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise output_error(path, error) from None
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(handle)
-        raise OutputError(
-            f"{folder}: another run is writing its results there: wait for its end, or choose another folder."
-        ) from None
     except OSError as error:
         os.close(handle)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise OutputError(
+                f"{path.parent}: another run is writing its results there: wait for its end, or choose another folder."
+            ) from None
         raise OutputError(f"{path}: cannot be locked ({error.strerror}): choose a folder on another disk.") from None
-    _held[str(path.resolve())] = handle
+    return handle
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one at a path, and not one that was removed."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except OSError:
+        return False
 
 
 def open_zarr(path: Path, mode: str) -> Any:

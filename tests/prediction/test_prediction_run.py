@@ -189,6 +189,16 @@ def test_a_file_per_gene_that_was_replaced_is_another_input(tiny, weights, tmp_p
         prepare(request, tmp_path / "out")
 
 
+def test_a_run_that_fails_before_its_first_gene_leaves_nothing(tiny, weights, tmp_path):
+    fasta = tmp_path / "copy.fa"
+    shutil.copy(tiny.fasta, fasta)
+    run = prepare(small_request(tiny, weights, fasta=fasta), tmp_path / "out")
+    fasta.write_bytes(fasta.read_bytes().replace(b"A", b"J"))
+    with pytest.raises(InputError, match="was replaced by another file"):
+        fill_store(run)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_other_weights_are_refused(tiny, weights, whole_run, tmp_path):
     model = small_network(tiny)
     with torch.no_grad():

@@ -20,7 +20,7 @@ import zarr
 from kipoi_seq2exp.config import InputSpec, TrackSpec
 from kipoi_seq2exp.errors import InputError, OutputError
 from kipoi_seq2exp.prediction.store import Layout, PredictionStore, Row, is_store, read_predictions
-from kipoi_seq2exp.prediction.store_files import LOCK, lock_folder
+from kipoi_seq2exp.prediction.store_files import LOCK, lock_folder, unlock_folder
 from kipoi_seq2exp.prediction.tracks import track_specs
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.view.locus import unit_of
@@ -329,7 +329,10 @@ def test_a_folder_is_locked_against_other_processes_alone(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "another run is writing its results there" in done.stderr
-    subprocess.run([sys.executable, "-c", code, tmp_path / ".."], cwd=ROOT, check=True)
+    unlock_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=True)
+    assert list(tmp_path.iterdir()) == [], "nor does a process that ends leave anything"
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / LOCK).symlink_to(tmp_path / "target")
     with pytest.raises(OutputError):
