@@ -24,7 +24,7 @@ HUMAN_ARGS := {"genes_file": "$(HUMAN)/genes.tsv", "fasta_file": "$(HUMAN)/genom
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help predict test lint docs docs-test pictures wheel wheel-test example bench accuracy crispri clean
+.PHONY: help predict test lint docs docs-test pictures wheel wheel-test faults example bench accuracy crispri clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ docs: $(VENV)/.tools ## build the documentation into site/ (dead links, undocume
 
 docs-test: $(VENV)/.tools ## run every command of the documentation that names the bundled example (minutes)
 	$(LIMIT) PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -q -m pages tests/test_docs.py
+
+faults: $(VENV)/.tools ## hostile files, fuzzed readers, kills and full disks (minutes); writes the counts of docs/security.md
+	$(LIMIT) SEQ2EXP_FAULTS_PAGE=docs/security.md PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -q -m 'faults or not faults' tests/faults
 
 pictures: $(VENV)/.package ## draw the pictures of the README and the pages again (after new weights)
 	$(BIN)/python docs/pictures.py

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,6 +137,17 @@ def predictions(run: Any) -> Iterator[Any]:
 
     with read_predictions(run.store.path) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def tally() -> Iterator[Counter[tuple[str, str]]]:
+    """Count the cases of tests/faults by cause and outcome, for the page that SEQ2EXP_FAULTS_PAGE names."""
+    counts: Counter[tuple[str, str]] = Counter()
+    yield counts
+    if page := os.environ.get("SEQ2EXP_FAULTS_PAGE"):
+        from tally import write_table
+
+        write_table(counts, Path(page))
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ import logging
 import sys
 import types
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import kipoi.cli.main
@@ -34,6 +36,8 @@ import numpy as np
 
 from kipoi_seq2exp import __version__
 from kipoi_seq2exp.errors import ConfigError, OutputError, Seq2ExpError
+from kipoi_seq2exp.failures import sentence_of
+from kipoi_seq2exp.interruption import interruptible
 from kipoi_seq2exp.settings import suggest
 from kipoi_seq2exp.zoo import writers
 
@@ -52,6 +56,7 @@ _ENDINGS: dict[str, Callable[[str], Any]] = {
 }
 _state = {"installed": False, "ours_runs": False}
 _our_schemas: list[Any] = []
+_lifelong = ExitStack()
 _made_by: dict[str, Any] = {"package": f"kipoi-seq2exp {__version__}"}
 
 
@@ -68,6 +73,7 @@ def install() -> None:
         kipoi.writers.np = _NumpyOneNames("numpy")
     if "kipoi.__main__" in sys.modules or _main_is_kipoi():
         sys.excepthook = functools.partial(one_sentence_hook, sys.excepthook)
+        _lifelong.enter_context(interruptible())  # SIGTERM and SIGHUP end a run as Ctrl-C does: nothing is left
         _let_warnings_through()
     _state["installed"] = True
 
@@ -95,7 +101,9 @@ def is_ours(dataloader: Any) -> bool:
 def validate_kwargs(dataloader: Any, dataloader_kwargs: Any) -> Any:
     """Check the arguments of a data loader; for ours an unknown or a missing one is an error, not a warning."""
     _state["ours_runs"] = is_ours(dataloader)
-    if is_ours(dataloader) and isinstance(dataloader_kwargs, Mapping):
+    if is_ours(dataloader) and not isinstance(dataloader_kwargs, Mapping):
+        raise ConfigError(f"dataloader_args: expected names and values, found {str(dataloader_kwargs)[:80]}.")
+    if is_ours(dataloader):
         for name in dataloader_kwargs:
             if name not in dataloader.args:
                 raise ConfigError(f"dataloader_args: unknown argument '{name}'{suggest(str(name), dataloader.args)}.")
@@ -133,6 +141,8 @@ def get_writer(output_file: str, metadata_schema: Any = None, **kwargs: Any) -> 
         if ours and isinstance(writer, writers.HDF5Writer | writers.ZarrWriter):
             writer.made_by(json.dumps(_made_by, default=str))
         return writer
+    if ours and not Path(output_file).suffix:
+        raise OutputError(f"{output_file}: has no ending, which says how it is to be written: add .tsv, .h5 or .zarr.")
     if ours:
         raise OutputError(f"{output_file}: unknown ending '.{ending}'{suggest(ending, [*_ENDINGS, 'bed'])}.")
     return _stock_get_writer(output_file, metadata_schema, **kwargs)
@@ -191,10 +201,14 @@ def one_sentence_hook(
     error: BaseException,
     traceback: types.TracebackType | None,
 ) -> None:
-    """Show an error of the user's as one sentence; anything else as before."""
+    """Show an error of the user's as one sentence, and what the machine refuses while we run; the rest as before."""
     if issubclass(kind, Seq2ExpError):
         lines = [line for line in str(error).splitlines() if line.strip()]  # a worker's error carries its traceback
         message = lines[-1].split("Error: ", 1)[-1] if len(lines) > 1 else str(error)
         sys.stderr.write(f"error: {message}\n")
+    elif _state["ours_runs"] and issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("error: interrupted before all genes were predicted: nothing was written.\n")
+    elif _state["ours_runs"] and issubclass(kind, OSError | MemoryError | RecursionError):
+        sys.stderr.write(f"error: {sentence_of(error)[0]}\n")
     else:
         otherwise(kind, error, traceback)

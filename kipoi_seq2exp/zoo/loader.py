@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.track_ranges import warn_of_inputs
+from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo import fixes, served
 from kipoi_seq2exp.zoo.group import member_inputs
@@ -48,7 +49,14 @@ class GroupDataset(Dataset):  # type: ignore[misc]
         Seq2ExpError
             If the member is unknown, or a file or a row cannot be used.
         """
+        _check_files({"genes_file": genes, "fasta_file": fasta}, optional=False)
+        tracks = {f"{name}_file": source for name, source in sources.items()}
+        _check_files({**tracks, "blacklist_file": blacklist}, optional=True)
+        _check_texts(model=model, missing_features=missing_features)
         gene_ids = gene_ids.split(",") if isinstance(gene_ids, str) else gene_ids
+        if gene_ids is not None and not isinstance(gene_ids, list | tuple):
+            raise ConfigError(f"dataloader_args: gene_ids must be a list of texts, found {gene_ids!r}.")
+        _check_texts(**{f"gene_ids[{place}]": gene_id for place, gene_id in enumerate(gene_ids or ())})
         inputs = member_inputs(self.group, model)
         chosen = {name: source for name, source in sources.items() if source is not None}
         given: dict[str, Any] = {"genes": genes, "fasta": fasta, "sources": chosen, "blacklist": blacklist}
@@ -94,3 +102,19 @@ class GroupDataset(Dataset):  # type: ignore[misc]
     def describe(cls) -> None:
         """Take arguments and schema from the group's `dataloader.yaml`."""
         cls._add_description_factory(DataLoaderDescription.load(str(cls.group / "dataloader.yaml")))
+
+
+def _check_files(files: Mapping[str, Any], *, optional: bool) -> None:
+    """Refuse what is no path of a file; a JSON of arguments may hold anything."""
+    for name, value in files.items():
+        if value is None and optional:
+            continue
+        if not isinstance(value, str | Path) or not str(value):
+            raise ConfigError(f"dataloader_args: {name} must be the path of a file, found {str(value)[:80]!r}.")
+
+
+def _check_texts(**values: Any) -> None:
+    """Refuse what is no text."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"dataloader_args: {name} must be a text in quotes, found {str(value)[:80]}.")

@@ -148,6 +148,10 @@ FAULTS = [
     Fault(NUMBERS, "--genes", "g.tsv", genes(2, "1.5"), "tss|g.tsv"),
     Fault(NUMBERS, "--genes", "g.tsv", genes(2, "7²"), "tss|g.tsv"),
     Fault(NUMBERS, "--genes", "g.tsv", genes(2, "60000"), "GENE01"),
+    Fault(NUMBERS, "--genes", "g.tsv", genes(2, HUGE), "tss|g.tsv"),
+    Fault(NUMBERS, "--genes", "g.tsv", genes(2, "99999999999999999999"), "tss|g.tsv"),
+    Fault(NUMBERS, "--genes", "g.bed", f"chr1\t{HUGE}\t{HUGE}\tG\t0\t+\n".encode(), "g.bed"),
+    Fault(NUMBERS, "--genes", "g.gtf", f'chr1\tx\tgene\t{HUGE}\t9\t.\t+\t.\tgene_id "G";\n'.encode(), "g.gtf"),
     # --- blacklist
     Fault(ABSENT, "--blacklist", "b.bed", None, "b.bed: no such file"),
     Fault(FORMAT, "--blacklist", "b.bed", HTML, "b.bed"),

@@ -20,7 +20,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("command", "fault"), CASES, ids=[f"{command}-{fault}"[:100] for command, fault in CASES])
-def test_a_hostile_file_is_one_sentence(command, fault, tiny, weights, tmp_path):
+def test_a_hostile_file_is_one_sentence(command, fault, tiny, weights, tmp_path, tally):
     found = outcome(fault, COMMANDS.get(command, command), tiny, weights, tmp_path)
+    ran = (tmp_path / "ran").exists()
+    tally[fault.cause, "broken" if ran or found.wrong(fault) else "kept"] += 1
     assert found.wrong(fault) is None
-    assert not (tmp_path / "ran").exists()
+    assert not ran

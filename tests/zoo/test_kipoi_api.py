@@ -404,3 +404,50 @@ for name in ("out.xyz", "folder.tsv", "no/out.h5", "old.zarr", "old.pq"):
     assert "exists already" in found["old.zarr"]
     assert "exists already" in found["old.pq"]
     assert all(found[name].startswith("OutputError") for name in found if name not in ("stdout", "stderr"))
+
+
+def test_arguments_of_the_wrong_type_and_endings_are_sentences_and_datasets_pickle(run):
+    found = run(
+        """
+        import pickle
+        Loader = kipoi.get_dataloader_factory("Seq2Exp", source="dir")
+        def refusal(call):
+            try:
+                call()
+            except ValueError as error:
+                return f"{type(error).__name__}: {error}"
+        wrong = {
+            "number": {"genes_file": 5}, "list": {"dnase_file": ["a.bw"]}, "nothing": {"fasta_file": None},
+            "empty": {"fasta_file": ""}, "truth": {"blacklist_file": True}, "model": {"model": 562},
+            "id": {"gene_ids": [7157]}, "ids": {"gene_ids": 7157}, "missing": {"missing_features": 0},
+        }
+        for name, change in wrong.items():
+            found[name] = refusal(lambda: Loader(**{**arguments, **change}))
+        found["mapping"] = refusal(lambda: kipoi.pipeline.validate_kwargs(Loader, [1]))
+        dataset = Loader(**arguments)
+        schema = Loader.get_output_schema().metadata
+        for name in ("out", "out.xls"):
+            try:
+                kipoi.writers.get_writer(str(folder / name), schema)
+            except OSError as error:
+                found[name] = str(error)
+        copy = pickle.loads(pickle.dumps(dataset))
+        found["same"] = bool((copy[0]["inputs"]["signals"] == dataset[0]["inputs"]["signals"]).all())
+        """
+    )
+    for name, words in {
+        "number": "genes_file must be the path of a file, found '5'.",
+        "list": "dnase_file must be the path of a file, found \"['a.bw']\".",
+        "nothing": "fasta_file must be the path of a file, found 'None'.",
+        "empty": "fasta_file must be the path of a file, found ''.",
+        "truth": "blacklist_file must be the path of a file, found 'True'.",
+        "model": "model must be a text in quotes, found 562.",
+        "id": "gene_ids[0] must be a text in quotes, found 7157.",
+        "ids": "gene_ids must be a list of texts, found 7157.",
+        "missing": "missing_features must be a text in quotes, found 0.",
+        "mapping": "expected names and values, found [1].",
+    }.items():
+        assert found[name] == f"ConfigError: dataloader_args: {words}"
+    assert "out: has no ending" in found["out"]
+    assert "out.xls: unknown ending '.xls'" in found["out.xls"]
+    assert found["same"]

@@ -323,7 +323,8 @@ def test_an_interrupted_run_leaves_nothing(group, home, tmp_path):
     while written_bytes(tmp_path) < 100_000 and time.monotonic() < deadline:
         assert run.poll() is None
         time.sleep(0.1)
-    run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
+    run.send_signal(signal.SIGTERM)  # which does what Ctrl-C does
+    _, said = run.communicate(timeout=60)
     assert run.returncode != 0
     assert list(tmp_path.iterdir()) == []
+    assert said.decode().splitlines()[-1] == "error: interrupted before all genes were predicted: nothing was written."
