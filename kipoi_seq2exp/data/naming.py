@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, counted
 
 _SHOWN = 3
 _NEAR_BP, _FEW, _NEAR_BP_OF_FEW = 5_000, 3, 50_000  # annotations disagree on the TSS of a gene; 95 % by less than 2 kb
@@ -76,8 +76,8 @@ def check_places(
     shared = [gene_id for gene_id in places if gene_id in reference]
     if not shared:
         raise InputError(
-            f"{where}: none of its {len(places)} genes ({listing(places)}) is among the {len(reference)} of {there} "
-            f"({listing(reference)}): genes are matched by id."
+            f"{where}: none of its {counted(len(places), 'gene')} ({listing(places)}) is among the "
+            f"{len(reference)} of {there} ({listing(reference)}): genes are matched by id."
         )
     far, near_bp = [], _NEAR_BP if len(shared) >= _FEW else _NEAR_BP_OF_FEW
     for gene_id in shared:

@@ -232,8 +232,8 @@ def _matched(model: ModelPredictions, genes: pd.DataFrame) -> tuple[Floats, str]
     others = {other_name(chrom, genes["chrom"].unique()) for chrom in chroms} - {None, *chroms}
     hint = f"; use one naming of the chromosomes ({chroms[0]} is {min(map(str, others))} there)" if others else ""
     raise InputError(
-        f"{model.path} ({model.name}) has none of the {len(genes)} genes ({listing(genes['gene_id'])}): it names "
-        f"{ids}, and {'no range holds a TSS' if chroms else 'no ranges'}{hint}."
+        f"{model.path} ({model.name}) has none of the {counted(len(genes), 'gene')} ({listing(genes['gene_id'])}): it "
+        f"names {ids}, and {'no range holds a TSS' if chroms else 'no ranges'}{hint}."
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kipoi_seq2exp.errors import InputError, WeightsError
+from kipoi_seq2exp.errors import InputError, WeightsError, counted
 from kipoi_seq2exp.files import make_folder, write_text
 from kipoi_seq2exp.metrics import Score, score
 from kipoi_seq2exp.nn.network import Seq2Exp
@@ -92,7 +92,7 @@ def evaluate(
     cells = open_cells(config) if cells is None else cells
     windows = LabelledWindows(cells[:1], part, config)
     if len(windows) < 2:
-        raise InputError(f"the {part} split holds {len(windows)} genes: scores need two or more.")
+        raise InputError(f"the {part} split holds {counted(len(windows), 'gene')}: scores need two or more.")
     table = predict_table(model, windows, config)
     return Evaluation(table, score(table["observed"], table["predicted"]), config.inputs.label)
 

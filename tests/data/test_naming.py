@@ -64,7 +64,7 @@ def test_another_tss_of_a_gene_is_no_other_build():
         (moved(300_000, "A") | {"D": ("chr1", 1), "B": ("chr7", 2_000_000)}, "different genome builds; lift one over"),
         ({"A": ("chr1", 1_060_000)}, "1 of the 1 genes"),
         ({"A": ("1", 1_000_000)}, "x.tsv names a chromosome '1' that is 'chr1' in y"),
-        ({"Z": ("chr1", 5)}, r"none of its 1 genes .Z. is among the 3 of y .A, B, C.: genes are matched by id"),
+        ({"Z": ("chr1", 5)}, r"none of its 1 gene .Z. is among the 3 of y .A, B, C.: genes are matched by id"),
     ],
 )
 def test_other_places_are_one_sentence(places, message):

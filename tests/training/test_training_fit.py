@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
 def test_evaluation_refuses_other_inputs_and_single_genes(tiny, finished):
     config = read_training_config(finished / "config.yaml")
     model = load_model(finished / "best.safetensors", "cpu")
-    with pytest.raises(InputError, match="the validation split holds 1 genes"):
+    with pytest.raises(InputError, match="the validation split holds 1 gene:"):
         evaluate(model, config, "validation")
     model.inputs = read_training_config(finished / "config.yaml").inputs
     object.__setattr__(model.inputs, "tracks", model.inputs.tracks[:2])
