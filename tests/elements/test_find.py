@@ -389,7 +389,7 @@ def test_a_result_of_other_genes_than_the_table_is_one_sentence(run, tmp_path, c
     (tmp_path / "other.tsv").write_text("gene_id\tchrom\ttss\tstrand\nOTHER\tchr1\t900\t+\n")
     words = ["elements", "--from", str(run.store.path), "--genes", str(tmp_path / "other.tsv"), "-o", str(tmp_path)]
     assert main(words) == 1
-    assert "the gene table: none of its 1 genes (OTHER) is among the 7 of" in capsys.readouterr().err
+    assert "the gene table: none of its 1 gene (OTHER) is among the 7 of" in capsys.readouterr().err
 
 
 def test_what_needs_the_network_says_so(run, predictions, tmp_path):

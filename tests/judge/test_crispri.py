@@ -184,7 +184,7 @@ def test_effects_are_the_loss_without_the_element(pairs, predictions, run):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ([("OTHER", "chr1", 9_000, 500, 100, True)], "none of its 1 genes"),
+        ([("OTHER", "chr1", 9_000, 500, 100, True)], "none of its 1 gene "),
         ([("GENE02", "chr1", 309_000, 500, 100, True)], "different genome builds"),
         ([("GENE02", "chr1", 9_000, 55_000, 100, True)], "an element ends at chr1:64,050 but chr1 is 60,000 bp long"),
         ([("GENE02", "1", 9_000, 500, 100, True)], "names a chromosome '1' that is 'chr1'"),

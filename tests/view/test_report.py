@@ -186,5 +186,5 @@ def test_no_genes_are_one_sentence(results, tmp_path, capsys, monkeypatch):
 def test_pairs_of_other_genes_are_one_sentence(results, tmp_path, capsys):
     pairs = write_pairs(tmp_path / "other.tsv", [("chr1", 1, 2, 3, "ENSG00000000001", "TRUE")])
     assert main(["report", str(results), "--crispri", str(pairs), "-o", str(tmp_path / "o")]) == 1
-    assert "none of its 1 genes (ENSG00000000001) is among the 7 of the predictions" in capsys.readouterr().err
+    assert "none of its 1 gene (ENSG00000000001) is among the 7 of the predictions" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
