@@ -43,12 +43,8 @@ args: {}
 default_dataloader: .
 info: {authors: [{name: t}], doc: another model}
 schema:
-  inputs:
-    shape: (5,)
-    doc: five
-  targets:
-    shape: (1,)
-    doc: sum
+  inputs: {shape: "(5,)", doc: five}
+  targets: {shape: "(1,)", doc: sum}
 """
 OTHER_DATALOADER_YAML = """
 type: Dataset
