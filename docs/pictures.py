@@ -14,11 +14,14 @@ APOBEC3G = "ENSG00000239713"
 
 def draw() -> None:
     tracks = ["--track", f"h3k27ac={HUMAN}/K562.h3k27ac.bw", "--track", f"dnase={HUMAN}/K562.dnase.bw"]
+    other = ["--track", f"h3k27ac_reference={HUMAN}/GM12878.h3k27ac.bw"]
+    other += ["--track", f"dnase_reference={HUMAN}/GM12878.dnase.bw"]
     genes = ["--genes", f"{HUMAN}/genes.tsv", "--label", "K562_log10p1"]
-    inputs = ["--fasta", f"{HUMAN}/genome.fa.gz", *genes, *tracks, "--track", "hic=powerlaw"]
+    tracks += ["--track", "hic=powerlaw"]
+    inputs = ["--fasta", f"{HUMAN}/genome.fa.gz", *genes, *tracks, *other]
     with tempfile.TemporaryDirectory() as folder:
         predicted = main(["predict", "K562", *inputs, "--gene-ids", APOBEC3G, "-o", folder])
-        locus = ["plot", APOBEC3G, "--from", folder, *genes, "--gtf", f"{HUMAN}/genes.gtf.gz"]
+        locus = ["plot", APOBEC3G, "--from", folder, *genes, *tracks, "--gtf", f"{HUMAN}/genes.gtf.gz"]
         drawn = main([*locus, "-o", str(ROOT / "docs" / "images" / "locus.png")])
     if predicted or drawn:
         raise SystemExit("the pictures could not be drawn")
