@@ -22,6 +22,8 @@ class Seq2ExpDataset(GroupDataset):
         h3k27ac_file: str,
         dnase_file: str,
         hic_file: str,
+        h3k27ac_reference_file: str | None = None,
+        dnase_reference_file: str | None = None,
         blacklist_file: str | None = None,
         missing_features: str = "error",
         gene_ids: list[str] | str | None = None,
@@ -31,6 +33,8 @@ class Seq2ExpDataset(GroupDataset):
             "h3k27ac": h3k27ac_file,
             "dnase": dnase_file,
             "hic": hic_file,
+            "h3k27ac_reference": h3k27ac_reference_file,
+            "dnase_reference": dnase_reference_file,
         }
         self.open(model, genes_file, fasta_file, sources, blacklist_file, missing_features, gene_ids)
 
