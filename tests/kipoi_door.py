@@ -48,7 +48,10 @@ def make_group(folder: Path) -> Path:
     kept = [line for line in table if line.split("\t")[0] in ("gene_id", *GENES)]
     (group / "example" / "genes.tsv").write_text("".join(kept))
     inputs = member_inputs(REPOSITORY, "K562")  # an editable install puts the repository's own dataloader.py first
-    config = NetworkConfig(d_model=16, generator_layers=1, encoder_layers=1, n_features=len(inputs.features))
+    settings = {"d_model": 16, "generator_layers": 1, "encoder_layers": 1, "n_features": len(inputs.features)}
+    shares = tuple(-20.0 if track.stand_in else 1.0 for track in inputs.tracks)
+    evidence = {"prior_weights": shares, "signal_betas": (1.0,) * len(shares)}
+    config = NetworkConfig(n_tracks=len(shares), **evidence, **settings)
     rows = []
     for seed, cell in enumerate(("K562", "GM12878")):
         torch.manual_seed(seed)

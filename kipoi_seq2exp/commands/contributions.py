@@ -23,7 +23,6 @@ from kipoi_seq2exp.commands.options import (
     add_network_options,
 )
 from kipoi_seq2exp.commands.work import Ticks, fill_units, open_for, performer, workers_of
-from kipoi_seq2exp.data.windows import Window, parse_region, written
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import file_name
 
@@ -173,6 +172,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_letters(text: str) -> None:
     """Refuse more letters than a picture can show."""
+    from kipoi_seq2exp.data.windows import parse_region
     from kipoi_seq2exp.view.contribution_plots import LARGEST_LETTERS_BP
 
     length = len(parse_region(text, "--region"))
@@ -190,6 +190,8 @@ def region_of(text: str, window: Window | WindowInputs, gene_id: str) -> slice:
     ConfigError
         If it is no region, or does not lie in the window.
     """
+    from kipoi_seq2exp.data.windows import parse_region, written
+
     region = parse_region(text, "--region")
     if region.chrom != window.chrom or not window.start <= region.start < region.end <= window.end:
         raise ConfigError(
@@ -313,6 +315,7 @@ def write_window_bigwig(path: Path, lengths: Mapping[str, int], window: WindowIn
     """Write the bases of a window (L,) that lie on the chromosome, without those that are NaN."""
     import numpy as np
 
+    from kipoi_seq2exp.data.windows import Window
     from kipoi_seq2exp.elements.bigwig import BigWigWriter
     from kipoi_seq2exp.files import whole_file
 

@@ -17,7 +17,6 @@ from kipoi_seq2exp.commands.options import (
     call_settings,
     track_sources,
 )
-from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ def run_plot(args: argparse.Namespace, say: Say) -> int:
 
 def table_lines(genes: pd.DataFrame, unit: str) -> list[str]:
     """Lay out the table of genes in columns."""
+    from kipoi_seq2exp.data.windows import written
+
     columns = {
         "gene": genes["gene_id"].astype(str),
         **({"name": genes["gene_name"].astype(str).replace("", "-")} if "gene_name" in genes else {}),

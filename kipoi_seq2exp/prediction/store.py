@@ -176,7 +176,9 @@ class PredictionStore:
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """Which genes are complete, (G,)."""
+        """Which genes are complete, (G,); empty where the store was removed, as before the first gene."""
+        if "done" not in self._root:
+            return np.zeros(0, dtype=np.bool_)
         return np.asarray(self._root["done"][:] == 1)
 
     def write(self, index: int, row: Row) -> None:

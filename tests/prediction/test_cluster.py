@@ -400,6 +400,7 @@ def test_slurm_refuses_the_jobs(slurm, tmp_path, capfd):
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
 def test_ctrl_c_while_workers_start_waits_and_never_reaches_them():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # dask_jobqueue puts its own in place
     code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     steps = []
 
@@ -409,6 +410,9 @@ def test_ctrl_c_while_workers_start_waits_and_never_reaches_them():
             os.kill(os.getpid(), signal.SIGINT)
             steps.append("after the signal")
 
-    with pytest.raises(KeyboardInterrupt):
-        start_workers()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start_workers()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert steps == [b"True", "after the signal"]

@@ -18,9 +18,15 @@ from kipoi_seq2exp.errors import InputError
 class SignalFormat(enum.Enum):
     """What a file is taken for by its name, also with .gz behind it; any other name is that of a bigWig."""
 
-    BEDGRAPH = (".bedgraph", ".bdg", ".bg")
-    PEAKS = (".narrowpeak", ".broadpeak", ".bed")
-    BIGWIG = ()
+    BEDGRAPH = "bedGraph"
+    PEAKS = "peaks"
+    BIGWIG = "bigWig"
+
+
+SUFFIXES = {
+    SignalFormat.BEDGRAPH: (".bedgraph", ".bdg", ".bg"),
+    SignalFormat.PEAKS: (".narrowpeak", ".broadpeak", ".bed"),
+}
 
 
 def signal_file(source: str | Path) -> tuple[Path, str]:
@@ -32,7 +38,7 @@ def signal_file(source: str | Path) -> tuple[Path, str]:
 def signal_format(source: str | Path) -> SignalFormat:
     """Return what a source is by the name of its file."""
     name = signal_file(source)[0].name.lower().removesuffix(".gz")
-    return next((kind for kind in SignalFormat if name.endswith(kind.value)), SignalFormat.BIGWIG)
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), SignalFormat.BIGWIG)
 
 
 def open_signal(source: str | Path, spec: TrackSpec) -> SignalTrack[Any]:
