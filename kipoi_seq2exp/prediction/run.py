@@ -211,7 +211,7 @@ def fill_store(
                         state = dataclasses.replace(state, done=state.done + 1)
                         report(state)
     except BaseException:
-        _leave(run.store, empty=state.done == 0)
+        _leave(run.store, empty=state.done == 0 and not run.store.done.any())  # stopped right after its first row
         raise
     return state
 
