@@ -113,14 +113,8 @@ def _overlapped(args: argparse.Namespace) -> tuple[NamedIntervals | None, dict[s
     """Read what elements may overlap, before anything is computed."""
     from kipoi_seq2exp.elements.overlaps import promoters_of, read_named
 
-    named: dict[str, NamedIntervals] = {}
-    for entry in args.overlaps:
-        name, separator, source = entry.partition("=")
-        if not (name and separator and source):
-            raise ConfigError(f"--overlaps {entry}: expected NAME=BED, e.g. --overlaps ccre=cCREs.bed.")
-        if name in named:
-            raise ConfigError(f"--overlaps {name} is given twice: keep one.")
-        named[name] = read_named(source)
+    files = options.named_entries("--overlaps", args.overlaps, "NAME=BED, e.g. --overlaps ccre=cCREs.bed")
+    named = {name: read_named(source) for name, source in files.items()}
     return None if args.gtf is None else promoters_of(args.gtf), named
 
 

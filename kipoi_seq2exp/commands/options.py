@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -190,15 +190,26 @@ def track_sources(args: argparse.Namespace) -> dict[str, str]:
             if not isinstance(source, str) or not source:
                 raise InputError(f"{args.tracks}: {name} must be the path of a file, found {source!r}.")
             sources[name] = source if source == POWERLAW else str(args.tracks.parent / source)
+    return {**sources, **named_entries("--track", args.track, "NAME=FILE, e.g. --track dnase=dnase.bw")}
+
+
+def named_entries(option: str, entries: Sequence[str], expected: str) -> dict[str, str]:
+    """Read the entries NAME=VALUE of an option that may be repeated.
+
+    Raises
+    ------
+    ConfigError
+        If an entry is not written so, or a name is given twice.
+    """
     given: dict[str, str] = {}
-    for entry in args.track:
-        name, separator, source = entry.partition("=")
-        if not (name and separator and source):
-            raise ConfigError(f"--track {entry}: expected NAME=FILE, e.g. --track dnase=dnase.bw.")
+    for entry in entries:
+        name, separator, value = entry.partition("=")
+        if not (name and separator and value):
+            raise ConfigError(f"{option} {entry}: expected {expected}.")
         if name in given:
-            raise ConfigError(f"--track {name} is given twice ({given[name]} and {source}): keep one.")
-        given[name] = source
-    return {**sources, **given}
+            raise ConfigError(f"{option} {name} is given twice ({given[name]} and {value}): keep one.")
+        given[name] = value
+    return given
 
 
 def progress_bar(total: int, done: int, unit: str) -> Any:

@@ -333,7 +333,8 @@ class Seq2Exp(nn.Module):
         if self.activity_context is None:
             hidden = self.encoder(masked)
             return hidden[:, grid.promoter].mean(1), self.sum_activity(hidden, mask, contact, grid)
-        centre = grid.centre(self.config.encoder_bp or grid.window_bp)
+        assert self.config.encoder_bp is not None  # for the type checker
+        centre = grid.centre(self.config.encoder_bp)
         promoter = slice(grid.promoter.start - centre.start, grid.promoter.stop - centre.start)
         context = functional.gelu(self.activity_context(masked.transpose(1, 2))).transpose(1, 2)
         return self.encoder(masked[:, centre], promoter).mean(1), self.sum_activity(context, mask, contact, grid)

@@ -289,7 +289,10 @@ def _started_from(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in settings.items() if name not in (*FREE, "promoter_bp")}
 
 
-FREE = ("window_bp", "n_tracks", "n_features", "prior_weights", "signal_betas", "contact_track", "strand_feature")
+FREE = (
+    *("window_bp", "n_tracks", "n_features", "prior_weights", "signal_betas", "contact_track", "strand_feature"),
+    "members",
+)
 """Settings of the network that may differ from those of the weights, or follow from the run's tracks and features."""
 
 

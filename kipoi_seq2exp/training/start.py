@@ -2,7 +2,8 @@
 
 Contract for trained ones: with the same tracks and features the run starts with exactly their predictions. Tracks and
 features are matched by name; new ones start silent (no weight reads them, and a track has no share in the evidence of
-the mask), so that the network predicts what it did and learns what they add.
+the mask), so that the network predicts what it did and learns what they add. Of an ensemble the run starts from one
+member, the number of its seed modulo their number: the members of a run start from different ones.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def _open_source(config: TrainingConfig) -> tuple[Seq2Exp, InputSpec]:
     """Load the weights to start from, after checking that they fit the run's network."""
     where = config.start_weights
     assert where is not None  # for the type checker
-    source = load_model(where, "cpu")
+    members = load_model(where, "cpu").networks
+    source = members[config.seed % len(members)]
     if source.inputs is None:
         raise ConfigError(
             f"start: the weights '{where}' do not name their tracks and features, so none can be matched."
@@ -134,7 +136,7 @@ def _open_source(config: TrainingConfig) -> tuple[Seq2Exp, InputSpec]:
 def shape_settings() -> tuple[str, ...]:
     """Names of the settings that the parameters of two networks must share."""
     names = ("variant", "d_model", "d_state", "d_conv", "expand", "generator_layers", "encoder_layers", "token_bp")
-    return (*names, "stem_bp", "contact_pool", "members")
+    return (*names, "stem_bp", "contact_pool", "encoder_bp")
 
 
 def _matches(ours: InputSpec, theirs: InputSpec) -> tuple[Match, Match]:

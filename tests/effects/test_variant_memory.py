@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import tracemalloc
 
+from test_variants import base, other, write_vcf
+
 from kipoi_seq2exp.data.tables import tsv_lines, write_lines
 from kipoi_seq2exp.data.variants import vcf_lines
 from kipoi_seq2exp.effects import run
 from kipoi_seq2exp.effects.run import EffectStore, EffectUnits
 from kipoi_seq2exp.effects.variant_table import VariantTable
 from kipoi_seq2exp.effects.variants import COLUMNS, annotated_lines
-
-HEAD = "##fileformat=VCFv4.2\n##source=test\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
-
-
-def base(tiny, chrom, pos, length=1):
-    return tiny.bases[chrom][pos : pos + length].decode().upper()
-
-
-def other(letter):
-    return "ACGT"[("ACGT".index(letter) + 1) % 4]
-
-
-def write_vcf(path, records, head=HEAD):
-    path.write_text(head + "".join("\t".join(map(str, record)) + "\n" for record in records))
-    return path
 
 
 def peak_of(tiny, folder, count):

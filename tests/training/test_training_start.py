@@ -11,6 +11,7 @@ import torch
 from small_runs import small_network, small_weights
 from training_runs import run_settings, write_run
 
+from kipoi_seq2exp import Seq2Exp, save_model
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.errors import ConfigError
@@ -72,6 +73,19 @@ def test_new_tracks_and_features_are_silent_and_order_does_not_matter(tiny, trai
     said = describe_start(config)
     assert "tracks matched by name: dnase, hic, h3k27ac; new tracks, silent at the start: atac" in said
     assert "new features, silent at the start: NEW" in said
+
+
+@torch.inference_mode()
+def test_of_an_ensemble_each_seed_starts_from_its_member(tiny, trained, tmp_path):
+    members = [load_model(trained, "cpu") for _ in range(2)]
+    members[1].expression_head[-1].bias += 1.0
+    save_model(Seq2Exp.of_members(members), tmp_path / "two.safetensors")
+    for seed in (2, 3):
+        config = training_config(settings(tiny, tmp_path / "two.safetensors", network={}, seed=seed), "run")
+        assert config.network.members == 1
+        arrays = batch(3, len(config.inputs.features))
+        started, wanted = start_from_weights(config).eval(), members[seed % 2].eval()
+        torch.testing.assert_close(started(*arrays).expression, wanted(*arrays).expression)
 
 
 def test_another_architecture_is_named(tiny, trained):
