@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(str(stop) or f"'{command}' was interrupted ({interruptions.cause}) before it was done.")
             return interruptions.status
         except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
-            _silence()
+            _silence(sys.stdout)
             return FAILED
         except Exception as error:
             sentence, status = sentence_of(error)
@@ -117,14 +117,14 @@ def _printing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _silence()
+        _silence(sys.stdout)
         raise OutputError(f"what this command prints cannot be written ({advice(error)}).") from None
 
 
-def _silence() -> None:
+def _silence(output: TextIO) -> None:
     """Let what is still to be printed go nowhere: Python would complain of it at the very end."""
     with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
 
 
 def _complain(sentence: str) -> None:
@@ -169,8 +169,16 @@ def _forgiving_terminal() -> Iterator[None]:
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")
-    with redirect_stderr(cast(TextIO, _Unfailing(sys.stderr))):
-        yield
+    errors = sys.stderr
+    try:
+        with redirect_stderr(cast(TextIO, _Unfailing(errors))):
+            yield
+    finally:
+        try:
+            if errors is not None:  # it was closed before Python started
+                errors.flush()
+        except OSError:  # what is left in it would fail once more when Python ends, as status 120
+            _silence(errors)
 
 
 def _nearest(parser: argparse.ArgumentParser, commands: Sequence[str], unknown: str) -> str:

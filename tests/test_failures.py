@@ -144,7 +144,10 @@ sys.exit(cli.main([]))
 def in_shell(redirections, tmp_path, **environment):
     words = f'"{sys.executable}" -c "$SAYS" "{tmp_path}/result" {redirections}'
     done = subprocess.run(
-        ["sh", "-c", words], env={**os.environ, **environment, "SAYS": SAYS}, capture_output=True, check=False
+        ["sh", "-c", words],
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment, "SAYS": SAYS},
+        capture_output=True,
+        check=False,
     )
     return done.returncode, done.stdout, done.stderr
 
