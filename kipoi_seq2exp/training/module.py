@@ -82,7 +82,8 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch; stop with the genes' names when it is no number."""
         torch.manual_seed(_noise_seed(self.config.seed, self.global_step, batch_idx, self.global_rank))
-        losses = seq2exp_loss(self(batch), batch["label"], self.config.optimiser.kl_weight)
+        optimiser = self.config.optimiser
+        losses = seq2exp_loss(self(batch), batch["label"], optimiser.kl_weight, optimiser.error)
         if not self.all_finite(losses.total):
             raise InputError(
                 f"the loss is {float(losses.total.detach())} at step {self.global_step}, on the genes "

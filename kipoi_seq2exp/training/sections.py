@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass, field
 
 from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.nn.losses import ErrorLoss
 from kipoi_seq2exp.settings import check_largest, suggest
 from kipoi_seq2exp.training.labels import LabelConfig
 
@@ -178,6 +179,8 @@ class OptimiserConfig:
         Applied to every parameter, as published.
     clip : float
         Largest norm of the gradient.
+    error : ErrorLoss
+        How errors of the expression count: "smooth_l1" as published, or "squared".
     kl_weight : float
         Weight of the information bottleneck.
     batch_size, accumulate : int
@@ -192,6 +195,7 @@ class OptimiserConfig:
     weight_decay: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
+    error: ErrorLoss = ErrorLoss.SMOOTH_L1
     kl_weight: float = 0.01
     batch_size: int = 8
     accumulate: int = 1

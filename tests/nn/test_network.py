@@ -10,6 +10,8 @@ from kipoi_seq2exp import MaskMode, NetworkConfig, Seq2Exp, Variant, seq2exp_los
 from kipoi_seq2exp.errors import ShapeError
 from kipoi_seq2exp.nn import bottleneck
 from kipoi_seq2exp.nn.bottleneck import BetaParams
+from kipoi_seq2exp.nn.losses import ErrorLoss
+from kipoi_seq2exp.nn.network import Seq2ExpOutput
 
 L, P = 200, 40
 SMALL: dict[str, Any] = {"window_bp": L, "promoter_bp": P, "d_model": 16, "generator_layers": 1, "encoder_layers": 1}
@@ -126,6 +128,12 @@ def test_plain_baseline_without_signals() -> None:
     assert seq2exp_loss(output, torch.zeros(2)).kl is None
     with pytest.raises(ShapeError, match="3 targets do not belong to 2 predictions"):
         seq2exp_loss(output, torch.zeros(3))
+
+
+def test_errors_above_1_count_less_in_the_published_loss_alone() -> None:
+    output = Seq2ExpOutput(expression=torch.tensor([0.5, 3.0]))
+    assert seq2exp_loss(output, torch.zeros(2)).total == pytest.approx((0.125 + 2.5) / 2)
+    assert seq2exp_loss(output, torch.zeros(2), error=ErrorLoss.SQUARED).total == pytest.approx((0.125 + 4.5) / 2)
 
 
 def test_hard_straight_through_reaches_the_generator() -> None:

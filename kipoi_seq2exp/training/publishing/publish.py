@@ -17,6 +17,7 @@ from kipoi_seq2exp.config import InputSpec, NetworkConfig
 from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted
 from kipoi_seq2exp.files import changed_together, is_plain_name, make_folder, undo_leftovers, write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
+from kipoi_seq2exp.nn.losses import ErrorLoss
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
@@ -31,6 +32,7 @@ STATUSES = (PROVISIONAL, "trained")
 OUTPUTS = "expression,element_mask"
 EXPRESSION_ONLY = "-expression"  # the member of the group whose rows stay readable as a table
 MODELS_TSV = "models.tsv"
+ERRORS = {ErrorLoss.SMOOTH_L1: "smooth L1", ErrorLoss.SQUARED: "squared error"}
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ def training_procedure(config: TrainingConfig) -> str:
         f"{network.generator_layers} + {network.encoder_layers} layers",
         f"AdamW, peak learning rate {o.peak_lr:g}, weight decay {o.weight_decay:g}, {o.max_steps:,} steps of "
         f"{o.batch_size * o.accumulate} windows of {config.window_bp:,} bp",
-        f"smooth L1 + {o.kl_weight:g} KL",
+        f"{ERRORS[o.error]} + {o.kl_weight:g} KL",
         f"shifts up to {config.augment.max_shift_bp} bp, reverse complement with probability "
         f"{config.augment.reverse_complement:g}",
         f"start {config.start}",
