@@ -11,6 +11,7 @@ results folder (`read_results`).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.dataset import WindowDataset
-from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.variants import Variant, matching, read_vcf
+from kipoi_seq2exp.data.variants import Variant
 from kipoi_seq2exp.elements.calls import CallSettings
 from kipoi_seq2exp.elements.fdr import NullSettings
 from kipoi_seq2exp.elements.find import ElementSettings, Found, find_elements, results_here
@@ -95,12 +95,16 @@ def predict(
         If the model or the mask cannot be used with these windows.
     """
     from kipoi_seq2exp.prediction.request import origin_of
-    from kipoi_seq2exp.prediction.run import gene_rows, predict_windows, read_ahead
+    from kipoi_seq2exp.prediction.run import batches_of, gene_rows, open_peaks, predict_batches
 
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, found {batch_size}.")
     network, name = _opened(model)
-    peaks, masks = _masks(mask, windows)
+    peaks = masks = None
+    if mask is None or isinstance(mask, str | Path):
+        peaks = open_peaks(mask, network, windows)
+    else:
+        masks = _masks(mask, windows)
     own = network.config.generates_mask and mask is None
     kind = "given" if masks is not None else "peaks" if peaks is not None else network.config.mask_mode.value
     layout = Layout(
@@ -117,10 +121,10 @@ def predict(
         },
     )
     store = PredictionStore.in_memory(layout)
-    batches = [range(first, min(first + batch_size, len(windows))) for first in range(0, len(windows), batch_size)]
-    for batch, inputs in zip(batches, read_ahead(windows, batches), strict=True):
-        given = None if masks is None else [masks[row] for row in batch]
-        for row, found in zip(batch, predict_windows(network, inputs, peaks, save_beta, given), strict=True):
+    batches = batches_of(len(windows), batch_size)
+    results = predict_batches(network, windows, batches, batch_size, peaks=peaks, masks=masks, save_beta=save_beta)
+    for batch, rows in results:
+        for row, found in zip(batch, rows, strict=True):
             store.write(row, found)
             if on_gene is not None:
                 on_gene()
@@ -138,20 +142,12 @@ def _opened(model: Seq2Exp | str | Path) -> tuple[Seq2Exp, str]:
     return load_model(model), str(model)
 
 
-def _masks(
-    mask: NDArray[np.floating] | str | Path | None, windows: WindowDataset
-) -> tuple[Regions | None, NDArray[np.float32] | None]:
-    """Return the mask given from outside as regions, or as an array (G, L)."""
-    if mask is None:
-        return None, None
-    if isinstance(mask, str | Path):
-        peaks = Regions(mask, "peaks")
-        peaks.check_against(windows.genome)
-        return peaks, None
+def _masks(mask: NDArray[np.floating], windows: WindowDataset) -> NDArray[np.float32]:
+    """Return given masks, (L,) or (G, L), as (G, L)."""
     values, shape = np.asarray(mask, dtype=np.float32), (len(windows), windows.inputs.window_bp)
     if values.shape not in (shape, shape[1:]):
         raise ShapeError(f"the mask must have the shape {shape[1:]} or {shape}, found {values.shape}.")
-    return None, np.broadcast_to(values, shape)
+    return np.broadcast_to(values, shape)
 
 
 def read_results(path: str | Path, genes: str | Path | pd.DataFrame | None = None) -> Predictions:
@@ -227,7 +223,7 @@ def call_elements(
     settings = ElementSettings(calls or CallSettings(), null, perturb)
     if model is None or windows is None:
         return find_elements(predictions, settings)
-    return find_elements(predictions, settings, results=results_here(Bench(_opened(model)[0], windows, batch_size)))
+    return find_elements(predictions, settings, results_here(Bench(_opened(model)[0], windows, batch_size)))
 
 
 def variant_effects(
@@ -264,12 +260,15 @@ def variant_effects(
     InputError
         If the file cannot be read, a REF differs, or no variant lies in the window of any gene.
     """
-    from kipoi_seq2exp.effects import variants as effects
+    from kipoi_seq2exp.effects import run
+    from kipoi_seq2exp.effects.variant_table import VariantTable
 
-    where = str(variants) if isinstance(variants, str | Path) else "the variants"
-    given = read_vcf(Path(variants)).variants if isinstance(variants, str | Path) else tuple(variants)
-    fitting, _ = matching(given, windows.genome, where, skip_mismatch=skip_mismatch)
-    return effects.variant_effects(_opened(model)[0], windows, fitting, batch_size)
+    with VariantTable() as table:
+        if isinstance(variants, str | Path):
+            table.read(Path(variants), windows.genome, skip_mismatch=skip_mismatch)
+        else:
+            table.add_fitting(variants, windows.genome, "the variants", skip_mismatch=skip_mismatch)
+        return run.variant_effects(Bench(_opened(model)[0], windows, batch_size), table)
 
 
 def contributions(
@@ -306,12 +305,8 @@ def contributions(
         If the method is unknown, there is no step, or captum is missing.
     """
     from kipoi_seq2exp.effects.contributions import ContributionJob, summary
-    from kipoi_seq2exp.settings import suggest
 
-    methods = {"integrated": steps, "gradient": None}
-    if method not in methods:
-        raise ConfigError(f"method: unknown method '{method}'{suggest(method, methods)}.")
-    job, bench = ContributionJob(methods[method], on_step), Bench(_opened(model)[0], windows)
+    job, bench = ContributionJob.of(method, steps, on_step), Bench(_opened(model)[0], windows)
     ids = [str(gene_id) for gene_id in windows.genes["gene_id"]]
     genes = {gene_id: job(bench, row)[1] for row, gene_id in enumerate(ids)}
     return Explained(pd.DataFrame([summary(name, found, windows) for name, found in genes.items()]), genes)
@@ -372,6 +367,7 @@ def train(
     *,
     data_root: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    cells: str | Path | None = None,
     resume: bool = False,
 ) -> FitResult:
     """Train a network as a YAML file says.
@@ -386,6 +382,8 @@ def train(
         What relative paths of the settings are relative to.
     overrides : mapping, optional
         Fields to replace, by dotted name.
+    cells : str or Path, optional
+        A table of cell types of your own, beside the package's.
     resume : bool
         Go on from the run's last checkpoint.
 
@@ -403,10 +401,26 @@ def train(
     OutputError
         If the run folder exists (and `resume` is false) or cannot be written.
     """
+    result: FitResult = training_module("fit").fit(config, out, data_root, overrides, cells=cells, resume=resume)
+    return result
+
+
+def training_module(name: str) -> Any:
+    """Import a module of `kipoi_seq2exp.training`, which needs an extra, or say what is missing for it.
+
+    Parameters
+    ----------
+    name : str
+        Below the package, e.g. "publishing.publish".
+
+    Raises
+    ------
+    ConfigError
+        If the extra `train` is not installed.
+    """
     try:
-        from kipoi_seq2exp.training.fit import fit
+        return importlib.import_module(f"kipoi_seq2exp.training.{name}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("kipoi_seq2exp"):
             raise
         raise ConfigError(f"training needs {error.name}: pip install 'kipoi-seq2exp[train]'.") from None
-    return fit(config, out, data_root, overrides, resume=resume)

@@ -11,7 +11,7 @@ import kipoi_seq2exp
 from kipoi_seq2exp import CallSettings, NullSettings
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.variants import Variant
-from kipoi_seq2exp.elements.find import ElementSettings, find_elements
+from kipoi_seq2exp.elements.find import ElementSettings, find_elements, results_here
 from kipoi_seq2exp.errors import ConfigError, InputError, ShapeError
 
 CALLS = CallSettings(threshold=0.5, min_length_bp=1)
@@ -61,7 +61,7 @@ def test_elements_are_those_of_a_run(predicted, predictions, run, model, windows
         ours = kipoi_seq2exp.call_elements(
             predicted, CALLS, model=model, windows=windows, null=settings.null, perturb=settings.perturb
         )
-        theirs = find_elements(predictions, settings, run)
+        theirs = find_elements(predictions, settings, results_here(run))
         pd.testing.assert_frame_equal(ours.elements, theirs.elements, rtol=1e-4, atol=1e-5)
         pd.testing.assert_frame_equal(ours.promoters, theirs.promoters, rtol=1e-4, atol=1e-5)
     assert len(ours.elements)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kipoi_seq2exp.commands import benchmark_recovery, options
-from kipoi_seq2exp.commands.elements import add_source_options, needs_mask, open_predictions, open_run
 from kipoi_seq2exp.commands.options import Say, Subparsers
+from kipoi_seq2exp.commands.work import needs_mask, open_predictions, open_run
 from kipoi_seq2exp.errors import ConfigError, counted
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def add_to(subparsers: Subparsers) -> None:
     crispri.add_argument("--pairs-of", metavar="CELL", help="use the pairs of this cell type alone")
     crispri.add_argument("--perturb", action="store_true", help="score by the loss of predicted expression too")
     crispri.add_argument("--bootstrap", type=int, default=1_000, metavar="N", help="resamples (default 1000)")
-    add_source_options(crispri, flag=True)
+    options.add_source_options(crispri, flag=True)
     _add_output(crispri)
     distal = options.add_command(kinds, "distal", "errors as distal DNA is taken away", _DISTAL)
     distal.set_defaults(run=run_distal)
@@ -141,16 +141,16 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
 
 def run_distal(args: argparse.Namespace, say: Say) -> int:
     """Take distal DNA away and compare the errors."""
+    from kipoi_seq2exp.api import read_results
     from kipoi_seq2exp.judge.conditions import over_genes
     from kipoi_seq2exp.judge.distal import checked_windows, distal_rows
-    from kipoi_seq2exp.prediction.store import read_predictions
 
     def check(run: Run) -> None:
         checked_windows(args.windows, run.model.config.window_bp, run.model.config.promoter_bp)
 
     calls = options.call_settings(args)
     opened = open_run(args, say, check)
-    with read_predictions(opened.store.path) as predictions:
+    with read_results(opened.store.path) as predictions:
         with options.gene_bar(predictions) as on_gene:
             rows_of = distal_rows(opened, predictions, args.windows, calls)
             table = over_genes(opened, predictions, rows_of, on_gene)
@@ -164,11 +164,11 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
     """Compare mask and peaks."""
     import pandas as pd
 
+    from kipoi_seq2exp.api import read_results
     from kipoi_seq2exp.data.regions import Regions
     from kipoi_seq2exp.judge.conditions import over_genes
     from kipoi_seq2exp.judge.macs3 import PeakSettings, call_tracks
     from kipoi_seq2exp.judge.peaks import CONDITIONS, check_peaks, overlap_lines, overlap_table, peak_rows
-    from kipoi_seq2exp.prediction.store import read_predictions
 
     if not (args.peaks or args.macs3):
         raise ConfigError("give peaks to compare with: a file (--peaks), or a track to call them on (--macs3).")
@@ -189,7 +189,7 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
             say(notes[-1])
 
     opened = open_run(args, say, check)
-    with read_predictions(opened.store.path) as predictions:
+    with read_results(opened.store.path) as predictions:
         with options.gene_bar(predictions) as on_gene:
             table = over_genes(opened, predictions, peak_rows(opened, predictions, peaks, calls), on_gene)
         overlap = overlap_table(table, args.bootstrap)

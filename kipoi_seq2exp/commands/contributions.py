@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from kipoi_seq2exp.commands.options import (
     add_input_options,
     add_network_options,
 )
-from kipoi_seq2exp.commands.work import Ticks, fill_units, open_for, performer, workers_of
+from kipoi_seq2exp.commands.work import Opened, Ticks, fill_units, open_inputs, workers_of
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import file_name
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
     from kipoi_seq2exp.data.windows import Window
     from kipoi_seq2exp.effects.contributions import Contributions
-    from kipoi_seq2exp.nn.network import Seq2Exp
     from kipoi_seq2exp.prediction.units import Job, Perform, Unit, UnitStore
 
 _DESCRIPTION = """Say which bases, track values and features made the predictions of genes.
@@ -88,32 +87,24 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compute and write the contributions, or go on with an interrupted run."""
-    from kipoi_seq2exp.commands.predict import request_of
-    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
-    from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import make_folder
-    from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset
     from kipoi_seq2exp.prediction.units import UnitStore
 
     _check(args)
     with ExitStack() as opened:
         workers = opened.enter_context(workers_of(args.cluster))
-        request, model, weights_sha256 = open_for(request_of(args, gene_ids=tuple(args.genes_asked)), workers)
-        inputs = inputs_of(model, request.cell_type, request.cells)
-        dataset = opened.enter_context(open_dataset(request, inputs))
-        say(status_line(args.model, model.provenance.status))
-        warn_of_inputs(dataset)
+        inputs = opened.enter_context(open_inputs(args, say, workers, gene_ids=tuple(args.genes_asked)))
+        dataset = inputs.dataset
         if args.modisco is not None and args.modisco > dataset.inputs.window_bp:
             raise ConfigError(f"--modisco {args.modisco}: the window has {dataset.inputs.window_bp:,} bases.")
         if args.region is not None:
             for row in range(len(dataset)):
                 region_of(args.region, dataset.window(row), str(dataset.genes["gene_id"].iloc[row]))
         make_folder(args.output)
-        expected = fingerprint(request, model, weights_sha256, dataset)
-        about = {name: value for name, value in expected.items() if name != "genes"}  # units name theirs
+        about = {name: value for name, value in inputs.fingerprint().items() if name != "genes"}  # units name theirs
         store = UnitStore.open(args.output / STORE_NAME, about, overwrite=args.overwrite)
         opened.callback(store.close)
-        work = Work(args, model, dataset, store, partial(performer, workers, request, expected, (model, dataset)))
+        work = Work(args, inputs, store, partial(inputs.performer, workers))
         (_mutate if args.method == "mutagenesis" else _explain)(work, say)
     return 0
 
@@ -123,10 +114,21 @@ class Work:
     """What a run has open; `perform` makes of a job what computes its units."""
 
     args: argparse.Namespace
-    model: Seq2Exp
-    dataset: WindowDataset
+    inputs: Opened
     store: UnitStore
     perform: Callable[[Job], Perform]
+
+    @property
+    def dataset(self) -> WindowDataset:
+        """The windows."""
+        return self.inputs.dataset
+
+    @property
+    def status(self) -> str:
+        """The first line of every file: the model, and of which kind its weights are."""
+        from kipoi_seq2exp.elements.outputs import status_line
+
+        return status_line(self.args.model, self.inputs.model.provenance.status)
 
     def unit(self, row: int, size: int, bases: slice | None = None) -> Unit:
         """Return the unit of a gene, or of some bases of its window; the job gets the row, and the bases if any.
@@ -207,13 +209,11 @@ def _explain(work: Work, say: Say) -> None:
 
     from kipoi_seq2exp.data.tables import write_tsv
     from kipoi_seq2exp.effects.contributions import ContributionJob
-    from kipoi_seq2exp.elements.outputs import status_line
 
     args, dataset, ticks = work.args, work.dataset, Ticks()
-    steps = args.steps if args.method == "integrated" else None
-    units = [work.unit(row, steps or 1) for row in range(len(dataset))]
+    job = ContributionJob.of(args.method, args.steps, ticks.step if args.cluster is None else None)
+    units = [work.unit(row, job.steps or 1) for row in range(len(dataset))]
     _forget_lost(work, units)
-    job = ContributionJob(steps, ticks.step if args.cluster is None else None)
     fill_units(work.store, units, work.perform(job), "step", say, keep=partial(_keep, work), ticks=ticks)
     rows, files = [], []
     for unit in units:
@@ -221,7 +221,7 @@ def _explain(work: Work, say: Say) -> None:
         rows.append(found["row"])
         files += [args.output / name for name in found["files"]]
     table = pd.DataFrame(rows)
-    header = [status_line(args.model, work.model.provenance.status), f"{dataset.inputs.label}; method {args.method}"]
+    header = [work.status, f"{dataset.inputs.label}; method {args.method}"]
     write_tsv(table, args.output / TABLE, header)
     files.append(args.output / TABLE)
     if args.modisco is not None:
@@ -303,31 +303,14 @@ def summary_lines(table: Any, dataset: WindowDataset) -> Sequence[str]:
 def _write_tracks(
     args: argparse.Namespace, dataset: WindowDataset, window: WindowInputs, found: Contributions
 ) -> list[Path]:
+    from kipoi_seq2exp.elements.mask_track import write_window
+
     columns = {"dna": found.dna, **{name: found.tracks[:, i] for i, name in enumerate(dataset.inputs.track_names)}}
     files = []
     for name, values in columns.items():
         files.append(args.output / f"{file_name(window.gene_id)}.{file_name(name)}.bw")
-        write_window_bigwig(files[-1], dataset.genome.lengths, window, values)
+        write_window(files[-1], dataset.genome.lengths, window, values)
     return files
-
-
-def write_window_bigwig(path: Path, lengths: Mapping[str, int], window: WindowInputs, values: Any) -> None:
-    """Write the bases of a window (L,) that lie on the chromosome, without those that are NaN."""
-    import numpy as np
-
-    from kipoi_seq2exp.data.windows import Window
-    from kipoi_seq2exp.elements.bigwig import BigWigWriter
-    from kipoi_seq2exp.files import whole_file
-
-    first, last = Window(window.chrom, window.start, window.end).inside(lengths[window.chrom])
-    inside = values[first - window.start : last - window.start].astype(np.float32)
-    known = np.isfinite(inside)
-    edges = np.flatnonzero(np.diff(known.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
-    with whole_file(path) as temporary, temporary.open("wb") as handle:
-        writer = BigWigWriter(handle, {window.chrom: lengths[window.chrom]})
-        for start, end in edges:
-            writer.add(window.chrom, first + int(start), inside[start:end])
-        writer.close()
 
 
 def _draw(args: argparse.Namespace, dataset: WindowDataset, window: WindowInputs, found: Contributions) -> Path:
@@ -379,7 +362,6 @@ def _write_mutations(work: Work, row: int, bases: slice, values: list[list[float
     import pandas as pd
 
     from kipoi_seq2exp.data.tables import write_tsv
-    from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.prediction.masking import effect_line
 
     window, change = work.dataset[row], np.array(values)
@@ -391,7 +373,7 @@ def _write_mutations(work: Work, row: int, bases: slice, values: list[list[float
     table = table.assign(**{letter: change[:, i] for i, letter in enumerate("ACGT")})
     path = work.args.output / f"{file_name(window.gene_id)}.mutagenesis.tsv"
     header = [
-        status_line(work.args.model, work.model.provenance.status),
+        work.status,
         f"change of the predicted expression (log10) of {window.gene_id} for each letter; 0 for the one that is there",
     ]
     write_tsv(table, path, header)

@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
-from kipoi_seq2exp.commands.work import GetWorkers, fill_units, performer, workers_of
+from kipoi_seq2exp.commands.work import GetWorkers, fill_units, needs_mask, open_predictions, performer, workers_of
 from kipoi_seq2exp.errors import ConfigError, counted
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_to(subparsers: Subparsers) -> None:
         subparsers, "elements", "called elements with their evidence, in every format", _DESCRIPTION
     )
     parser.set_defaults(run=run)
-    add_source_options(parser)
+    options.add_source_options(parser)
     options.add_cluster_option(parser)
     options.add_call_options(parser)
     null = parser.add_argument_group("threshold by a null (tracks rotated within the window; runs the model)")
@@ -68,21 +68,6 @@ def add_to(subparsers: Subparsers) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
 
 
-def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -> None:
-    """Add where predictions come from: a model with its inputs, or a result; `flag` makes the model an option."""
-    words = options.MODEL
-    if flag:
-        parser.add_argument("--model", help=words)
-    else:
-        parser.add_argument("model", nargs="?", help=words)
-    parser.add_argument(
-        "--from", dest="results", type=Path, metavar="RESULTS", help="predictions that are there already"
-    )
-    options.add_input_options(parser, required=False)
-    options.add_network_options(parser)
-    parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
-
-
 def run(args: argparse.Namespace, say: Say) -> int:
     """Call the elements."""
     import pandas as pd
@@ -97,10 +82,10 @@ def run(args: argparse.Namespace, say: Say) -> int:
             opened = opened or _behind(args, predictions, say)
             if opened is None:
                 with options.gene_bar(predictions) as on_gene:
-                    found = find_elements(predictions, settings, None, results_here(None, on_gene))
+                    found = find_elements(predictions, settings, results_here(None, on_gene))
             else:
                 with _kept_results(args, opened, workers, say) as results:
-                    found = find_elements(predictions, settings, opened, results)
+                    found = find_elements(predictions, settings, results)
             columns = overlap_columns(found.elements, *overlapped)
             found = dataclasses.replace(found, elements=pd.concat([found.elements, columns], axis=1))
             _write(args, predictions, found, started, say)
@@ -182,82 +167,6 @@ def settings_of(args: argparse.Namespace) -> ElementSettings:
         raise ConfigError("--fdr chooses the threshold itself: leave out --threshold and --top-fraction.")
     null = None if args.fdr is None else NullSettings(args.fdr, args.shuffles, args.block, args.seed)
     return ElementSettings(options.call_settings(args), null, args.perturb)
-
-
-def needs_mask(run: Run) -> None:
-    """Refuse a network that makes no mask, before anything is computed."""
-    if not run.model.config.generates_mask:
-        raise ConfigError(f"{run.request.model} makes no element mask (variant '{run.model.config.variant.value}').")
-
-
-def open_predictions(
-    args: argparse.Namespace,
-    say: Say,
-    check: Callable[[Run], object] | None = None,
-    workers: GetWorkers | None = None,
-) -> tuple[Predictions, Run | None]:
-    """Open given predictions, or make them in the output folder and return the run beside them.
-
-    `check` is called once everything is open, before anything is computed; `workers` predict where they are given.
-
-    Raises
-    ------
-    ConfigError
-        If neither predictions nor a model with its genome and genes are given.
-    """
-    from kipoi_seq2exp.data.genes import read_genes
-    from kipoi_seq2exp.elements.outputs import status_line
-    from kipoi_seq2exp.prediction.store import read_predictions
-
-    if (args.results is None) == (args.model is None):
-        raise ConfigError("give a model with its inputs, or predictions that are there already (--from), not both.")
-    if args.results is not None:
-        _refuse_run_options(args)
-        predictions = read_predictions(args.results, None if args.genes is None else read_genes(args.genes))
-        if "model" in predictions.provenance:
-            model = predictions.provenance["model"]
-            say(status_line(model["name"], model["provenance"]["status"]))
-        return predictions if args.gene_ids is None else predictions.select(args.gene_ids), None
-    opened = open_run(args, say, check, workers)
-    return read_predictions(opened.store.path), opened
-
-
-def _refuse_run_options(args: argparse.Namespace) -> None:
-    """Refuse options that would have no effect on predictions that are there already."""
-    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite", "gene_type", "cluster")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) not in (None, False)]
-    if given:
-        raise ConfigError(
-            f"{', '.join(given)}: the model is not run with --from, so that they have no effect; leave them out."
-        )
-
-
-def open_run(
-    args: argparse.Namespace,
-    say: Say,
-    check: Callable[[Run], object] | None = None,
-    workers: GetWorkers | None = None,
-) -> Run:
-    """Predict in the output folder, with the Beta of each base, or go on with what is there.
-
-    `check` is called once everything is open, before anything is computed.
-    """
-    from kipoi_seq2exp.commands.predict import fill, request_of
-    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
-    from kipoi_seq2exp.elements.outputs import status_line
-    from kipoi_seq2exp.prediction.run import prepare
-
-    for option in ("fasta", "genes"):
-        if getattr(args, option) is None:
-            raise ConfigError(f"--{option} is needed to run the model {args.model}.")
-    request = request_of(args, peaks=None, save_beta=True)
-    opened = prepare(request, args.output, overwrite=args.overwrite, elsewhere=workers is not None)
-    say(status_line(args.model, opened.model.provenance.status))
-    warn_of_inputs(opened.dataset)
-    if check is not None:
-        check(opened)
-    fill(opened, say, workers)
-    return opened
 
 
 def _write(args: argparse.Namespace, predictions: Predictions, found: Found, started: float, say: Say) -> None:

@@ -14,6 +14,7 @@ from kipoi_seq2exp.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.calls import CallSettings
+    from kipoi_seq2exp.prediction.request import PredictRequest
 
 LINE_S = 10.0  # between two lines of a progress bar that nobody watches
 MODEL = "a served model (K562, GM12878) or a .safetensors file"
@@ -97,6 +98,21 @@ def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True)
     inputs.add_argument("--cell-type", help="row of the table of cell types, for weights that do not name their inputs")
     add_cells_option(inputs)
     return inputs
+
+
+def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -> None:
+    """Add where predictions come from: a model with its inputs, or a result; `flag` makes the model an option."""
+    words = MODEL
+    if flag:
+        parser.add_argument("--model", help=words)
+    else:
+        parser.add_argument("model", nargs="?", help=words)
+    parser.add_argument(
+        "--from", dest="results", type=Path, metavar="RESULTS", help="predictions that are there already"
+    )
+    add_input_options(parser, required=False)
+    add_network_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +207,35 @@ def track_sources(args: argparse.Namespace) -> dict[str, str]:
                 raise InputError(f"{args.tracks}: {name} must be the path of a file, found {source!r}.")
             sources[name] = source if source == POWERLAW else str(args.tracks.parent / source)
     return {**sources, **named_entries("--track", args.track, "NAME=FILE, e.g. --track dnase=dnase.bw")}
+
+
+def request_of(args: argparse.Namespace, **changes: Any) -> PredictRequest:
+    """Turn the options into a request; `changes` replace fields, or give those that a command has no option for."""
+    from kipoi_seq2exp.prediction.batches import parse_bytes
+    from kipoi_seq2exp.prediction.request import PredictRequest
+
+    fields: dict[str, Any] = dict(
+        model=args.model,
+        genes=args.genes,
+        fasta=args.fasta,
+        sources=track_sources(args),
+        blacklist=args.blacklist,
+        peaks=getattr(args, "peaks", None),
+        missing_features=args.missing_features,
+        gene_ids=None if args.gene_ids is None else tuple(args.gene_ids),
+        gene_type=args.gene_type,
+        label=args.label,
+        cell_type=args.cell_type,
+        cells=args.cells,
+        mask_mode=None if args.mask_mode is None else MaskMode(args.mask_mode),
+        device=args.device,
+        batch_size=1 if args.batch_size is None else args.batch_size,
+        auto_batch=args.batch_size is None,
+        memory_bytes=None if args.memory is None else parse_bytes(args.memory),
+        projections=args.projections,
+        save_beta=getattr(args, "save_beta", False),
+    )
+    return PredictRequest(**{**fields, **changes})
 
 
 def named_entries(option: str, entries: Sequence[str], expected: str) -> dict[str, str]:

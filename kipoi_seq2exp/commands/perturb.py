@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
+from kipoi_seq2exp.commands.work import open_inputs
 from kipoi_seq2exp.errors import ConfigError, counted
 from kipoi_seq2exp.files import file_name
 
@@ -68,24 +69,18 @@ def run(args: argparse.Namespace, say: Say) -> int:
     """Perturb and write."""
     import pandas as pd
 
-    from kipoi_seq2exp.commands.contributions import write_window_bigwig
-    from kipoi_seq2exp.commands.predict import request_of
     from kipoi_seq2exp.data.tables import write_tsv
-    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.effects.perturb import effect_of_bases, perturb_gene, reaches
+    from kipoi_seq2exp.elements.mask_track import write_window
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.errors import InputError
     from kipoi_seq2exp.files import make_folder
     from kipoi_seq2exp.prediction.masking import effect_line
-    from kipoi_seq2exp.prediction.request import inputs_of, open_dataset, open_model
     from kipoi_seq2exp.prediction.run import batch_size_for
 
     settings, sites = settings_of(args), sites_of(args)
-    request = request_of(args)
-    model, _ = open_model(request)
-    with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset:
-        say(status_line(args.model, model.provenance.status))
-        warn_of_inputs(dataset)
+    with open_inputs(args, say) as opened:
+        request, model, dataset = opened.request, opened.model, opened.dataset
         reached = {
             row: count for row in range(len(dataset)) if (count := sum(reaches(s, dataset.window(row)) for s in sites))
         }
@@ -102,7 +97,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
                 tables.append(found)
                 files.append(args.output / f"{file_name(str(dataset.genes['gene_id'].iloc[row]))}.perturb.bw")
                 window = dataset[row]
-                write_window_bigwig(files[-1], dataset.genome.lengths, window, effect_of_bases(window, found))
+                write_window(files[-1], dataset.genome.lengths, window, effect_of_bases(window, found))
                 if args.plot is not None:
                     files.append(_draw(args, request, model, dataset, row, found))
     table = pd.concat(tables, ignore_index=True)

@@ -6,7 +6,6 @@ import argparse
 import platform
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +19,13 @@ from kipoi_seq2exp.commands.options import (
     add_input_options,
     add_network_options,
     call_settings,
-    progress_bar,
-    track_sources,
+    request_of,
 )
-from kipoi_seq2exp.commands.work import GetWorkers, workers_of
-from kipoi_seq2exp.config import MaskMode
+from kipoi_seq2exp.commands.work import fill, workers_of
 from kipoi_seq2exp.errors import counted
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.outputs import Summary
-    from kipoi_seq2exp.prediction.request import PredictRequest
     from kipoi_seq2exp.prediction.run import Progress, Run
 
 _DESCRIPTION = """Predict the expression of genes and the DNA that drives it.
@@ -64,10 +60,10 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Predict, or go on with an interrupted prediction, and write the results."""
+    from kipoi_seq2exp.api import read_results
     from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.elements.outputs import status_line, write_results
     from kipoi_seq2exp.prediction.run import prepare
-    from kipoi_seq2exp.prediction.store import read_predictions
 
     calls, started = call_settings(args), time.time()
     with workers_of(args.cluster) as workers:
@@ -80,39 +76,10 @@ def run(args: argparse.Namespace, say: Say) -> int:
         )
         warn_of_inputs(prepared.dataset)
         progress = fill(prepared, say, workers)
-    with read_predictions(prepared.store.path) as predictions:
+    with read_results(prepared.store.path) as predictions:
         summary = write_results(predictions, args.output, calls, about_run(args, progress, prepared, started))
     _report(summary, say)
     return 0
-
-
-def request_of(args: argparse.Namespace, **changes: Any) -> PredictRequest:
-    """Turn the options into a request; `changes` replace fields, or give those that a command has no option for."""
-    from kipoi_seq2exp.prediction.batches import parse_bytes
-    from kipoi_seq2exp.prediction.request import PredictRequest
-
-    fields: dict[str, Any] = dict(
-        model=args.model,
-        genes=args.genes,
-        fasta=args.fasta,
-        sources=track_sources(args),
-        blacklist=args.blacklist,
-        peaks=getattr(args, "peaks", None),
-        missing_features=args.missing_features,
-        gene_ids=None if args.gene_ids is None else tuple(args.gene_ids),
-        gene_type=args.gene_type,
-        label=args.label,
-        cell_type=args.cell_type,
-        cells=args.cells,
-        mask_mode=None if args.mask_mode is None else MaskMode(args.mask_mode),
-        device=args.device,
-        batch_size=1 if args.batch_size is None else args.batch_size,
-        auto_batch=args.batch_size is None,
-        memory_bytes=None if args.memory is None else parse_bytes(args.memory),
-        projections=args.projections,
-        save_beta=getattr(args, "save_beta", False),
-    )
-    return PredictRequest(**{**fields, **changes})
 
 
 def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: float) -> dict[str, Any]:
@@ -137,28 +104,6 @@ def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: f
         "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
     }
-
-
-def fill(run: Run, say: Say, workers: GetWorkers | None = None) -> Progress:
-    """Predict under a progress bar, here or on a cluster; an interruption says what is kept and how to go on."""
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from kipoi_seq2exp.prediction.run import fill_store, predict_here
-
-    resumed, total = int(run.store.done.sum()), len(run.dataset)
-    if resumed:
-        say(f"resuming: {resumed} of {total} genes are already in {run.store.path}")
-    try:
-        with ExitStack() as opened:
-            predict = predict_here if workers is None or resumed == total else workers()
-            opened.enter_context(logging_redirect_tqdm())
-            bar = opened.enter_context(progress_bar(total, resumed, "gene"))
-            return fill_store(run, lambda progress: bar.update(progress.done - bar.n) and None, predict)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted: {int(run.store.done.sum())} of {total} genes are complete in {run.store.path}; "
-            f"run the same command again to go on."
-        ) from None
 
 
 def _sources_text(run: Run) -> str:

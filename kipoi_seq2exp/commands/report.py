@@ -38,18 +38,18 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Write the page and the sessions."""
+    from kipoi_seq2exp.api import read_results
     from kipoi_seq2exp.data.tables import write_lines
     from kipoi_seq2exp.elements.mask_track import write_mask_track
     from kipoi_seq2exp.elements.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
     from kipoi_seq2exp.files import make_folder, whole_file
-    from kipoi_seq2exp.prediction.store import read_predictions
     from kipoi_seq2exp.view.locus import Surroundings
     from kipoi_seq2exp.view.report import build_page
     from kipoi_seq2exp.view.sessions import genome_tracks_ini, igv_session, shown_files
 
     calls = options.call_settings(args)
     around = Surroundings(options.track_sources(args), gtf=args.gtf, crispri=args.crispri)
-    with read_predictions(args.results) as predictions:
+    with read_results(args.results) as predictions:
         with options.gene_bar(predictions) as on_gene:
             page = build_page(predictions, calls, around, args.title, args.output, on_gene)
         make_folder(args.output)

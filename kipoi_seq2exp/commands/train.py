@@ -83,11 +83,15 @@ def run_fetch(args: argparse.Namespace, say: Say) -> int:
 
 def run_train(args: argparse.Namespace, say: Say) -> int:
     """Train."""
-    fit, changes = _training("fit").fit_config, overrides(args.overrides)
-    config = _training("config").read_training_config(args.config, args.data, changes, args.cells)
-    if started := _training("start").describe_start(config):
+    from kipoi_seq2exp.api import train, training_module
+
+    changes = overrides(args.overrides)
+    config = training_module("config").read_training_config(args.config, args.data, changes, args.cells)
+    if started := training_module("start").describe_start(config):
         say(started)
-    result = fit(config, args.output / config.name, resume=args.resume)
+    result = train(
+        args.config, args.output, data_root=args.data, overrides=changes, cells=args.cells, resume=args.resume
+    )
     say(f"written: {result.weights}")
     for name in ("mse", "mae", "pearson", "spearman"):
         if name in result.scores:
@@ -97,7 +101,9 @@ def run_train(args: argparse.Namespace, say: Say) -> int:
 
 def run_evaluate(args: argparse.Namespace, say: Say) -> int:
     """Score a model."""
-    evaluation = _training("evaluate")
+    from kipoi_seq2exp.api import training_module
+
+    evaluation = training_module("evaluate")
     weights, config = _model_and_config(args)
     from kipoi_seq2exp import load_model
 
@@ -113,11 +119,13 @@ def run_evaluate(args: argparse.Namespace, say: Say) -> int:
 
 def run_publish(args: argparse.Namespace, say: Say) -> int:
     """Publish a run."""
+    from kipoi_seq2exp.api import training_module
+
     if args.to is not None:
         return _publish_folder(args, say)
     if args.name is None:
         raise ConfigError("say under which name: --as NAME; or --to FOLDER for a group of your own.")
-    publishing = _training("publishing.publish")
+    publishing = training_module("publishing.publish")
     choice = publishing.ServedAs(cell_type=args.cell_type, reads_dna=not args.without_dna)
     published = publishing.publish(
         args.run_folder, args.name, status=args.status, drop_others=args.drop_others, choice=choice
@@ -139,7 +147,9 @@ def _publish_folder(args: argparse.Namespace, say: Say) -> int:
             "say who made the weights and under which licence they may be used: --author NAME (once for each) and "
             "--licence NAME."
         )
-    folders = _training("publishing.publish_folder")
+    from kipoi_seq2exp.api import training_module
+
+    folders = training_module("publishing.publish_folder")
     signature = folders.Signature(tuple(args.author), args.licence, args.cite)
     published = folders.publish_folder(
         args.run_folder, args.to, signature, name=args.name, status=args.status, overwrite=args.overwrite
@@ -185,15 +195,3 @@ def _model_and_config(args: argparse.Namespace) -> tuple[str | Path, TrainingCon
     if settings is None:
         raise ConfigError(f"{args.model}: is no run folder, so --config must say which data and split to use.")
     return weights, read_training_config(settings, args.data, cells=args.cells)
-
-
-def _training(module: str) -> Any:
-    """Import a module of the training wing, or say what is missing for it."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"kipoi_seq2exp.training.{module}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("kipoi_seq2exp"):
-            raise
-        raise ConfigError(f"training needs {error.name}: pip install 'kipoi-seq2exp[train]'.") from None

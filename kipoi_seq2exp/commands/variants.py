@@ -18,7 +18,7 @@ from kipoi_seq2exp.commands.options import (
     add_input_options,
     add_network_options,
 )
-from kipoi_seq2exp.commands.work import fill_units, open_for, performer, workers_of
+from kipoi_seq2exp.commands.work import fill_units, open_inputs, workers_of
 from kipoi_seq2exp.errors import counted
 
 if TYPE_CHECKING:
@@ -63,32 +63,25 @@ def add_to(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Predict the effects, or go on with an interrupted run, and write them."""
-    from kipoi_seq2exp.commands.predict import request_of
-    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
     from kipoi_seq2exp.effects.run import STORE_NAME, EffectJob, EffectStore, EffectUnits
     from kipoi_seq2exp.effects.variant_table import VariantTable
-    from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.files import file_sha256, make_folder
-    from kipoi_seq2exp.prediction.request import fingerprint, inputs_of, open_dataset, provenance_of
+    from kipoi_seq2exp.prediction.request import provenance_of
 
     with ExitStack() as opened:
         workers = opened.enter_context(workers_of(args.cluster))
-        request, model, weights_sha256 = open_for(request_of(args), workers)
-        inputs = inputs_of(model, request.cell_type, request.cells)
-        dataset = opened.enter_context(open_dataset(request, inputs))
+        inputs = opened.enter_context(open_inputs(args, say, workers))
+        model, dataset = inputs.model, inputs.dataset
         table = opened.enter_context(VariantTable())
         counts = table.read(args.vcf, dataset.genome, skip_mismatch=args.skip_mismatch)
-        say(status_line(args.model, model.provenance.status))
         if not model.config.reads_dna:
             say(NO_DNA)
-        warn_of_inputs(dataset)
         units = EffectUnits(dataset, table)
         make_folder(args.output)
-        expected = fingerprint(request, model, weights_sha256, dataset)
-        about = {**expected, "vcf": file_sha256(args.vcf), "variants": len(table)}
+        about = {**inputs.fingerprint(), "vcf": file_sha256(args.vcf), "variants": len(table)}
         store = EffectStore.open(args.output / STORE_NAME, about, overwrite=args.overwrite)
         opened.callback(store.close)
-        fill_units(store, units, performer(workers, request, expected, (model, dataset), EffectJob()), "row", say)
+        fill_units(store, units, inputs.performer(workers, EffectJob()), "row", say)
         rows, reached, genes = store.counts
         notes = [
             f"{args.vcf}: {counted(counts.plain, 'allele')}, {counts.no_sequence} more without a plain sequence left "
@@ -97,7 +90,11 @@ def run(args: argparse.Namespace, say: Say) -> int:
             f"{counted(len(table) - reached, 'allele')} in no gene's window; {counted(reached, 'allele')} in the "
             f"windows of {counted(genes, 'gene')}: {counted(rows, 'row')}",
         ]
-        about_run = {**provenance_of(request, model, weights_sha256, dataset), "vcf": str(args.vcf), "notes": notes}
+        about_run = {
+            **provenance_of(inputs.request, model, inputs.weights_sha256, dataset),
+            "vcf": str(args.vcf),
+            "notes": notes,
+        }
         files = _write(args, store, about_run)
         changes = _range_of_changes(store)
     for line in (*notes, *_judgement(changes, model.provenance.scores)):

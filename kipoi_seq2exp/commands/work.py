@@ -1,18 +1,23 @@
-"""Units of work under a progress bar, here or on a cluster; what several commands do alike."""
+"""What several commands do alike: open a model with its inputs, predict, and fill a store under a progress bar."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kipoi_seq2exp.commands.options import Say, progress_bar
+from kipoi_seq2exp.commands.options import Say, progress_bar, request_of
+from kipoi_seq2exp.errors import ConfigError
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.data.dataset import WindowDataset
     from kipoi_seq2exp.nn.network import Seq2Exp
     from kipoi_seq2exp.prediction.cluster import Workers
     from kipoi_seq2exp.prediction.request import PredictRequest
+    from kipoi_seq2exp.prediction.run import Progress, Run
+    from kipoi_seq2exp.prediction.store import Predictions
     from kipoi_seq2exp.prediction.units import Job, Perform, Unit, UnitStore
 
 GetWorkers = Callable[[], "Workers"]  # starts or joins them when it is called first
@@ -30,14 +35,55 @@ def workers_of(where: str | None) -> Iterator[GetWorkers | None]:
         yield workers
 
 
-def open_for(request: PredictRequest, workers: GetWorkers | None) -> tuple[PredictRequest, Seq2Exp, str]:
-    """Open the model of a request; on the CPU where workers compute, for whom the request's device then is.
+@dataclass(frozen=True)
+class Opened:
+    """The model and the windows of a command, open.
 
-    Returns
-    -------
-    PredictRequest, Seq2Exp, str
-        The request, the model, and the SHA-256 of its weights.
+    Attributes
+    ----------
+    request : PredictRequest
+    model : Seq2Exp
+    weights_sha256 : str
+    dataset : WindowDataset
     """
+
+    request: PredictRequest
+    model: Seq2Exp
+    weights_sha256: str
+    dataset: WindowDataset
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that the numbers depend on."""
+        from kipoi_seq2exp.prediction.request import fingerprint
+
+        return fingerprint(self.request, self.model, self.weights_sha256, self.dataset)
+
+    def performer(self, workers: GetWorkers | None, job: Job) -> Perform:
+        """Return what computes units: in this process with the open model and windows, or on a cluster."""
+        return performer(workers, self.request, self.fingerprint(), (self.model, self.dataset), job)
+
+
+@contextmanager
+def open_inputs(
+    args: argparse.Namespace, say: Say, workers: GetWorkers | None = None, **changes: Any
+) -> Iterator[Opened]:
+    """Open the model and the windows that options name; say of which kind the weights are, and what inputs lack.
+
+    `changes` are those of `request_of`; the files are closed at the end.
+    """
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
+    from kipoi_seq2exp.elements.outputs import status_line
+    from kipoi_seq2exp.prediction.request import inputs_of, open_dataset
+
+    request, model, weights_sha256 = _open_model(request_of(args, **changes), workers)
+    with open_dataset(request, inputs_of(model, request.cell_type, request.cells)) as dataset:
+        say(status_line(args.model, model.provenance.status))
+        warn_of_inputs(dataset)
+        yield Opened(request, model, weights_sha256, dataset)
+
+
+def _open_model(request: PredictRequest, workers: GetWorkers | None) -> tuple[PredictRequest, Seq2Exp, str]:
+    """Open the model of a request; on the CPU where workers compute, for whom the request's device then is."""
     import dataclasses
 
     from kipoi_seq2exp.prediction.request import open_model
@@ -143,3 +189,99 @@ def fill_units(
             f"interrupted: {complete[0]} of {total} {noun}s are complete in {store.path}; run the same command again "
             f"to go on."
         ) from None
+
+
+def fill(run: Run, say: Say, workers: GetWorkers | None = None) -> Progress:
+    """Predict under a progress bar, here or on a cluster; an interruption says what is kept and how to go on."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from kipoi_seq2exp.prediction.run import fill_store, predict_here
+
+    resumed, total = int(run.store.done.sum()), len(run.dataset)
+    if resumed:
+        say(f"resuming: {resumed} of {total} genes are already in {run.store.path}")
+    try:
+        with ExitStack() as opened:
+            predict = predict_here if workers is None or resumed == total else workers()
+            opened.enter_context(logging_redirect_tqdm())
+            bar = opened.enter_context(progress_bar(total, resumed, "gene"))
+            return fill_store(run, lambda progress: bar.update(progress.done - bar.n) and None, predict)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: {int(run.store.done.sum())} of {total} genes are complete in {run.store.path}; "
+            f"run the same command again to go on."
+        ) from None
+
+
+def needs_mask(run: Run) -> None:
+    """Refuse a network that makes no mask, before anything is computed."""
+    if not run.model.config.generates_mask:
+        raise ConfigError(f"{run.request.model} makes no element mask (variant '{run.model.config.variant.value}').")
+
+
+def open_predictions(
+    args: argparse.Namespace,
+    say: Say,
+    check: Callable[[Run], object] | None = None,
+    workers: GetWorkers | None = None,
+) -> tuple[Predictions, Run | None]:
+    """Open given predictions, or make them in the output folder and return the run beside them.
+
+    `check` is called once everything is open, before anything is computed; `workers` predict where they are given.
+
+    Raises
+    ------
+    ConfigError
+        If neither predictions nor a model with its genome and genes are given.
+    """
+    from kipoi_seq2exp.api import read_results
+    from kipoi_seq2exp.elements.outputs import status_line
+
+    if (args.results is None) == (args.model is None):
+        raise ConfigError("give a model with its inputs, or predictions that are there already (--from), not both.")
+    if args.results is not None:
+        _refuse_run_options(args)
+        predictions = read_results(args.results, args.genes)
+        if "model" in predictions.provenance:
+            model = predictions.provenance["model"]
+            say(status_line(model["name"], model["provenance"]["status"]))
+        return predictions if args.gene_ids is None else predictions.select(args.gene_ids), None
+    opened = open_run(args, say, check, workers)
+    return read_results(opened.store.path), opened
+
+
+def _refuse_run_options(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect on predictions that are there already."""
+    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite", "gene_type", "cluster")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) not in (None, False)]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: the model is not run with --from, so that they have no effect; leave them out."
+        )
+
+
+def open_run(
+    args: argparse.Namespace,
+    say: Say,
+    check: Callable[[Run], object] | None = None,
+    workers: GetWorkers | None = None,
+) -> Run:
+    """Predict in the output folder, with the Beta of each base, or go on with what is there.
+
+    `check` is called once everything is open, before anything is computed.
+    """
+    from kipoi_seq2exp.data.track_ranges import warn_of_inputs
+    from kipoi_seq2exp.elements.outputs import status_line
+    from kipoi_seq2exp.prediction.run import prepare
+
+    for option in ("fasta", "genes"):
+        if getattr(args, option) is None:
+            raise ConfigError(f"--{option} is needed to run the model {args.model}.")
+    request = request_of(args, peaks=None, save_beta=True)
+    opened = prepare(request, args.output, overwrite=args.overwrite, elsewhere=workers is not None)
+    say(status_line(args.model, opened.model.provenance.status))
+    warn_of_inputs(opened.dataset)
+    if check is not None:
+        check(opened)
+    fill(opened, say, workers)
+    return opened

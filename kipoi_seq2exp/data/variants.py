@@ -55,31 +55,6 @@ class Variant:
         return pos, ref, alt
 
 
-@dataclass(frozen=True)
-class VariantFile:
-    """What a VCF holds.
-
-    Attributes
-    ----------
-    path : Path
-    variants : tuple of Variant
-        In the order of the file.
-    no_sequence : int
-        Alleles that are no plain sequence.
-    """
-
-    path: Path
-    variants: tuple[Variant, ...]
-    no_sequence: int
-
-
-def read_vcf(path: Path) -> VariantFile:
-    """Read a VCF, plain or compressed, as a whole; errors as of `vcf_alleles`."""
-    alleles = list(vcf_alleles(path))
-    variants = tuple(allele for allele in alleles if allele is not None)
-    return VariantFile(path, variants, len(alleles) - len(variants))
-
-
 def vcf_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a VCF, plain or compressed, without their ends; numbers from 1."""
     yield from text_lines(path, str(path))
@@ -136,17 +111,6 @@ def _position(text: str, where: str) -> int:
     if position < 1:
         raise InputError(f"{where}: POS is {position}, but a VCF counts from 1.")
     return position - 1
-
-
-def matching(
-    variants: Iterable[Variant], genome: Genome, where: str, *, skip_mismatch: bool = False
-) -> tuple[list[Variant], list[Variant]]:
-    """Return the variants whose REF is that of the genome, and those whose REF differs; arguments as of `compared`."""
-    good: list[Variant] = []
-    bad: list[Variant] = []
-    for variant, fits in compared(variants, genome, where, skip_mismatch=skip_mismatch):
-        (good if fits else bad).append(variant)
-    return good, bad
 
 
 def compared(

@@ -23,6 +23,7 @@ from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.effects.track_features import FeatureRules
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.prediction.run import predict_windows
+from kipoi_seq2exp.settings import suggest
 from kipoi_seq2exp.zoo.forward import forward, stacked, tensors_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 STEPS = 32
+METHODS = ("integrated", "gradient")
 
 
 @dataclass(frozen=True)
@@ -320,6 +322,19 @@ class ContributionJob:
 
     steps: int | None
     on_step: Callable[[], None] | None = None
+
+    @classmethod
+    def of(cls, method: str, steps: int = STEPS, on_step: Callable[[], None] | None = None) -> ContributionJob:
+        """Return the job of a method of `METHODS`.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such method.
+        """
+        if method not in METHODS:
+            raise ConfigError(f"method: unknown method '{method}'{suggest(method, METHODS)}.")
+        return cls(steps if method == METHODS[0] else None, on_step)
 
     def __call__(self, bench: Bench, row: int) -> tuple[int, Contributions]:
         """Return the row and its contributions."""

@@ -81,6 +81,38 @@ class EffectJob:
         return gene_effects(bench.model, bench.dataset, self._reference, unit.numbers, unit.variants, bench.batch_size)
 
 
+def variant_effects(bench: Bench, table: VariantTable) -> pd.DataFrame:
+    """Predict every gene with every variant within its reach, in this process and in memory.
+
+    Parameters
+    ----------
+    bench : Bench
+    table : VariantTable
+        Variants whose REF is that of the data set's genome.
+
+    Returns
+    -------
+    DataFrame
+        A row per variant and gene, in the order of the variants, then of the genes: `COLUMNS` (POS as in the VCF,
+        distance_to_tss in bp along the gene, expressions in the unit of the prediction; mask_ref is the mean mask
+        within `variants.FLANK_BP` of the variant, delta_mask its change, delta_mask_max the largest change of any base
+        of the window), then variant, its number in the table. The promoter, which is forced into the mask, has no part
+        in the mask's columns: they are NaN for a variant inside it and for a network without a mask. Only bases that
+        both alleles have are compared.
+
+    Raises
+    ------
+    InputError
+        If no variant lies in the window of any gene.
+    """
+    job, rows = EffectJob(), []
+    for unit in EffectUnits(bench.dataset, table):
+        loaded = unit.load()
+        rows += [{**row, "gene": loaded.gene} for row in job(bench, loaded)]
+    found = pd.DataFrame(rows).sort_values(["variant", "gene"], ignore_index=True)
+    return found.drop(columns=["gene", "line"])
+
+
 class EffectStore(UnitStore):
     """Keeps effects row by row."""
 

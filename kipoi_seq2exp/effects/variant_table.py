@@ -101,15 +101,28 @@ class VariantTable:
                     counts.plain += 1
                     yield allele
 
+        counts.mismatches = self.add_fitting(plain(), genome, str(path), skip_mismatch=skip_mismatch)
+        return counts
+
+    def add_fitting(
+        self, variants: Iterable[Variant], genome: Genome, where: str, *, skip_mismatch: bool = False
+    ) -> int:
+        """Add the variants whose REF is that of the genome; return the number of the others.
+
+        Arguments and errors are those of `compared`.
+        """
+        mismatches = 0
+
         def fitting() -> Iterable[Variant]:
-            for variant, fits in compared(plain(), genome, str(path), skip_mismatch=skip_mismatch):
+            nonlocal mismatches
+            for variant, fits in compared(variants, genome, where, skip_mismatch=skip_mismatch):
                 if fits:
                     yield variant
                 else:
-                    counts.mismatches += 1
+                    mismatches += 1
 
         self.add(fitting())
-        return counts
+        return mismatches
 
     def count(self, chrom: str, start: int, end: int) -> int:
         """Return how many variants change a base of an interval."""

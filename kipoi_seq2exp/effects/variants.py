@@ -83,47 +83,6 @@ class Reference:
     row: Row
 
 
-def variant_effects(
-    model: Seq2Exp,
-    dataset: WindowDataset,
-    variants: Sequence[Variant],
-    batch_size: int = 1,
-) -> pd.DataFrame:
-    """Predict every gene with every variant within its reach.
-
-    Parameters
-    ----------
-    model : Seq2Exp
-    dataset : WindowDataset
-    variants : sequence of Variant
-        Checked against the data set's genome.
-    batch_size : int
-        Windows that go through the network together; changes memory and speed only.
-
-    Returns
-    -------
-    DataFrame
-        A row per variant and gene, in the order of the variants, then of the genes: `COLUMNS` (POS as in the VCF,
-        distance_to_tss in bp along the gene, expressions as log10; mask_ref is the mean mask within `FLANK_BP` of the
-        variant, delta_mask its change, delta_mask_max the largest change of any base of the window), then variant, the
-        row of `variants`. The promoter, which is forced into the mask, has no part in the mask's columns: they are NaN
-        for a variant inside it and for a network without a mask. Only bases that both alleles have are
-        compared.
-
-    Raises
-    ------
-    InputError
-        If no variant lies in the window of any gene.
-    """
-    rows = []
-    for gene, chosen in genes_in_reach(dataset, variants).items():
-        reference = predict_reference(model, dataset, gene)
-        given = [variants[number] for number in chosen]
-        rows += [{**row, "gene": gene} for row in gene_effects(model, dataset, reference, chosen, given, batch_size)]
-    table = pd.DataFrame(rows).sort_values(["variant", "gene"], ignore_index=True)
-    return table.drop(columns=["gene", "line"])
-
-
 def predict_reference(model: Seq2Exp, dataset: WindowDataset, gene: int) -> Reference:
     """Predict a gene without any variant."""
     window = dataset[gene]
@@ -191,19 +150,6 @@ def _digest(*arrays: NDArray[Any]) -> bytes:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
-
-
-def genes_in_reach(dataset: WindowDataset, variants: Sequence[Variant]) -> dict[int, list[int]]:
-    """Return, for each row of the gene table that any variant reaches, the rows of those variants.
-
-    Raises
-    ------
-    InputError
-        If no variant lies in the window of any gene.
-    """
-    with VariantTable(variants) as table:
-        reach = {gene: table.numbers(*span) for gene, span in spans_in_reach(dataset, table)}
-    return reach
 
 
 def spans_in_reach(dataset: WindowDataset, table: VariantTable) -> list[tuple[int, tuple[str, int, int]]]:

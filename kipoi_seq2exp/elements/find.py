@@ -94,33 +94,30 @@ class GeneWindows:
 Results = Callable[[Callable[[Bench, Any], Any], Sequence[Unit]], Iterable[Any]]
 
 
-def find_elements(
-    predictions: Predictions, settings: ElementSettings, run: Run | None = None, results: Results | None = None
-) -> Found:
+def find_elements(predictions: Predictions, settings: ElementSettings, results: Results | None = None) -> Found:
     """Call the elements of every gene.
 
     Parameters
     ----------
     predictions : Predictions
     settings : ElementSettings
-    run : Run, optional
-        The run that made the predictions, open: gives the evidence of each source; needed for a null and for
-        perturbation.
     results : callable, optional
-        Computes a job's units, and returns their results in the order of the units; by default in this process.
+        Computes a job's units, and returns their results in the order of the units. That of `results_here` with the
+        run that made the predictions gives the evidence of each source, a null and perturbations; by default only what
+        the predictions themselves hold.
 
     Raises
     ------
     InputError, ConfigError
-        If the predictions hold no masks, or something is asked for that they and the run cannot give.
+        If the predictions hold no masks, or something is asked for that cannot be computed.
     """
     if not predictions.has_mask:
         raise InputError(
             f"{predictions.path} holds no element mask: it was made by a model that gives expression alone."
         )
-    if run is None and results is None and (settings.perturb or settings.null is not None):
+    if results is None and (settings.perturb or settings.null is not None):
         raise ConfigError("a null and a perturbation run the network: give the model and its inputs.")
-    results = results or results_here(run)
+    results = results or results_here(None)
     null = None if settings.null is None else measure_null(predictions, settings.null, results)
     calls, none_allowed = settings.calls, False
     if null is not None and settings.null is not None:

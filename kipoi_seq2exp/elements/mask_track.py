@@ -1,4 +1,4 @@
-"""The mask of many genes as one bigWig; where windows overlap, each base gets the maximum over the genes."""
+"""Values of bases as bigWig: the mask of many genes (where windows overlap, the maximum over the genes), one window."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kipoi_seq2exp.data.dataset import WindowInputs
+from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.elements.bigwig import BigWigWriter
+from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.prediction.store import Predictions
 
 OVERLAP_RULE = "maximum over the genes whose windows cover the base"
@@ -75,4 +78,17 @@ def write_mask_track(predictions: Predictions, path: Path) -> None:
         writer = BigWigWriter(handle, lengths)
         for piece in merged_masks(predictions, lengths):
             writer.add(*piece)
+        writer.close()
+
+
+def write_window(path: Path, lengths: Mapping[str, int], window: WindowInputs, values: NDArray[np.floating]) -> None:
+    """Write the bases of a window, (L,), that lie on the chromosome, without those that are NaN."""
+    first, last = Window(window.chrom, window.start, window.end).inside(lengths[window.chrom])
+    inside = values[first - window.start : last - window.start].astype(np.float32)
+    known = np.isfinite(inside)
+    edges = np.flatnonzero(np.diff(known.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    with whole_file(path) as temporary, temporary.open("wb") as handle:
+        writer = BigWigWriter(handle, {window.chrom: lengths[window.chrom]})
+        for start, end in edges:
+            writer.add(window.chrom, first + int(start), inside[start:end])
         writer.close()

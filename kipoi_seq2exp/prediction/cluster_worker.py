@@ -83,7 +83,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
         try:
             model, weights_sha256 = open_model(self.request)
             dataset = open_dataset(self.request, inputs_of(model, self.request.cell_type, self.request.cells))
-            peaks = open_peaks(self.request, model, dataset)
+            peaks = open_peaks(self.request.peaks, model, dataset)
         except Seq2ExpError as error:
             raise type(error)(f"{str(error).rstrip('.')}: workers need the run's files under the same paths.") from None
         changed = differences(self.expected, fingerprint(self.request, model, weights_sha256, dataset))

@@ -36,7 +36,7 @@ def reopen_run(predictions: Predictions) -> Run:
     changed = differences(store.request, fingerprint(request, model, weights_sha256, dataset))
     if changed:
         raise ConfigError(f"something has changed since {predictions.path} was made ({'; '.join(changed[:3])}).")
-    return Run(request, model, dataset, open_peaks(request, model, dataset), store)
+    return Run(request, model, dataset, open_peaks(request.peaks, model, dataset), store)
 
 
 def _request_of(predictions: Predictions, store: PredictionStore) -> PredictRequest:

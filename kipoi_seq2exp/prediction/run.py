@@ -1,7 +1,7 @@
 """From files to stored predictions: a run that can stop at any gene and go on later.
 
 Contract: `prepare` opens everything that a `PredictRequest` names and the store in the results folder; `fill_store`
-predicts every gene that the store does not hold yet, in this process or where `predict_batches` sends it. The
+predicts every gene that the store does not hold yet, in this process or on a cluster. The
 next batch of windows is read in a thread while the network works on this one. Genes are grouped into the same batches
 whether a run was interrupted or not, so that the numbers are the same. This process alone writes the store, and each
 gene once.
@@ -110,7 +110,7 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
         request = dataclasses.replace(request, device=request.device or "cpu")
     model, weights_sha256 = open_model(dataclasses.replace(request, device="cpu") if elsewhere else request)
     dataset = open_dataset(request, inputs_of(model, request.cell_type, request.cells))
-    peaks = open_peaks(request, model, dataset)
+    peaks = open_peaks(request.peaks, model, dataset)
     layout = Layout(
         gene_rows(dataset, request.label),
         window_bp=model.config.window_bp,
@@ -153,7 +153,7 @@ def batch_size_for(request: PredictRequest, model: Seq2Exp, dataset: WindowDatas
     device = next(model.parameters()).device
 
     def measure() -> int:
-        peaks = open_peaks(request, model, dataset)
+        peaks = open_peaks(request.peaks, model, dataset)
         return cuda_bytes(device, lambda: predict_windows(model, [dataset[0]], peaks, request.save_beta))
 
     return fitting_batch(model.config, device, measure, request.memory_bytes)
@@ -166,21 +166,64 @@ def _batch_elsewhere(request: PredictRequest) -> int:
 
 
 def predict_here(run: Run, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Row]], None, None]:
-    """Predict batches of genes in this process, in their order."""
+    """Predict batches of genes of a run in this process, in their order."""
+    size, save_beta = run.request.batch_size, run.request.save_beta
+    yield from predict_batches(run.model, run.dataset, batches, size, peaks=run.peaks, save_beta=save_beta)
 
-    def predict(windows: Sequence[WindowInputs]) -> list[Row]:
-        return predict_windows(run.model, windows, run.peaks, run.request.save_beta)
 
-    halving = Halving(predict, run.request.batch_size)
-    with closing(read_ahead(run.dataset, batches)) as windows:
+def batches_of(total: int, size: int) -> list[Batch]:
+    """Cut the rows of a gene table into batches of `size`."""
+    return [range(first, min(first + size, total)) for first in range(0, total, size)]
+
+
+def predict_batches(
+    model: Seq2Exp,
+    dataset: WindowDataset,
+    batches: Sequence[Batch],
+    size: int,
+    *,
+    peaks: Regions | None = None,
+    masks: NDArray[np.float32] | None = None,
+    save_beta: bool = False,
+) -> Generator[tuple[Batch, list[Row]], None, None]:
+    """Predict batches of genes in this process, in their order; the next batch is read meanwhile.
+
+    Parameters
+    ----------
+    model : Seq2Exp
+    dataset : WindowDataset
+        G genes.
+    batches : sequence of range
+        Rows of the gene table.
+    size : int
+        Windows that the network gets at once, at most.
+    peaks : Regions, optional
+        As of `predict_windows`.
+    masks : ndarray, (G, L), optional
+        As of `predict_windows`, a row per gene.
+    save_beta : bool
+        As of `predict_windows`.
+
+    Yields
+    ------
+    range, list of Row
+        Each batch with what is predicted of it.
+    """
+
+    def predict(genes: Sequence[tuple[int, WindowInputs]]) -> list[Row]:
+        given = None if masks is None else [masks[row] for row, _ in genes]
+        return predict_windows(model, [window for _, window in genes], peaks, save_beta, given)
+
+    halving = Halving(predict, size)
+    with closing(read_ahead(dataset, batches)) as windows:
         for batch in batches:
-            yield batch, halving(next(windows))
+            yield batch, halving(list(zip(batch, next(windows), strict=True)))
 
 
 def fill_store(
     run: Run,
     on_progress: Callable[[Progress], None] | None = None,
-    predict_batches: PredictBatches = predict_here,
+    predict: PredictBatches = predict_here,
 ) -> Progress:
     """Predict every gene that the store does not hold yet; return where the run stands at its end.
 
@@ -189,7 +232,7 @@ def fill_store(
     run : Run
     on_progress : callable, optional
         Called once at the start and after each gene.
-    predict_batches : callable
+    predict : callable
         Who predicts: yields batches with their rows, in any order, each one once.
     """
     size, total = run.request.batch_size, len(run.dataset)
@@ -197,12 +240,11 @@ def fill_store(
     resumed = state = Progress(int(done.sum()), total, int(done.sum()))
     report = on_progress or (lambda progress: None)
     report(resumed)
-    batches = [range(first, min(first + size, total)) for first in range(0, total, size)]
-    batches = [batch for batch in batches if not done[batch.start : batch.stop].all()]
+    batches = [batch for batch in batches_of(total, size) if not done[batch.start : batch.stop].all()]
     if not batches:
         return state
     try:
-        with run.dataset, closing(predict_batches(run, batches)) as results:
+        with run.dataset, closing(predict(run, batches)) as results:
             for batch, rows in results:
                 for index, row in zip(batch, rows, strict=True):
                     if not done[index]:
@@ -266,13 +308,21 @@ def predict_windows(
     ]
 
 
-def open_peaks(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> Regions | None:
-    """Open the mask given from outside, if the request names one."""
-    if request.peaks is None:
+def open_peaks(path: str | Path | None, model: Seq2Exp, dataset: WindowDataset) -> Regions | None:
+    """Open the peaks that are given as the mask, if any are.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read, or are of another genome.
+    ConfigError
+        If there are none, and the model needs some.
+    """
+    if path is None:
         if model.config.variant is Variant.PEAKS:
             raise ConfigError("these weights read a mask of peaks: give a BED or narrowPeak file (--peaks).")
         return None
-    peaks = Regions(request.peaks, "peaks")
+    peaks = Regions(path, "peaks")
     peaks.check_against(dataset.genome)
     return peaks
 

@@ -91,6 +91,7 @@ def fit(
     data_root: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
+    cells: str | Path | None = None,
     resume: bool = False,
 ) -> FitResult:
     """Train as a YAML file says.
@@ -105,6 +106,8 @@ def fit(
         Replaces the config's `data_root`.
     overrides : mapping, optional
         Fields to replace, by dotted name.
+    cells : path, optional
+        A table of cell types beside the package's.
     resume : bool
         Carry on from checkpoints/last.ckpt of the run folder.
 
@@ -117,7 +120,7 @@ def fit(
     OutputError
         If the run folder exists (and ``resume`` is false) or cannot be written.
     """
-    config = read_training_config(config_path, data_root, overrides)
+    config = read_training_config(config_path, data_root, overrides, cells)
     return fit_config(config, Path(out) / config.name, resume=resume)
 
 

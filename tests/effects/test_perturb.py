@@ -22,7 +22,7 @@ from kipoi_seq2exp.effects.perturb import (
 )
 from kipoi_seq2exp.effects.shuffle import shuffle_dinucleotides
 from kipoi_seq2exp.elements.calls import CallSettings
-from kipoi_seq2exp.elements.find import ElementSettings, find_elements
+from kipoi_seq2exp.elements.find import ElementSettings, find_elements, results_here
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.prediction.run import predict_windows
@@ -101,7 +101,7 @@ def model_with_mask(model, window, mask):
 
 def test_it_is_what_elements_perturb_does(run, predictions):
     calls = CallSettings(threshold=0.05, min_length_bp=20)
-    elements = find_elements(predictions, ElementSettings(calls, perturb=True), run).elements
+    elements = find_elements(predictions, ElementSettings(calls, perturb=True), results_here(run)).elements
     assert len(elements) > 2
     for gene_id, rows in elements.groupby("gene_id"):
         gene = run.dataset.genes["gene_id"].tolist().index(gene_id)

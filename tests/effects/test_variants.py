@@ -12,18 +12,20 @@ from small_runs import command_line, small_network, small_weights
 
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.sequence import encode_bases
-from kipoi_seq2exp.data.variants import Variant, matching, read_vcf
+from kipoi_seq2exp.data.variants import Variant, compared, vcf_alleles
+from kipoi_seq2exp.effects.run import variant_effects
+from kipoi_seq2exp.effects.variant_table import VariantTable
 from kipoi_seq2exp.effects.variants import (
     COLUMNS,
     FLANK_BP,
     alternative_window,
     effects_table,
-    genes_in_reach,
     place_variant,
-    variant_effects,
+    spans_in_reach,
 )
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.prediction.run import predict_windows
+from kipoi_seq2exp.prediction.units import Bench
 
 HEAD = "##fileformat=VCFv4.2\n##source=test\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 HALF = 2_000
@@ -35,6 +37,11 @@ def base(tiny, chrom, pos, length=1):
 
 def other(letter):
     return "ACGT"[("ACGT".index(letter) + 1) % 4]
+
+
+def effects_of(model, dataset, variants, batch_size=1):
+    with VariantTable(variants) as table:
+        return variant_effects(Bench(model, dataset, batch_size), table)
 
 
 def write_vcf(path, records, head=HEAD):
@@ -68,14 +75,14 @@ def records(tiny):
 
 
 def test_a_vcf_is_split_by_allele_and_in_upper_case(tmp_path, records):
-    vcf = read_vcf(write_vcf(tmp_path / "v.vcf", records))
-    assert [variant.ident for variant in vcf.variants] == ["rs1", "rs2", "multi", "multi", "far"]
-    assert vcf.no_sequence == 2
-    assert vcf.variants[0].pos == 8_500
-    assert vcf.variants[0].ref.isupper()
+    alleles = list(vcf_alleles(write_vcf(tmp_path / "v.vcf", records)))
+    assert [allele.ident for allele in alleles if allele] == ["rs1", "rs2", "multi", "multi", "far"]
+    assert alleles.count(None) == 2
+    assert alleles[0].pos == 8_500
+    assert alleles[0].ref.isupper()
     with gzip.open(tmp_path / "v.vcf.gz", "wt") as handle:
         handle.write((tmp_path / "v.vcf").read_text())
-    assert read_vcf(tmp_path / "v.vcf.gz").variants == vcf.variants
+    assert list(vcf_alleles(tmp_path / "v.vcf.gz")) == alleles
 
 
 @pytest.mark.parametrize(
@@ -93,14 +100,14 @@ def test_a_vcf_is_split_by_allele_and_in_upper_case(tmp_path, records):
 def test_bad_vcfs_are_one_sentence(tmp_path, record, message):
     (tmp_path / "v.vcf").write_text(HEAD + record + "\n")
     with pytest.raises(InputError, match=message) as error:
-        read_vcf(tmp_path / "v.vcf")
+        list(vcf_alleles(tmp_path / "v.vcf"))
     assert "\n" not in str(error.value)
 
 
 def test_a_vcf_without_its_header_is_refused(tmp_path):
     (tmp_path / "v.vcf").write_text("##fileformat=VCFv4.2\nchr1\t100\t.\tA\tC\t.\t.\t.\n")
     with pytest.raises(InputError, match="line 2: a record comes before the line that names the columns"):
-        read_vcf(tmp_path / "v.vcf")
+        list(vcf_alleles(tmp_path / "v.vcf"))
 
 
 @pytest.mark.parametrize(
@@ -126,16 +133,17 @@ def test_ref_is_checked_in_any_case(tiny, tmp_path, records):
     soft_masked = Variant("chr1", 7_500, ".", lower, other(lower), 4)
     wrong = Variant("chr1", 8_500, ".", other(base(tiny, "chr1", 8_500)), "ACGT", 5)
     assert tiny.bases["chr1"][7_500:7_501].islower()
-    assert matching([soft_masked], genome, "v.vcf") == ([soft_masked], [])
+    assert list(compared([soft_masked], genome, "v.vcf")) == [(soft_masked, True)]
     with pytest.raises(InputError, match=r"v\.vcf, line 5: REF of chr1:8501 .* is not what the FASTA has"):
-        matching([soft_masked, wrong], genome, "v.vcf")
-    assert matching([soft_masked, wrong], genome, "v.vcf", skip_mismatch=True) == ([soft_masked], [wrong])
+        list(compared([soft_masked, wrong], genome, "v.vcf"))
+    found = list(compared([soft_masked, wrong], genome, "v.vcf", skip_mismatch=True))
+    assert found == [(soft_masked, True), (wrong, False)]
     with pytest.raises(InputError, match="the REF of none of its 1 variants"):
-        matching([wrong], genome, "v.vcf", skip_mismatch=True)
+        list(compared([wrong], genome, "v.vcf", skip_mismatch=True))
     with pytest.raises(InputError, match=r"unknown chromosome '1' \(the FASTA names it 'chr1'\)"):
-        matching([Variant("1", 5, ".", "A", "C", 4)], genome, "v.vcf")
+        list(compared([Variant("1", 5, ".", "A", "C", 4)], genome, "v.vcf"))
     with pytest.raises(InputError, match="beyond the end of chr1"):
-        matching([Variant("chr1", 70_000, ".", "A", "C", 4)], genome, "v.vcf")
+        list(compared([Variant("chr1", 70_000, ".", "A", "C", 4)], genome, "v.vcf"))
 
 
 # ------------------------------------------------------------------------------------------------------------ windows
@@ -206,9 +214,10 @@ def test_reach_is_the_window_of_the_gene(tiny):
     dataset = tiny.dataset()
     places = {7_000: True, 10_999: True, 11_000: False, 6_999: False}
     variants = [Variant("chr1", pos, ".", "A", "C", 1) for pos in places]
-    assert genes_in_reach(dataset, variants) == {1: [0, 1]}
     deletion = Variant("chr1", 6_990, ".", "ACGTACGTACGTACGT", "A", 1)
-    assert genes_in_reach(dataset, [deletion]) == {1: [0]}
+    for given, reached in ((variants, {1: [0, 1]}), ([deletion], {1: [0]})):
+        with VariantTable(given) as table:
+            assert {gene: table.numbers(*span) for gene, span in spans_in_reach(dataset, table)} == reached
 
 
 def test_effects_are_differences_of_the_network(tiny):
@@ -216,7 +225,7 @@ def test_effects_are_differences_of_the_network(tiny):
     letter = base(tiny, "chr1", 20_700)
     snv = Variant("chr1", 20_700, "a", letter, other(letter), 1)
     deletion = Variant("chr1", 22_300, "d", base(tiny, "chr1", 22_300, 30), base(tiny, "chr1", 22_300), 2)
-    effects = variant_effects(model, dataset, [snv, deletion])
+    effects = effects_of(model, dataset, [snv, deletion])
     assert tuple(effects.columns[:-1]) == COLUMNS
     assert effects["gene_id"].tolist() == ["GENE03", "GENE03"]
     assert effects["distance_to_tss"].tolist() == [-800, 801]
@@ -227,7 +236,7 @@ def test_effects_are_differences_of_the_network(tiny):
     assert row["delta_expression"] == pytest.approx(after.expression - before.expression, abs=1e-7)
     assert row["delta_mask"] != 0
     at_tss = base(tiny, "chr1", 21_480)
-    strong = variant_effects(model, dataset, [Variant("chr1", 21_480, ".", at_tss, other(at_tss), 1)])
+    strong = effects_of(model, dataset, [Variant("chr1", 21_480, ".", at_tss, other(at_tss), 1)])
     assert strong["delta_expression"][0] != 0
     near = slice(1_200 - FLANK_BP, 1_200 + 1 + FLANK_BP)
     around = np.delete(np.r_[near], FLANK_BP)  # the base itself is not the same in both
@@ -243,7 +252,7 @@ def test_effects_are_differences_of_the_network(tiny):
 def test_the_forced_promoter_has_no_part_in_the_mask(tiny):
     model, letters = small_network(tiny).eval(), base(tiny, "chr1", 21_450, 30)
     deletion = Variant("chr1", 21_450, ".", letters, letters[0], 1)  # moves the bases upstream of it by 29
-    effect = variant_effects(model, tiny.dataset(), [deletion]).iloc[0]
+    effect = effects_of(model, tiny.dataset(), [deletion]).iloc[0]
     assert np.isnan(effect["mask_ref"])
     assert np.isnan(effect["delta_mask"])
     dataset = tiny.dataset()
@@ -257,7 +266,7 @@ def test_the_forced_promoter_has_no_part_in_the_mask(tiny):
 def test_a_gene_on_the_reverse_strand_is_told_along_the_gene(tiny):
     letter = base(tiny, "chr1", 9_500)
     variant = Variant("chr1", 9_500, ".", letter, other(letter), 1)
-    effects = variant_effects(small_network(tiny).eval(), tiny.dataset(), [variant])
+    effects = effects_of(small_network(tiny).eval(), tiny.dataset(), [variant])
     assert effects[["gene_strand", "distance_to_tss"]].iloc[0].tolist() == ["-", -500]
 
 
@@ -267,9 +276,9 @@ def test_the_batch_size_changes_nothing_and_a_plain_network_has_no_mask(tiny):
     letters = [base(tiny, "chr1", pos) for pos in range(21_000, 21_003)]
     variants = [Variant("chr1", 21_000 + i, ".", letter, other(letter), i) for i, letter in enumerate(letters)]
     model = small_network(tiny).eval()
-    one, two = (variant_effects(model, tiny.dataset(), variants, size) for size in (1, 2))
+    one, two = (effects_of(model, tiny.dataset(), variants, size) for size in (1, 2))
     pd.testing.assert_frame_equal(one, two)
-    plain = variant_effects(small_network(tiny, variant=NetworkVariant.PLAIN).eval(), tiny.dataset(), variants[:1])
+    plain = effects_of(small_network(tiny, variant=NetworkVariant.PLAIN).eval(), tiny.dataset(), variants[:1])
     assert plain["delta_mask"].isna().all()
     assert np.isfinite(plain["delta_expression"]).all()
 
@@ -282,7 +291,6 @@ def test_windows_that_are_read_alike_are_predicted_once(tiny, monkeypatch, reads
     """Nine variants of a gene, in units of two: apart, both alleles of each would be 18 windows."""
     from kipoi_seq2exp.effects import variants as module
     from kipoi_seq2exp.effects.run import EffectJob, GeneVariants
-    from kipoi_seq2exp.prediction.units import Bench
 
     places = [*range(21_000, 21_006), 21_000, 21_001]
     letters = [base(tiny, "chr1", pos) for pos in places]
@@ -301,7 +309,7 @@ def test_windows_that_are_read_alike_are_predicted_once(tiny, monkeypatch, reads
         rows += job(bench, GeneVariants(2, numbers, tuple(listed[number] for number in numbers)))
     again = windows + (2 if reads_dna else 0)  # a variant is listed twice in units that are not the same one
     assert sum(predicted) == again
-    effects = variant_effects(bench.model, bench.dataset, listed)
+    effects = effects_of(bench.model, bench.dataset, listed)
     assert sum(predicted) == again + windows
     assert [row["delta_expression"] for row in rows] == effects["delta_expression"].tolist()
     assert (effects["delta_expression"][:8] != 0).any() == reads_dna

@@ -23,6 +23,7 @@ from kipoi_seq2exp.prediction.masking import effect_line, masked_out, predict_ma
 from kipoi_seq2exp.prediction.run import fill_store, prepare
 from kipoi_seq2exp.prediction.store import read_predictions
 
+LOWEST = ElementSettings(CallSettings(threshold=1e-6, min_length_bp=1))
 CALLS = CallSettings(threshold=0.6, min_length_bp=20)
 
 
@@ -56,7 +57,7 @@ def test_interval_means_are_means():
 
 
 def test_elements_with_their_evidence(run, predictions):
-    found = find_elements(predictions, ElementSettings(CALLS), run)
+    found = find_elements(predictions, ElementSettings(CALLS), results_here(run))
     elements = found.elements
     assert len(elements) > 5
     assert tuple(elements.columns[: len(COLUMNS)]) == COLUMNS
@@ -76,7 +77,7 @@ def test_elements_with_their_evidence(run, predictions):
 
 
 def test_promoters_are_apart_and_never_called(run, predictions):
-    found = find_elements(predictions, ElementSettings(CallSettings(threshold=1e-6, min_length_bp=1)), run)
+    found = find_elements(predictions, LOWEST, results_here(run))
     assert (found.promoters["end"] - found.promoters["start"] == PROMOTER_BP).all()
     assert found.promoters["gene_id"].tolist() == predictions.genes["gene_id"].tolist()
     assert {"probability", "dna", "h3k27ac", "dnase", "hic"} <= set(found.promoters)
@@ -85,7 +86,7 @@ def test_promoters_are_apart_and_never_called(run, predictions):
 
 
 def test_nothing_is_called_beyond_the_chromosome(run, predictions):
-    found = find_elements(predictions, ElementSettings(CallSettings(threshold=1e-6, min_length_bp=1)), run)
+    found = find_elements(predictions, LOWEST, results_here(run))
     assert predictions.locus(0).start < 0
     assert (found.elements["start"] >= 0).all()
     last = found.elements[found.elements["chrom"] == "chr2"]["end"].max()
@@ -150,12 +151,12 @@ def test_the_rate_of_a_null_is_counted():
 def test_a_threshold_by_the_null(run, predictions, monkeypatch):
     settings = NullSettings(fdr=0.4, shuffles=3, block_bp=400)
     null = measure_null(predictions, settings, results_here(run))
-    found = find_elements(predictions, ElementSettings(CALLS, settings), run)
+    found = find_elements(predictions, ElementSettings(CALLS, settings), results_here(run))
     assert found.calls.threshold == null.threshold(0.4)
     assert null.fdr[round(found.calls.threshold * BINS)] <= 0.4
     assert (found.elements["fdr"] == null.rate_at(found.elements["mean_mask"])).all()
     monkeypatch.setattr(Null, "threshold", lambda null, fdr: None)
-    none = find_elements(predictions, ElementSettings(CALLS, settings), run)
+    none = find_elements(predictions, ElementSettings(CALLS, settings), results_here(run))
     assert len(none.elements) == 0
     assert len(none.promoters) == len(predictions)
 
@@ -177,7 +178,7 @@ def test_the_stored_mask_gives_the_stored_expression(run, predictions):
 
 
 def test_perturbation_is_the_network_under_the_mask_without_the_element(run, predictions):
-    found = find_elements(predictions, ElementSettings(CALLS, perturb=True), run)
+    found = find_elements(predictions, ElementSettings(CALLS, perturb=True), results_here(run))
     row = found.elements[found.elements["gene_id"] == "GENE03"].iloc[0]
     mask = predictions.mask(2).copy()
     start = row["start"] - predictions.locus(2).start
@@ -211,7 +212,7 @@ def test_changes_that_are_rounding_are_called_so():
 
 
 def test_every_format_tells_the_same_elements(run, predictions, tmp_path):
-    found = find_elements(predictions, ElementSettings(CALLS, NullSettings(0.5, 2, 400)), run)
+    found = find_elements(predictions, ElementSettings(CALLS, NullSettings(0.5, 2, 400)), results_here(run))
     write_element_files(found.elements, found.promoters, tmp_path, ["provisional weights: x", "more"], "K562")
     frames = {
         ending: pd.read_csv(tmp_path / f"elements.{ending}", sep="\t", comment="#", header=None, skiprows=skip)
@@ -244,7 +245,7 @@ INTERACT = (  # UCSC's fields: https://genome.ucsc.edu/goldenPath/help/interact.
 
 
 def test_other_programs_read_every_format(run, predictions, tmp_path):
-    found = find_elements(predictions, ElementSettings(CALLS, NullSettings(0.5, 2, 400)), run).elements
+    found = find_elements(predictions, ElementSettings(CALLS, NullSettings(0.5, 2, 400)), results_here(run)).elements
     write_element_files(found, found, tmp_path, ["a comment"], "K562")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bioframe and what it imports
