@@ -2,12 +2,13 @@
 
 Contract: two arrays of finite numbers in, one per gene and in the same order; named numbers out. Genes are resampled
 together, so that every score of one call is computed on the same resamples. Neighbouring genes share much of their
-windows: with `blocks` whole blocks of genes are resampled, which gives honest, wider intervals.
+windows: with `blocks` whole blocks of genes are resampled, which gives honest, wider intervals. No other module
+resamples or makes intervals: what needs sums alone (rankings, overlaps) takes `resampled_counts` and `Score.of`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +36,46 @@ class Score:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, value: float, resampled: ArrayLike, level: float = 0.95) -> Score:
+        """Return a score with its percentile interval.
+
+        Parameters
+        ----------
+        value : float
+        resampled : array_like, (R,)
+            The score of each resample; those in which it is undefined are left out.
+        level : float
+            Probability that the interval should hold.
+        """
+        draws = np.asarray(resampled, dtype=np.float64)
+        defined = draws[np.isfinite(draws)]
+        if not (defined.size and np.isfinite(value)):
+            return cls(float(value), np.nan, np.nan)
+        low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+        return cls(float(value), float(low), float(high))
+
     def __str__(self) -> str:
         """Return e.g. "0.8631 [0.8012, 0.9100]"."""
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def score_columns(scores: Mapping[str, Score]) -> dict[str, float]:
+    """Flatten named scores to the columns of a table: "mse", "mse_low", "mse_high", ..."""
+    columns: dict[str, float] = {}
+    for name, found in scores.items():
+        columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return columns
+
+
+def resampled_counts(
+    count: int, bootstrap: int, seed: int = 0, at_once: int | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each of `count` genes or groups is drawn in each resample: arrays (R, count), R <= `at_once`."""
+    random = np.random.default_rng(seed)
+    size = max(1, bootstrap if at_once is None else at_once)
+    for first in range(0, bootstrap, size):
+        yield random.multinomial(count, np.full(count, 1 / count), size=min(size, bootstrap - first))
 
 
 def score(
@@ -81,11 +119,7 @@ def score(
     if truth.size < 2:
         raise InputError(f"at least two genes are needed to score predictions, found {truth.size}.")
     values = _scores(truth[None], guess[None])[0]
-    low = high = np.full(len(METRICS), np.nan)
-    if bootstrap:
-        low, high = _interval(_bootstrap(truth, guess, bootstrap, seed, blocks), level)
-    rows = zip(METRICS, values, low, high, strict=True)
-    return {name: Score(float(value), float(bottom), float(top)) for name, value, bottom, top in rows}
+    return _with_intervals(values, _bootstrap(truth, guess, bootstrap, seed, blocks), level)
 
 
 def paired_differences(
@@ -122,13 +156,9 @@ def paired_differences(
     truth = np.asarray(observed, dtype=np.float64)
     pairs = list(zip(truth if truth.ndim == 2 else (truth, truth), (first, second), strict=True))
     one, two = (score(*pair, bootstrap=0) for pair in pairs)
-    low = high = np.full(len(METRICS), np.nan)
-    if bootstrap:
-        checked = [(_checked("observed", known), _checked("predicted", guess)) for known, guess in pairs]
-        resampled = [_bootstrap(*pair, bootstrap, seed, blocks) for pair in checked]
-        low, high = _interval(resampled[1] - resampled[0], level)
-    rows = zip(METRICS, low, high, strict=True)
-    return {n: Score(two[n].value - one[n].value, float(bottom), float(top)) for n, bottom, top in rows}
+    checked = [(_checked("observed", known), _checked("predicted", guess)) for known, guess in pairs]
+    resampled = [_bootstrap(*pair, bootstrap, seed, blocks) for pair in checked]
+    return _with_intervals([two[name].value - one[name].value for name in METRICS], resampled[1] - resampled[0], level)
 
 
 def row_correlations(observed: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
@@ -152,12 +182,11 @@ def mean_score(values: ArrayLike, bootstrap: int = 1_000, level: float = 0.95, s
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
-    if not known.size or not bootstrap:
-        return Score(float(known.mean()) if known.size else np.nan, np.nan, np.nan)
+    if not known.size:
+        return Score(np.nan, np.nan, np.nan)
     random = np.random.default_rng(seed)
-    means = [known[random.integers(known.size, size=known.size)].mean() for _ in range(bootstrap)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Score(float(known.mean()), float(low), float(high))
+    means = [known[genes].mean(axis=1) for genes in _drawn(known.size, bootstrap, random)]
+    return Score.of(float(known.mean()), np.concatenate(means) if means else [], level)
 
 
 def ranks(values: Floats) -> Floats:
@@ -197,12 +226,15 @@ def _bootstrap(truth: Floats, guess: Floats, n_resamples: int, seed: int, blocks
     rng = np.random.default_rng(seed)
     if blocks is not None:
         return _block_bootstrap(truth, guess, n_resamples, rng, np.asarray(blocks))
-    block = max(1, 2_000_000 // truth.size)  # resamples at once: 2M numbers are 16 MB
-    parts = []
+    parts = [_scores(truth[genes], guess[genes]) for genes in _drawn(truth.size, n_resamples, rng)]
+    return np.concatenate([np.empty((0, len(METRICS))), *parts])
+
+
+def _drawn(count: int, n_resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield the genes of each resample, (R, count)."""
+    block = max(1, 2_000_000 // count)  # resamples at once: 2M numbers are 16 MB
     for first in range(0, n_resamples, block):
-        genes = rng.integers(truth.size, size=(min(block, n_resamples - first), truth.size))
-        parts.append(_scores(truth[genes], guess[genes]))
-    return np.concatenate(parts)
+        yield rng.integers(count, size=(min(block, n_resamples - first), count))
 
 
 def _block_bootstrap(
@@ -216,17 +248,13 @@ def _block_bootstrap(
     for _ in range(n_resamples):
         genes = np.concatenate([members[block] for block in rng.integers(len(members), size=len(members))])
         parts.append(_scores(truth[None, genes], guess[None, genes]))
-    return np.concatenate(parts)
+    return np.concatenate([np.empty((0, len(METRICS))), *parts])
 
 
-def _interval(resampled: Floats, level: float) -> tuple[Floats, Floats]:
-    """Percentiles of each column, without the resamples in which it is undefined; NaN when all are."""
-    bounds = np.full((2, resampled.shape[1]), np.nan)
-    for column, values in enumerate(resampled.T):
-        defined = values[np.isfinite(values)]
-        if defined.size:
-            bounds[:, column] = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return bounds[0], bounds[1]
+def _with_intervals(values: ArrayLike, resampled: Floats, level: float) -> dict[str, Score]:
+    """Join each metric with its interval over the resamples, (R, 4)."""
+    columns = zip(METRICS, np.asarray(values), resampled.T, strict=True)
+    return {name: Score.of(float(value), draws, level) for name, value, draws in columns}
 
 
 def _scores(truth: Floats, guess: Floats) -> Floats:

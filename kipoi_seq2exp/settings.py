@@ -12,7 +12,7 @@ import enum
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,6 +116,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a YAML mapping of fields, found {type(values).__name__}.")
     return values
+
+
+def changed(
+    before: Mapping[str, Any], now: Mapping[str, Any], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Yield the entries in which two nested mappings differ: the names that lead there, and both values."""
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from changed(old, new, (*place, name))
+        elif old != new:
+            yield (*place, name), old, new
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in which entries two nested mappings differ, with both values."""
+    return [f"{': '.join(place)} was {_short(old)}, now {_short(new)}" for place, old, new in changed(before, now)]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kipoi_seq2exp.errors import InputError
-from kipoi_seq2exp.metrics import METRICS, genome_blocks, ranks, score
+from kipoi_seq2exp.metrics import METRICS, Score, genome_blocks, ranks, resampled_counts, score, score_columns
 
 
 def test_known_values():
@@ -106,6 +106,22 @@ def test_blocks_are_resampled_whole() -> None:
         width = single[name].high - single[name].low
         assert twice[name].high - twice[name].low == pytest.approx(width, rel=0.15)
         assert wrong[name].high - wrong[name].low < 0.85 * width
+
+
+def test_intervals_leave_undefined_resamples_out() -> None:
+    found = Score.of(2.0, [1.0, np.nan, 3.0], level=0.5)
+    assert (found.value, found.low, found.high) == (2.0, 1.5, 2.5)
+    for empty in (Score.of(2.0, []), Score.of(2.0, [np.nan]), Score.of(np.nan, [1.0])):
+        assert np.isnan([empty.low, empty.high]).all()
+    columns = score_columns({"r": found})
+    assert columns == {"r": 2.0, "r_low": 1.5, "r_high": 2.5}
+
+
+def test_counts_of_resamples_do_not_depend_on_how_many_are_made_at_once() -> None:
+    whole, pieces = (np.concatenate(list(resampled_counts(5, 7, 1, size))) for size in (None, 3))
+    np.testing.assert_array_equal(whole, pieces)
+    assert (whole.sum(axis=1) == 5).all()
+    assert list(resampled_counts(5, 0)) == []
 
 
 def test_blocks_of_the_genome() -> None:

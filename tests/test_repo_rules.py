@@ -170,6 +170,21 @@ def test_nothing_is_left_unfinished():
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("what", "home"),
+    [
+        (r"\.multinomial\(|np\.quantile\([^)]*level", "metrics.py"),  # the bootstrap and its intervals
+        (r"partition\(\"=\"\)", "commands/options.py"),  # NAME=VALUE
+        (r"def __exit__", "data/handles.py"),
+        (r"\.to_csv\(", "data/tables.py"),  # which does without it, too
+        (r"kipoi-seq2exp\[train\]", "api.py"),
+    ],
+)
+def test_one_thing_is_written_once(what, home):
+    places = {str(path.relative_to(PACKAGE)) for path in MODULES if re.search(what, text_of(path))}
+    assert places <= {home, "training/fetch.py"}
+
+
 def test_no_file_names_a_place_of_somebodys_machine():
     folders = "|".join(("work", "root", "home", "Users", "farm"))
     somewhere = re.compile(rf"(^|[^A-Za-z0-9_.\]\"'}}])/({folders})/|\.\./sha" + "red")

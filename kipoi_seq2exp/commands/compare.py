@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, named_entries, optional_name
 from kipoi_seq2exp.errors import ConfigError, InputError, brief
 from kipoi_seq2exp.files import check_regular
 
@@ -38,6 +38,7 @@ Of a model with many outputs, MODEL::COLUMN or FILE::COLUMN takes one, by its nu
 model's description, or of --columns). Where it lies in bins along the window (Basenji, Enformer), the bins lie round
 the middle of the window, and the bin that holds the TSS and one on either side are summed; log10(x + 1) is taken.
 """
+METHOD = "NAME=MODEL,MODEL, e.g. --method Seq2Exp=S.K562,S.GM12878"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     entries = [entry_of(text) for text in args.models]
     names = [entry.name for entry in entries]
     arguments = arguments_of(args.args, entries)
-    methods = {name: text.split(",") for name, text in _named("--method", args.method).items()}
+    methods = {name: text.split(",") for name, text in named_entries("--method", args.method, METHOD).items()}
     genes = read_genes(args.genes)
     labels = labels_of(args.label, names, genes, args.genes)
     reading = Reading.of(args, names)
@@ -213,16 +214,10 @@ class Reading:
         return read_model_predictions(entry.name, entry.reads(source), genes, columns=labels, rule=rule)
 
 
-def _named(option: str, texts: list[str], names: list[str] | None = None) -> dict[str, str]:
+def _named(option: str, texts: list[str], names: list[str]) -> dict[str, str]:
     """Read NAME=VALUE; the name must be one of `names`."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if not (name and value) or (names is not None and name not in names):
-            among = "a name" if names is None else f"the name of a model of the comparison ({', '.join(names)})"
-            raise ConfigError(f"{option} {text}: expected NAME=VALUE with {among}.")
-        found[name] = value
-    return found
+    among = f"NAME=VALUE with the name of a model of the comparison ({', '.join(names)})"
+    return named_entries(option, texts, among, names)
 
 
 def _bin_rule(text: str) -> BinRule:
@@ -251,8 +246,8 @@ def labels_of(texts: list[str], names: list[str], genes: pd.DataFrame, path: Pat
 
     chosen: dict[str | None, str] = {}
     for text in texts:
-        name, separator, column = text.partition("=")
-        own = separator and name in names and text not in genes
+        name, column = optional_name(text)
+        own = name in names and text not in genes
         chosen[name if own else None] = column if own else text
     labels = {}
     for name in names:
@@ -273,10 +268,8 @@ def entry_of(text: str) -> Entry:
     """
     from kipoi_seq2exp.judge.compare_files import ARRAYS, TABLES, ending
 
-    name, separator, source = ("", "", text) if Path(text).exists() else text.partition("=")
-    if not separator:
-        name, source = "", text
-    elif not (name and source):
+    name, source = ("", text) if Path(text).exists() else optional_name(text)
+    if not source or (not name and source != text):
         raise ConfigError(f"{text}: expected a Kipoi model, a file of predictions, or NAME= and one of them.")
     source, _, column = source.partition("::")
     path = Path(source)
@@ -298,13 +291,8 @@ def arguments_of(texts: list[str], entries: list[Entry]) -> dict[str, str]:
     runs = [entry.name for entry in entries if entry.runs]
     sources = {entry.source for entry in entries if entry.runs}
     found: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name not in {*runs, *sources} or not value:
-            raise ConfigError(
-                f"--args {text[:60]}: expected NAME=JSON with the name of a Kipoi model of the comparison "
-                f"({', '.join(runs) or 'there is none'})."
-            )
+    expected = f"NAME=JSON with the name of a Kipoi model of the comparison ({', '.join(runs) or 'there is none'})"
+    for name, value in named_entries("--args", texts, expected, {*runs, *sources}).items():
         inline = value.lstrip().startswith("{")
         if not inline and not Path(value).exists():
             raise InputError(f"{value}: no such file; it should hold the arguments of {name}'s dataloader as JSON.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, add_track_options, track_sources
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, add_track_options, named_entries, track_sources
 from kipoi_seq2exp.errors import ConfigError, OutputError
 
 _DESCRIPTION = """Write the YAML of a training run for a cell type of your own, and its row of a table of cell types.
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         label=args.label,
         blacklist=args.blacklist,
         assembly=args.assembly,
-        units=dict(_unit(entry) for entry in args.unit),
+        units=named_entries("--unit", args.unit, "TRACK=TEXT, e.g. --unit 'atac=reads per kb'"),
     )
     texts = new_cell(cell, args.output.parent, table.name)
     make_folder(args.output.parent)
@@ -70,10 +70,3 @@ def run(args: argparse.Namespace, say: Say) -> int:
     say(f"written: {args.output}, {table}")
     say(f"next: seq2exp train {args.output}")
     return 0
-
-
-def _unit(entry: str) -> tuple[str, str]:
-    name, separator, text = entry.partition("=")
-    if not (name and separator and text):
-        raise ConfigError(f"--unit {entry}: expected TRACK=TEXT, e.g. --unit 'atac=reads per kb'.")
-    return name, text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.elements.calls import CallSettings
     from kipoi_seq2exp.prediction.request import PredictRequest
 
+SHOWN = 60  # letters of an entry that an error quotes
 LINE_S = 10.0  # between two lines of a progress bar that nobody watches
 MODEL = "a served model (K562, GM12878) or a .safetensors file"
 PICTURES = ("png", "svg", "pdf")
@@ -238,23 +239,41 @@ def request_of(args: argparse.Namespace, **changes: Any) -> PredictRequest:
     return PredictRequest(**{**fields, **changes})
 
 
-def named_entries(option: str, entries: Sequence[str], expected: str) -> dict[str, str]:
+def named_entries(
+    option: str, entries: Sequence[str], expected: str, names: Collection[str] | None = None
+) -> dict[str, str]:
     """Read the entries NAME=VALUE of an option that may be repeated.
+
+    Parameters
+    ----------
+    option : str
+        E.g. "--track", for messages.
+    entries : sequence of str
+    expected : str
+        What an entry should be, for messages.
+    names : collection of str, optional
+        The names that there are; by default any will do.
 
     Raises
     ------
     ConfigError
-        If an entry is not written so, or a name is given twice.
+        If an entry is not written so, or a name is unknown or given twice.
     """
     given: dict[str, str] = {}
     for entry in entries:
         name, separator, value = entry.partition("=")
-        if not (name and separator and value):
-            raise ConfigError(f"{option} {entry}: expected {expected}.")
+        if not (name and separator and value) or (names is not None and name not in names):
+            raise ConfigError(f"{option} {entry[:SHOWN]}: expected {expected}.")
         if name in given:
-            raise ConfigError(f"{option} {name} is given twice ({given[name]} and {value}): keep one.")
+            raise ConfigError(f"{option} {name} is given twice ({given[name][:SHOWN]} and {value[:SHOWN]}): keep one.")
         given[name] = value
     return given
+
+
+def optional_name(text: str) -> tuple[str, str]:
+    """Split [NAME=]VALUE into both; the name is empty where there is none."""
+    name, separator, value = text.partition("=")
+    return (name, value) if separator else ("", text)
 
 
 def progress_bar(total: int, done: int, unit: str) -> Any:

@@ -39,9 +39,9 @@ def add_to(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace, say: Say) -> int:
     """Write the page and the sessions."""
     from kipoi_seq2exp.api import read_results
-    from kipoi_seq2exp.data.tables import write_lines
+    from kipoi_seq2exp.data.tables import write_lines, write_tsv
     from kipoi_seq2exp.elements.mask_track import write_mask_track
-    from kipoi_seq2exp.elements.outputs import ELEMENTS, TRACK, describe_lines, summarise, write_table
+    from kipoi_seq2exp.elements.outputs import ELEMENTS, TRACK, as_texts, describe_lines, summarise
     from kipoi_seq2exp.files import make_folder, whole_file
     from kipoi_seq2exp.view.locus import Surroundings
     from kipoi_seq2exp.view.report import build_page
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         if predictions.has_mask:
             elements = args.output / ELEMENTS
             header = describe_lines(predictions.provenance, calls)
-            with whole_file(elements) as temporary:
-                write_table(summarise(predictions, calls).elements, temporary, header, comment_names=True)
+            write_tsv(as_texts(summarise(predictions, calls).elements), elements, header, comment_names=True)
         if predictions.has_mask and "chrom_lengths" in predictions.provenance:
             mask = args.output / TRACK
             with whole_file(mask) as temporary:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command, named_entries
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 
 if TYPE_CHECKING:
@@ -173,14 +173,11 @@ def overrides(entries: list[str]) -> dict[str, Any]:
     import yaml
 
     fields: dict[str, Any] = {}
-    for entry in entries:
-        name, separator, value = entry.partition("=")
-        if not (name and separator):
-            raise ConfigError(f"--set {entry}: expected FIELD=VALUE, e.g. --set seed=22.")
+    for name, value in named_entries("--set", entries, "FIELD=VALUE, e.g. --set seed=22").items():
         try:
             fields[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {entry}: the value cannot be read.") from None
+            raise ConfigError(f"--set {name}={value}: the value cannot be read.") from None
     return fields
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import InputSpec, TrackKind, Transform
 from kipoi_seq2exp.data.features import parse_missing, resolve_features
 from kipoi_seq2exp.data.genes import check_positions, read_genes
+from kipoi_seq2exp.data.handles import Closes
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.data.tracks.contact_sources import open_contacts
@@ -62,7 +62,7 @@ class WindowInputs:
     blacklist: NDArray[np.bool_]
 
 
-class WindowDataset:
+class WindowDataset(Closes):
     """The windows of a gene table; files are opened lazily by each process, so it may be forked, pickled and closed.
 
     Parameters
@@ -193,14 +193,6 @@ class WindowDataset:
         self.genome.close()
         for track in self.tracks.values():
             track.close()
-
-    def __enter__(self) -> WindowDataset:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _check(self) -> None:
         """Compare the genes and every file with the FASTA."""

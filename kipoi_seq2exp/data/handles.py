@@ -9,14 +9,29 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import check_regular
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Handle = TypeVar("Handle")
-Self = TypeVar("Self", bound="LazyFile[Any]")
+
+
+class Closes(ABC):
+    """What holds files: a context that ends with `close`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close them."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def file_ends(path: Path, where: str, needed: str, size: tuple[int, int]) -> tuple[int, bytes, bytes]:
@@ -49,7 +64,7 @@ def file_ends(path: Path, where: str, needed: str, size: tuple[int, int]) -> tup
     return length, head, tail
 
 
-class LazyFile(ABC, Generic[Handle]):
+class LazyFile(Closes, Generic[Handle]):
     """Base of the readers: opened at first use in each process; after `close` the next use opens it again."""
 
     def __init__(self) -> None:
@@ -77,14 +92,6 @@ class LazyFile(ABC, Generic[Handle]):
         handle, self._handle = self._handle, None
         if handle is not None and self._pid == os.getpid() and hasattr(handle, "close"):
             handle.close()
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None, "_pid": -1, "_inherited": []}

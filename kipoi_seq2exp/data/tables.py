@@ -149,15 +149,17 @@ def write_tsv(table: pd.DataFrame, path: Path, header: Sequence[str] = (), *, co
     OutputError
         If it cannot be written.
     """
-    names, *rows = tsv_lines([table])
-    write_lines([*(f"# {line}" for line in header), ("#" if comment_names else "") + names, *rows], path)
+    write_lines(tsv_lines([table], header, comment_names=comment_names), path)
 
 
-def tsv_lines(tables: Iterable[pd.DataFrame]) -> Iterator[str]:
-    """Yield the lines of stretches of one table: the names of its columns, then its rows."""
+def tsv_lines(
+    tables: Iterable[pd.DataFrame], header: Sequence[str] = (), *, comment_names: bool = False
+) -> Iterator[str]:
+    """Yield the lines of stretches of one table: a header and the names of its columns, as of `write_tsv`, its rows."""
+    yield from (f"# {line}" for line in header)
     for number, table in enumerate(tables):
         if number == 0:
-            yield "\t".join(map(str, table.columns))
+            yield ("#" if comment_names else "") + "\t".join(map(str, table.columns))
         for row in table.itertuples(index=False):
             yield "\t".join(map(cell, row))
 

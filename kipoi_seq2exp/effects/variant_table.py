@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
+from kipoi_seq2exp.data.handles import Closes
 from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.data.variants import Variant, compared, vcf_alleles
 from kipoi_seq2exp.errors import OutputError
@@ -38,7 +38,7 @@ class Counts:
     mismatches: int = 0
 
 
-class VariantTable:
+class VariantTable(Closes):
     """Variants by place; a context that ends with their file.
 
     Parameters
@@ -52,14 +52,6 @@ class VariantTable:
         self._connection.execute(_TABLE)
         self._longest = 0
         self.add(variants)
-
-    def __enter__(self) -> VariantTable:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove the file."""

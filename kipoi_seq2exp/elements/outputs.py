@@ -7,7 +7,7 @@ never mixes two runs. The gene table and the elements hold no time stamps: the s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kipoi_seq2exp.data.tables import write_tsv
 from kipoi_seq2exp.elements.calls import (
     DISTANCE_WORDS,
     KEPT_WORDS,
@@ -33,15 +34,16 @@ from kipoi_seq2exp.zoo.registry import PROVISIONAL
 
 TABLE, ELEMENTS, TRACK, PROVENANCE = "predictions.tsv", "elements.bed", "element_mask.bw", "provenance.json"
 
-_DECIMALS = {
-    "expression": 6,
-    "expression_sd": 6,
-    "observed": 6,
-    "kept_fraction": 6,
-    "mean_mask": 6,
-    "known_fraction": 6,
-    "max_mask": 6,
-}
+DECIMALS = 6
+_DECIMAL_COLUMNS = (
+    "expression",
+    "expression_sd",
+    "observed",
+    "kept_fraction",
+    "mean_mask",
+    "known_fraction",
+    "max_mask",
+)
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ def write_results(
     with ExitStack() as stack:
         temporary = {path.name: stack.enter_context(whole_file(path)) for path in files}
         header = describe_lines(predictions.provenance, calls)
-        write_table(summary.genes, temporary[TABLE], header)
+        write_tsv(as_texts(summary.genes), temporary[TABLE], header)
         if predictions.has_mask:
-            write_table(summary.elements, temporary[ELEMENTS], header, comment_names=True)
+            write_tsv(as_texts(summary.elements), temporary[ELEMENTS], header, comment_names=True)
             write_mask_track(predictions, temporary[TRACK])
         whole = {**predictions.provenance, "elements": to_mapping(calls), "mask_overlap_rule": OVERLAP_RULE}
         text = json.dumps({**whole, "n_genes": len(predictions), **(about_run or {})}, indent=2)
@@ -123,16 +125,14 @@ def write_results(
     return Summary(summary.genes, summary.elements, files)
 
 
-def write_table(table: pd.DataFrame, path: Path, header: Sequence[str], comment_names: bool = False) -> None:
-    """Write a table as TSV under comment lines; `comment_names` puts a # before the column names too, as BED wants."""
-    shown = table.copy()
-    for name, decimals in _DECIMALS.items():
-        if name in shown:
-            shown[name] = [("" if np.isnan(value) else f"{value:.{decimals}f}") for value in shown[name]]
-    lines = [f"# {line}" for line in header]
-    lines.append(("#" if comment_names else "") + "\t".join(shown.columns))
-    lines += ["\t".join(map(str, row)) for row in shown.itertuples(index=False)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def as_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose numbers are texts with the decimals that files of results have."""
+    texts = {
+        name: ["" if np.isnan(value) else f"{value:.{DECIMALS}f}" for value in table[name]]
+        for name in _DECIMAL_COLUMNS
+        if name in table
+    }
+    return table.assign(**texts)
 
 
 def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = None) -> list[str]:

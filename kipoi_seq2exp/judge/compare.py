@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.compare_files import ModelPredictions
-from kipoi_seq2exp.metrics import Score, mean_score, paired_differences, row_correlations, score
+from kipoi_seq2exp.metrics import mean_score, paired_differences, row_correlations, score, score_columns
 
 Floats = NDArray[np.float64]
 
@@ -140,15 +140,8 @@ def _check_names(names: list[str], taken: list[str]) -> None:
 def _scored(here: Floats, first: Floats, bootstrap: int) -> dict[str, float]:
     """Score observed and predicted values, (2, G), and their change against the first ones."""
     changes = paired_differences([first[0], here[0]], first[1], here[1], bootstrap=bootstrap)
-    row = _columns(score(here[0], here[1], bootstrap=bootstrap))
-    return row | {f"delta_{key}": value for key, value in _columns(changes).items()}
-
-
-def _columns(results: Mapping[str, Score]) -> dict[str, float]:
-    row: dict[str, float] = {}
-    for metric, found in results.items():
-        row |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
-    return row
+    scores = score(here[0], here[1], bootstrap=bootstrap)
+    return score_columns({**scores, **{f"delta_{name}": change for name, change in changes.items()}})
 
 
 def compare_cells(
@@ -192,11 +185,11 @@ def compare_cells(
             pair = np.stack([values[:, one] - values[:, two] for values in (truth, guess)])
             differences[method, between] = pair
             row: dict[str, object] = {"method": method, "between": between, "genes": len(table)}
-            rows.append(row | _columns(score(pair[0], pair[1], bootstrap=bootstrap)))
+            rows.append(row | score_columns(score(pair[0], pair[1], bootstrap=bootstrap)))
         if len(names) >= MIN_CELLS:
             found = dict(zip(("pearson", "spearman"), row_correlations(truth, guess), strict=True))
             row = {"method": method, "between": ACROSS_CELLS, "genes": int(np.isfinite(found["pearson"]).sum())}
-            rows.append(row | _columns({name: mean_score(values, bootstrap) for name, values in found.items()}))
+            rows.append(row | score_columns({name: mean_score(values, bootstrap) for name, values in found.items()}))
     return pd.DataFrame(rows), differences
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.find import GeneWindows
 from kipoi_seq2exp.errors import counted
-from kipoi_seq2exp.metrics import METRICS, mean_score, score
+from kipoi_seq2exp.metrics import paired_differences, score, score_columns
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
 
@@ -84,13 +84,9 @@ def compare_conditions(
         row |= {"mean_abs_change": float(moved.mean()), "max_abs_change": float(moved.max())}
         if observed is not None and known.sum() > 1:
             truth = observed[known]
+            change = paired_differences(truth, reference[known], values[known], bootstrap=bootstrap)["mse"]
             scores = score(truth, values[known], bootstrap=bootstrap)
-            for metric in METRICS:
-                result = scores[metric]
-                row |= {metric: result.value, f"{metric}_low": result.low, f"{metric}_high": result.high}
-            worse = (values[known] - truth) ** 2 - (reference[known] - truth) ** 2
-            change = mean_score(worse, bootstrap)
-            row |= {"delta_mse": change.value, "delta_mse_low": change.low, "delta_mse_high": change.high}
+            row |= score_columns({**scores, "delta_mse": change})
         rows.append(row)
     return pd.DataFrame(rows)
 

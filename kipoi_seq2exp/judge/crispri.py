@@ -23,6 +23,7 @@ from kipoi_seq2exp.data.windows import Locus, written
 from kipoi_seq2exp.elements.find import GeneWindows
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.judge.ranking import RECALL, rank_scores
+from kipoi_seq2exp.metrics import score_columns
 from kipoi_seq2exp.prediction.masking import predict_masked
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
@@ -242,8 +243,7 @@ def _rank(judged: pd.DataFrame, names: list[str], bootstrap: int) -> pd.DataFram
         for name, ranking in rank_scores(labels, scores, groups=genes, bootstrap=bootstrap).items():
             row = {"bin": label, "score": name, "pairs": len(chosen), "positives": int(labels.sum())}
             row |= {"floor": labels.mean(), "missed": int((labels & (scores[name] == -np.inf)).sum())}
-            for what, value in (("auprc", ranking.auprc), (f"precision_at_{RECALL:.0%}_recall", ranking.precision)):
-                row |= {what: value.value, f"{what}_low": value.low, f"{what}_high": value.high}
+            row |= score_columns({"auprc": ranking.auprc, f"precision_at_{RECALL:.0%}_recall": ranking.precision})
             rows.append(row)
     return pd.DataFrame(rows)
 

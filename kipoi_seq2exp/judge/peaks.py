@@ -18,6 +18,7 @@ from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.conditions import Rows, RowsOf
+from kipoi_seq2exp.metrics import Score, resampled_counts, score_columns
 from kipoi_seq2exp.prediction.masking import predict_masked
 from kipoi_seq2exp.prediction.run import Run
 from kipoi_seq2exp.prediction.store import Predictions
@@ -124,15 +125,12 @@ def overlap_table(table: pd.DataFrame, bootstrap: int = 1_000) -> pd.DataFrame:
         if not found["peak_bp"].any():
             raise InputError(f"{name}: every peak in the window of a gene is blacklisted.")
         genes = len(found)
-        weights = np.random.default_rng(0).multinomial(genes, np.full(genes, 1 / genes), size=bootstrap)
         columns = ["distal_bp", "peak_bp", "called_bp", "both_bp", "best_in_peaks_bp"]
         counts = found[columns].to_numpy(np.float64)
         row = {"set": name, "genes": genes, **found[["elements", "elements_in_peaks"]].sum().to_dict()}
-        point, resampled = _shares(counts.sum(axis=0)[None]), _shares(weights @ counts)
-        for measure, values in point.items():
-            defined = resampled[measure][np.isfinite(resampled[measure])]
-            low, high = np.quantile(defined, [0.025, 0.975]) if defined.size else (np.nan, np.nan)
-            row |= {measure: float(values[0]), f"{measure}_low": float(low), f"{measure}_high": float(high)}
+        sums = [weights @ counts for weights in resampled_counts(genes, bootstrap)]
+        point, resampled = _shares(counts.sum(axis=0)[None]), _shares(np.concatenate([np.empty((0, 5)), *sums]))
+        row |= score_columns({name: Score.of(float(value[0]), resampled[name]) for name, value in point.items()})
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.errors import InputError, counted
-from kipoi_seq2exp.metrics import Score
+from kipoi_seq2exp.metrics import Score, resampled_counts
 
 Floats = NDArray[np.float64]
 
@@ -92,9 +92,7 @@ def auprc_difference(
     Parameters and errors are those of `rank_scores`.
     """
     point, draws = _measured(labels, {"first": first, "second": second}, bootstrap, seed, groups)
-    differences = {"auprc": point["second"] - point["first"]}
-    resampled = [draws["second"][i] - draws["first"][i] for i in range(len(draws["first"]))]
-    return _ranking(differences["auprc"], resampled, level).auprc
+    return _ranking(point["second"] - point["first"], draws["second"] - draws["first"], level).auprc
 
 
 def _measured(
@@ -103,7 +101,7 @@ def _measured(
     bootstrap: int,
     seed: int,
     groups: NDArray[Any] | None,
-) -> tuple[dict[str, Floats], dict[str, list[Floats]]]:
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Measure every score on all pairs and on the same resamples of them."""
     positives = int(labels.sum())
     if not positives:
@@ -113,18 +111,14 @@ def _measured(
             raise InputError(f"the score '{name}' must hold one number for each of the {labels.size} pairs.")
     sorted_pairs = {name: _Sorted(labels, values) for name, values in scores.items()}
     point = {name: pairs.measure(np.ones((1, labels.size)))[0] for name, pairs in sorted_pairs.items()}
-    resampled: dict[str, list[Floats]] = {name: [] for name in scores}
-    random = np.random.default_rng(seed)
+    resampled: dict[str, list[Floats]] = {name: [np.empty((0, 2))] for name in scores}
     block = max(1, _BLOCK // labels.size)
     group_of = np.arange(labels.size) if groups is None else np.unique(groups, return_inverse=True)[1]
-    count = int(group_of.max()) + 1
-    for first in range(0, bootstrap, block):
-        size = min(block, bootstrap - first)
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=size)
+    for drawn in resampled_counts(int(group_of.max()) + 1, bootstrap, seed, block):
         weights = drawn[:, group_of].astype(np.float64)
         for name, pairs in sorted_pairs.items():
             resampled[name].append(pairs.measure(weights))
-    return point, resampled
+    return point, {name: np.concatenate(parts) for name, parts in resampled.items()}
 
 
 class _Sorted:
@@ -154,15 +148,8 @@ class _Sorted:
         return np.column_stack([average, at_recall])
 
 
-def _ranking(point: Floats, resampled: list[Floats], level: float) -> Ranking:
-    draws = np.concatenate(resampled) if resampled else np.empty((0, 2))
-    scores = []
-    for column in range(2):
-        defined = draws[np.isfinite(draws[:, column]), column]
-        known = defined.size > 0 and np.isfinite(point[column])
-        bounds = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if known else (np.nan, np.nan)
-        scores.append(Score(float(point[column]), float(bounds[0]), float(bounds[1])))
-    return Ranking(*scores)
+def _ranking(point: Floats, draws: Floats, level: float) -> Ranking:
+    return Ranking(*(Score.of(float(value), column, level) for value, column in zip(point, draws.T, strict=True)))
 
 
 def ranking_lines(table: pd.DataFrame) -> list[str]:

@@ -26,7 +26,7 @@ from kipoi_seq2exp.judge.ranking import rank_scores
 from kipoi_seq2exp.judge.recovery_genome import PROMOTER_BP, GenomeSettings
 from kipoi_seq2exp.judge.recovery_rivals import FLANK_BP, CalledTracks, Genome
 from kipoi_seq2exp.judge.recovery_train import Lesson, Masks, Trained, predict_windows, train_network
-from kipoi_seq2exp.metrics import Score, paired_differences, score
+from kipoi_seq2exp.metrics import Score, paired_differences, resampled_counts, score, score_columns
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.prediction.masking import masked_out, predict_masked
 from kipoi_seq2exp.training.sections import OptimiserConfig
@@ -160,7 +160,7 @@ def benchmark_recovery(
     methods = pd.DataFrame([_method_row(name, one, judged, observed, pairs) for name, one in judged.items()])
     labels, groups = pairs["regulated"].to_numpy(bool), pairs["gene_id"].to_numpy()
     ranked = rank_scores(labels, scores, groups=groups)
-    rankings = pd.DataFrame([{"score": name, **_columns("auprc", one.auprc)} for name, one in ranked.items()])
+    rankings = pd.DataFrame([{"score": name, **score_columns({"auprc": one.auprc})} for name, one in ranked.items()])
     lines = () if macs3 is None else macs3.lines
     return Recovery(methods, rankings, pairs.assign(**scores), (*notes, *lines))
 
@@ -253,12 +253,12 @@ def _method_row(
     name: str, one: Judged, judged: Mapping[str, Judged], observed: Floats, pairs: pd.DataFrame
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"method": name}
-    row |= _columns("distal", distal_share(observed, one.expression, judged))
+    row |= score_columns({"distal": distal_share(observed, one.expression, judged)})
     if one.effect is not None:
         groups = pairs["gene_id"].to_numpy()
-        row |= _columns("effect_r", grouped_pearson(pairs["effect"].to_numpy(), one.effect, groups))
+        row |= score_columns({"effect_r": grouped_pearson(pairs["effect"].to_numpy(), one.effect, groups)})
     scores = score(observed, one.expression)
-    row |= {**_columns("pearson", scores["pearson"]), "mse": scores["mse"].value}
+    row |= {**score_columns({"pearson": scores["pearson"]}), "mse": scores["mse"].value}
     if one.training is not None:
         row |= {"steps": one.training.steps, "seconds": round(one.training.seconds)}
     return row
@@ -278,20 +278,13 @@ def grouped_pearson(
     """Return the correlation over pairs, with a bootstrap interval over their genes."""
     _, of_pair = np.unique(groups, return_inverse=True)
     count = int(of_pair.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=bootstrap)
-    weights = np.concatenate([np.ones((1, count)), drawn])[:, of_pair]
+    weights = np.concatenate([np.ones((1, count)), *resampled_counts(count, bootstrap, seed)])[:, of_pair]
     weights = weights / weights.sum(axis=1, keepdims=True)
     a, b = truth - weights @ truth[:, None], guess - weights @ guess[:, None]
     covariance, first, second = ((weights * x).sum(axis=1) for x in (a * b, a**2, b**2))
     scale = np.sqrt(first * second)
     found = np.divide(covariance, scale, out=np.full(len(scale), np.nan), where=scale > 1e-300)
-    known = found[1:][np.isfinite(found[1:])]
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known.size else (np.nan, np.nan)
-    return Score(float(found[0]), float(low), float(high))
-
-
-def _columns(name: str, value: Score) -> dict[str, float]:
-    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+    return Score.of(float(found[0]), found[1:], level)
 
 
 def recipe_of(genome: GenomeSettings, steps: int | None = None) -> Recipe:

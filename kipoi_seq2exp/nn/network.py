@@ -128,12 +128,13 @@ class Seq2Exp(nn.Module):
         Raises
         ------
         ConfigError
-            If their settings or inputs differ, or one is an ensemble itself.
+            If there are fewer than two, their settings or inputs differ, or one is an ensemble itself.
         """
+        if len(networks) < 2:
+            raise ConfigError(f"members: an ensemble needs at least two networks, found {len(networks)}.")
         first = networks[0]
-        for other in networks[1:]:
-            if (other.config, other.inputs) != (first.config, first.inputs) or first.members is not None:
-                raise ConfigError("members: only single networks of the same settings and inputs make an ensemble.")
+        if first.members is not None or any((n.config, n.inputs) != (first.config, first.inputs) for n in networks):
+            raise ConfigError("members: only single networks of the same settings and inputs make an ensemble.")
         ensemble = cls(dataclasses.replace(first.config, members=len(networks)), first.inputs, first.provenance)
         assert ensemble.members is not None  # for the type checker
         for member, network in zip(ensemble.members, networks, strict=True):

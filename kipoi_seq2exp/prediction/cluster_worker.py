@@ -19,9 +19,10 @@ from distributed import WorkerPlugin, get_worker
 from kipoi_seq2exp.errors import InputError, Seq2ExpError
 from kipoi_seq2exp.nn.halving import Halving
 from kipoi_seq2exp.prediction.request import PredictRequest, fingerprint, inputs_of, open_dataset, open_model
-from kipoi_seq2exp.prediction.run import batch_size_for, differences, open_peaks, predict_windows
+from kipoi_seq2exp.prediction.run import batch_size_for, open_peaks, predict_windows
 from kipoi_seq2exp.prediction.store import Row
 from kipoi_seq2exp.prediction.units import Bench, Job
+from kipoi_seq2exp.settings import differences
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs

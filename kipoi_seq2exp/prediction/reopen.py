@@ -9,9 +9,9 @@ from typing import Any
 from kipoi_seq2exp.config import InputSpec, MaskMode
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.prediction.request import PredictRequest, fingerprint, open_dataset, open_model
-from kipoi_seq2exp.prediction.run import Run, differences, open_peaks
+from kipoi_seq2exp.prediction.run import Run, open_peaks
 from kipoi_seq2exp.prediction.store import Predictions, PredictionStore, is_store
-from kipoi_seq2exp.settings import from_mapping
+from kipoi_seq2exp.settings import differences, from_mapping
 
 
 def reopen_run(predictions: Predictions) -> Run:

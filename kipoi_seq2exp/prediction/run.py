@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ from kipoi_seq2exp.prediction.request import (
 )
 from kipoi_seq2exp.prediction.store import STORE_NAME, Layout, PredictionStore, Row, is_store
 from kipoi_seq2exp.prediction.store_files import lock_folder, unlock_folder
+from kipoi_seq2exp.settings import differences
 from kipoi_seq2exp.zoo.forward import forward, stacked
 
 if TYPE_CHECKING:
@@ -390,21 +391,3 @@ def remembered_batch_size(folder: Path) -> int | None:
     """Return the batch size of the run that a results folder holds, if it holds one."""
     path = folder / STORE_NAME
     return PredictionStore.reopen(path).batch_size if is_store(path) else None
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
-    """Name the entries in which two nested mappings differ, with both values."""
-    found = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{where}{name}: ")
-        elif old != new:
-            found.append(f"{where}{name} was {_short(old)}, now {_short(new)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return "/".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)

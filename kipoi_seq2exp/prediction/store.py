@@ -24,7 +24,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.genes import NAME_COLUMN, GeneNames
+from kipoi_seq2exp.data.handles import Closes
 from kipoi_seq2exp.data.windows import Locus, Window
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
@@ -245,7 +245,7 @@ def is_store(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------------------- one reader
 
 
-class Predictions:
+class Predictions(Closes):
     """Predictions of a set of genes, read from any of our or Kipoi's outputs; masks one gene at a time.
 
     Attributes
@@ -276,14 +276,6 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.genes)
-
-    def __enter__(self) -> Predictions:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kipoi_seq2exp.errors import OutputError
-from kipoi_seq2exp.prediction.run import differences
+from kipoi_seq2exp.settings import differences
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kipoi_seq2exp.data.tables import write_tsv
 from kipoi_seq2exp.errors import InputError, WeightsError, counted
 from kipoi_seq2exp.files import make_folder, write_text
-from kipoi_seq2exp.metrics import Score, score
+from kipoi_seq2exp.metrics import Score, score, score_columns
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, LabelledWindows, judge_loader, open_cells
@@ -53,7 +54,7 @@ class Evaluation:
             If the folder cannot be written.
         """
         make_folder(folder)
-        write_text(folder / f"{name}.predictions.tsv", self.table.to_csv(sep="\t", index=False, float_format="%.6g"))
+        write_tsv(self.table, folder / f"{name}.predictions.tsv")
         values = {"genes": len(self.table), "label": self.label}
         rows = {metric: dataclasses.asdict(value) for metric, value in self.scores.items()}
         write_text(folder / f"{name}.scores.json", json.dumps({**values, **rows}, indent=1) + "\n")
@@ -129,7 +130,4 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 def as_numbers(scores: dict[str, Score]) -> dict[str, float]:
     """Flatten scores to plain numbers, for provenance: "mse", "mse_low", "mse_high", ..."""
-    numbers: dict[str, float] = {}
-    for name, value in scores.items():
-        numbers |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-    return {name: float(np.round(value, 4)) for name, value in numbers.items() if np.isfinite(value)}
+    return {name: float(np.round(value, 4)) for name, value in score_columns(scores).items() if np.isfinite(value)}

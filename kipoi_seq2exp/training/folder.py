@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from kipoi_seq2exp import __version__, files
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, brief
-from kipoi_seq2exp.settings import read_yaml, to_mapping
+from kipoi_seq2exp.settings import changed, read_yaml, to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
 
 MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume
@@ -92,26 +92,13 @@ def check_resumable(config: TrainingConfig, folder: Path) -> None:
 
 
 def _compare(config: TrainingConfig, saved: dict[str, Any], path: Path) -> None:
-    before, now = _essentials(saved), _essentials(to_mapping(config))
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
+    free = {*DESCRIPTIONS, *(f"run.{name}" for name in MECHANICS)}
+    for place, before, now in changed(saved, to_mapping(config)):
+        if (name := ".".join(place)) not in free:
             raise ConfigError(
-                f"{path}: was written with {name} = {before.get(name)}, the config now says {now.get(name)}: resume "
-                "with the settings it began with, or start a run of another name."
+                f"{path}: was written with {name} = {before}, the config now says {now}: resume with the settings it "
+                f"began with, or start a run of another name."
             )
-
-
-def _essentials(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that change what is learned, by dotted name."""
-    dropped = {*DESCRIPTIONS, *(f"run.{name}" for name in MECHANICS)}
-    flat = {name: value for name, value in _flat(values).items()}
-    return {name: value for name, value in flat.items() if name not in dropped}
-
-
-def _flat(values: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {name: values}
-    return {key: item for k, v in values.items() for key, item in _flat(v, f"{name}.{k}" if name else str(k)).items()}
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackKind, TrackSpec, Transform
-from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.tracks.contact_sources import is_contacts
@@ -125,7 +125,7 @@ def _plain_label(label: LabelConfig) -> dict[str, str]:
 def _inputs(cell: NewCell, genes: pd.DataFrame, label: LabelConfig) -> InputSpec:
     tracks = tuple(_track(name, source, cell.units.get(name, "")) for name, source in cell.sources.items())
     values = tuple(track.name for track in tracks if track.kind is TrackKind.BIGWIG)
-    known = read_cells()["K562"].features
+    known = cell_inputs("K562").features
     features = [f for f in known if not f.from_tracks and any(c in genes for c in f.columns or (f.name,))]
     if values:
         features.append(

@@ -315,6 +315,12 @@ def test_a_model_that_fails_is_one_sentence(tiny, home, tmp_path, capsys, monkey
         (["Seq2Exp/K562", "--args", "Seq2Exp/K562=absent.json"], "absent.json: no such file"),
         (["Seq2Exp/K562", "--args", "K562={}"], "name of a Kipoi model of the comparison (Seq2Exp/K562)"),
         (["Seq2Exp/K562", "--args", "Seq2Exp/K562={1"], "--args Seq2Exp/K562: cannot be read as JSON"),
+        (["Seq2Exp/K562", "--args", "Seq2Exp/K562={}", "--args", "Seq2Exp/K562={}"], "is given twice ({} and {})"),
+        (["a=b.tsv", "--method", "x"], "--method x: expected NAME=MODEL,MODEL"),
+        (
+            ["a=b.tsv", "--bins", "b=1"],
+            "--bins b=1: expected NAME=VALUE with the name of a model of the comparison (a)",
+        ),
         (["a=b.tsv", "--label", "labl"], "the gene table has no label column 'labl' (did you mean 'label'?)"),
     ],
 )

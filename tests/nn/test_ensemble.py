@@ -86,5 +86,7 @@ def test_what_cannot_be_joined_is_named(members: list[Seq2Exp], ensemble: Seq2Ex
     for wrong in ([members[0], other], [ensemble, ensemble]):
         with pytest.raises(ConfigError, match="members: only single networks of the same settings"):
             Seq2Exp.of_members(wrong)
+    with pytest.raises(ConfigError, match="members: an ensemble needs at least two networks, found 1"):
+        Seq2Exp.of_members(members[:1])
     with pytest.raises(ConfigError, match="members must be above 0, found 0"):
         dataclasses.replace(SMALL, members=0)

@@ -19,8 +19,9 @@ from kipoi_seq2exp.elements.calls import CallSettings
 from kipoi_seq2exp.elements.outputs import summarise
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, WeightsError
 from kipoi_seq2exp.prediction.request import checked_device, inputs_of, observed_label, open_model
-from kipoi_seq2exp.prediction.run import differences, fill_store, predict_windows, prepare, read_ahead
+from kipoi_seq2exp.prediction.run import fill_store, predict_windows, prepare, read_ahead
 from kipoi_seq2exp.prediction.store import STORE_NAME, read_predictions
+from kipoi_seq2exp.settings import differences
 
 
 @pytest.fixture(scope="module")
