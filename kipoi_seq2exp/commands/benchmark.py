@@ -66,24 +66,28 @@ def add_to(subparsers: Subparsers) -> None:
     crispri.add_argument("pairs", type=Path, metavar="PAIRS", help="pairs in the ENCODE benchmark's format (.tsv, .gz)")
     crispri.add_argument("--pairs-of", metavar="CELL", help="use the pairs of this cell type alone")
     crispri.add_argument("--perturb", action="store_true", help="score by the loss of predicted expression too")
-    crispri.add_argument("--bootstrap", type=int, default=1_000, metavar="N", help="resamples (default 1000)")
+    crispri.add_argument(
+        "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
+    )
     options.add_source_options(crispri, flag=True)
     _add_output(crispri)
     distal = options.add_command(kinds, "distal", "errors as distal DNA is taken away", _DISTAL)
     distal.set_defaults(run=run_distal)
     distal.add_argument(
-        "--windows", type=int, nargs="+", metavar="BP", help="shorter windows (default 100000 ... 2500)"
+        "--windows", type=int, nargs="+", metavar="BP", help="shorter windows (default: 100000 ... 2500)"
     )
     peaks = options.add_command(kinds, "peaks", "the mask beside called peaks", _PEAKS)
     peaks.set_defaults(run=run_peaks)
     _add_peak_options(peaks)
     benchmark_recovery.add_to(kinds)
     for parser in (distal, peaks):
-        parser.add_argument("model", help=options.MODEL)
+        parser.add_argument("model", metavar="MODEL", help=options.MODEL)
         options.add_input_options(parser)
         options.add_call_options(parser)
         options.add_network_options(parser)
-        parser.add_argument("--bootstrap", type=int, default=1_000, metavar="N", help="resamples (default 1000)")
+        parser.add_argument(
+            "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
+        )
         parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
         _add_output(parser)
 
@@ -97,10 +101,10 @@ def _add_peak_options(parser: argparse.ArgumentParser) -> None:
         "--macs3", nargs="+", default=[], metavar="TRACK", help="call the peaks of these tracks by MACS3"
     )
     peaks.add_argument(
-        "--macs3-cutoff", type=float, metavar="VALUE", help="least value of a peak (default 5 times the track's mean)"
+        "--macs3-cutoff", type=float, metavar="VALUE", help="least value of a peak (default: 5 times the track's mean)"
     )
-    peaks.add_argument("--macs3-min-length", type=int, default=200, metavar="BP", help="drop shorter (default 200)")
-    peaks.add_argument("--macs3-max-gap", type=int, default=30, metavar="BP", help="join across (default 30)")
+    peaks.add_argument("--macs3-min-length", type=int, default=200, metavar="BP", help="drop shorter (default: 200)")
+    peaks.add_argument("--macs3-max-gap", type=int, default=30, metavar="BP", help="join across (default: 30)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

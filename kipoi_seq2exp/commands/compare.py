@@ -31,8 +31,9 @@ _DESCRIPTION = """Compare models on the same genes, with paired bootstrap interv
 
 A model is the name of a Kipoi model or a folder with one; `kipoi predict` runs it with its own dataloader, whose
 arguments --args gives as JSON, written out or in a file. Models that need another environment are run there and
-compared from their files: a results folder, an .h5 or .zarr of `kipoi predict -m`, or a .tsv or .csv (FILE::COLUMN
-names the prediction). Rows are matched by gene id or by range. MSE compares models of the same unit alone.
+compared from their files: a results folder, an .h5 or .zarr of `kipoi predict --keep_metadata`, or a .tsv or .csv
+(FILE::COLUMN names the prediction). Rows are matched by gene id or by range. MSE compares models of the same unit
+alone.
 
 Of a model with many outputs, MODEL::COLUMN or FILE::COLUMN takes one, by its number from 0 or by its label (of the
 model's description, or of --columns). Where it lies in bins along the window (Basenji, Enformer), the bins lie round
@@ -81,7 +82,7 @@ def add_to(subparsers: Subparsers) -> None:
         (
             ("--bins",),
             "NAME=BP,N,SCALE",
-            "bins of a model: their length, how many are summed round the TSS, and log10p1 or plain (default "
+            "bins of a model: their length, how many are summed round the TSS, and log10p1 or plain (default: "
             "128,3,log10p1)",
         ),
         (
@@ -96,9 +97,11 @@ def add_to(subparsers: Subparsers) -> None:
         ),
     ):
         parser.add_argument(*options, action="append", default=[], metavar=metavar, help=text)
-    parser.add_argument("--genes", type=Path, required=True, help="table (gene_id, chrom, tss, strand), BED6 or GTF")
     parser.add_argument(
-        "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default 1000)"
+        "--genes", type=Path, required=True, metavar="GENES", help="table (gene_id, chrom, tss, strand), BED6 or GTF"
+    )
+    parser.add_argument(
+        "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
 

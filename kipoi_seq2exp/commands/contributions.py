@@ -61,19 +61,19 @@ def add_to(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "contributions", "which bases, tracks and features made predictions", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("genes_asked", nargs="+", metavar="GENE", help="genes of the table: ids or symbols")
-    parser.add_argument("model", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "--method",
         choices=METHODS,
         default=METHODS[0],
-        help=f"default {METHODS[0]}; gradient is quick, adds up to nothing",
+        help=f"how (default: {METHODS[0]}); gradient is quick, but its parts do not add up",
     )
     parser.add_argument(
         "--region",
         metavar="CHR:FIRST-LAST",
         help="what to mutate, or where --plot shows letters (counted from 1, as in browsers)",
     )
-    parser.add_argument("--steps", type=int, default=32, metavar="N", help="of integrated gradients (default 32)")
+    parser.add_argument("--steps", type=int, default=32, metavar="N", help="of integrated gradients (default: 32)")
     parser.add_argument("--plot", choices=PICTURES, help="draw each gene, in this format")
     parser.add_argument(
         "--modisco", type=int, metavar="BP", help="write arrays for TF-MoDISco-lite of this many bases round each TSS"

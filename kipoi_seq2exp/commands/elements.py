@@ -50,14 +50,16 @@ def add_to(subparsers: Subparsers) -> None:
     options.add_call_options(parser)
     null = parser.add_argument_group("threshold by a null (tracks rotated within the window; runs the model)")
     null.add_argument("--fdr", type=float, metavar="RATE", help="lowest threshold with this false discovery rate")
-    null.add_argument("--shuffles", type=int, default=10, metavar="N", help="shuffles of each window (default 10)")
-    null.add_argument("--block", type=int, default=1_000, metavar="BP", help="rotate by whole blocks (default 1000)")
-    null.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    null.add_argument("--shuffles", type=int, default=10, metavar="N", help="shuffles of each window (default: 10)")
+    null.add_argument("--block", type=int, default=1_000, metavar="BP", help="rotate by whole blocks (default: 1000)")
+    null.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffles (default: 0)")
     parser.add_argument(
         "--perturb", action="store_true", help="predict expression with each element masked out, as CRISPRi would"
     )
     known = parser.add_argument_group("what elements overlap (a column of elements.tsv each)")
-    known.add_argument("--gtf", type=Path, help="gene models: whose promoters (TSS +- 500 bp) an element overlaps")
+    known.add_argument(
+        "--gtf", type=Path, metavar="GTF", help="gene models: whose promoters (TSS +- 500 bp) an element overlaps"
+    )
     known.add_argument(
         "--overlaps",
         action="append",

@@ -16,16 +16,20 @@ def add_to(subparsers: Subparsers) -> None:
     """Add the three commands to the command line."""
     convert = add_command(subparsers, "convert", "turn a published Lightning checkpoint into weights")
     convert.set_defaults(run=run_convert)
-    convert.add_argument("checkpoint", help="a .ckpt file, or hf://OWNER/REPOSITORY/FILE")
+    convert.add_argument("checkpoint", metavar="CHECKPOINT", help="a .ckpt file, or hf://OWNER/REPOSITORY/FILE")
     convert.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the .safetensors to write")
-    convert.add_argument("--variant", choices=("soft", "hard"), help="which published network it is")
+    convert.add_argument(
+        "--variant", choices=("soft", "hard"), help="which published network it is (default: what its settings say)"
+    )
     convert.add_argument(
         "--settings",
         type=Path,
         metavar="JSON",
         help="settings under the published names, alone or as `settings` of a larger file",
     )
-    convert.add_argument("--cell-type", help="row of the table of cell types: names the tracks and features")
+    convert.add_argument(
+        "--cell-type", metavar="CELL", help="row of the table of cell types: names the tracks and features"
+    )
     add_cells_option(convert)
 
     register = add_command(subparsers, "register", "make `kipoi predict Seq2Exp/K562` work")

@@ -26,9 +26,13 @@ def add_to(subparsers: Subparsers) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("output", type=Path, metavar="RUN.yaml", help="the file to write; its name is the cell type's")
     inputs = parser.add_argument_group("inputs")
-    inputs.add_argument("--fasta", type=Path, required=True, help="the genome, plain or bgzipped")
+    inputs.add_argument("--fasta", type=Path, required=True, metavar="FASTA", help="the genome, plain or bgzipped")
     inputs.add_argument(
-        "--genes", type=Path, required=True, help="table (gene_id, chrom, tss, strand, features, label)"
+        "--genes",
+        type=Path,
+        required=True,
+        metavar="GENES",
+        help="table (gene_id, chrom, tss, strand, features, label)",
     )
     inputs.add_argument("--label", required=True, metavar="COLUMN", help="column of the gene table to learn")
     add_track_options(inputs)

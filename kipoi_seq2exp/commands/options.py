@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.prediction.request import PredictRequest
 
 SHOWN = 60  # letters of an entry that an error quotes
-LINE_S = 10.0  # between two lines of a progress bar that nobody watches
+LINE_S = 10.0  # between two lines of progress where nobody watches
+LINE = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 MODEL = "a served model (K562, GM12878) or a .safetensors file"
+RESULTS = "predictions: a results folder, or an .h5 or .zarr of `kipoi predict --keep_metadata`"
 PICTURES = ("png", "svg", "pdf")
 Say = Callable[[str], None]
 Subparsers = Any  # argparse's own type of it is private
@@ -75,9 +77,13 @@ def add_crispri_option(parser: argparse._ArgumentGroup) -> None:
 def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True) -> argparse._ArgumentGroup:
     """Add what a model reads; `required` says whether genome and genes must be given."""
     inputs = parser.add_argument_group("inputs")
-    inputs.add_argument("--fasta", type=Path, required=required, help="the genome, plain or bgzipped")
+    inputs.add_argument("--fasta", type=Path, required=required, metavar="FASTA", help="the genome, plain or bgzipped")
     inputs.add_argument(
-        "--genes", type=Path, required=required, help="table (gene_id, chrom, tss, strand, features), BED6 or GTF"
+        "--genes",
+        type=Path,
+        required=required,
+        metavar="GENES",
+        help="table (gene_id, chrom, tss, strand, features), BED6 or GTF",
     )
     add_track_options(inputs)
     inputs.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
@@ -96,21 +102,20 @@ def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True)
         metavar="COLUMN",
         help="column of the gene table with the observed expression",
     )
-    inputs.add_argument("--cell-type", help="row of the table of cell types, for weights that do not name their inputs")
+    inputs.add_argument(
+        "--cell-type", metavar="CELL", help="row of the table of cell types, for weights that do not name their inputs"
+    )
     add_cells_option(inputs)
     return inputs
 
 
 def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -> None:
     """Add where predictions come from: a model with its inputs, or a result; `flag` makes the model an option."""
-    words = MODEL
     if flag:
-        parser.add_argument("--model", help=words)
+        parser.add_argument("--model", metavar="MODEL", help=MODEL)
     else:
-        parser.add_argument("model", nargs="?", help=words)
-    parser.add_argument(
-        "--from", dest="results", type=Path, metavar="RESULTS", help="predictions that are there already"
-    )
+        parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL)
+    parser.add_argument("--from", dest="results", type=Path, metavar="RESULTS", help=RESULTS)
     add_input_options(parser, required=False)
     add_network_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
@@ -119,7 +124,7 @@ def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add how the network runs and how its mask is read."""
     network = parser.add_argument_group("network")
-    network.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
+    network.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: CUDA where there is one)")
     network.add_argument(
         "--batch-size",
         type=_batch_size,
@@ -162,12 +167,19 @@ def add_call_options(parser: argparse.ArgumentParser) -> None:
     """Add how elements are called from the mask."""
     group = parser.add_argument_group("elements (the promoter is never called)")
     cut = group.add_mutually_exclusive_group()
-    cut.add_argument("--threshold", type=float, help="call bases whose mask reaches this probability")
     cut.add_argument(
-        "--top-fraction", type=float, help="call this fraction of the window's bases, the highest (default 0.05)"
+        "--threshold", type=float, metavar="P", help="call bases whose mask reaches this value, from 0 to 1"
     )
-    group.add_argument("--min-length", type=int, metavar="BP", help="drop shorter elements (default 50)")
-    group.add_argument("--merge-gap", type=int, metavar="BP", help="join elements at most this far apart (default 100)")
+    cut.add_argument(
+        "--top-fraction",
+        type=float,
+        metavar="SHARE",
+        help="call this fraction of the window's bases, the highest (default: 0.05)",
+    )
+    group.add_argument("--min-length", type=int, metavar="BP", help="drop shorter elements (default: 50)")
+    group.add_argument(
+        "--merge-gap", type=int, metavar="BP", help="join elements at most this far apart (default: 100)"
+    )
 
 
 def call_settings(args: argparse.Namespace) -> CallSettings:
@@ -277,7 +289,7 @@ def optional_name(text: str) -> tuple[str, str]:
 
 
 def progress_bar(total: int, done: int, unit: str) -> Any:
-    """Return tqdm's bar with rate and time left; where nobody watches (a file, a pipe) it adds a line now and then."""
+    """Return tqdm's bar with rate and time left; where nobody watches (a file, a pipe), lines without a bar."""
     from tqdm import tqdm
 
     watched = sys.stderr.isatty()
@@ -285,6 +297,7 @@ def progress_bar(total: int, done: int, unit: str) -> Any:
         total=total,
         initial=done,
         unit=unit,
+        bar_format=None if watched else LINE,
         dynamic_ncols=watched,
         ncols=None if watched else 80,
         mininterval=0.1 if watched else LINE_S,

@@ -44,22 +44,24 @@ def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = options.add_command(subparsers, "perturb", "predictions without stretches of DNA", _DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("model", help=options.MODEL)
+    parser.add_argument("model", metavar="MODEL", help=options.MODEL)
     sites = parser.add_argument_group("sites (one of --regions, --tile and --insert)")
     sites.add_argument("--regions", type=Path, metavar="BED", help="the sites; a fourth column names them")
     sites.add_argument("--tile", metavar="CHR:FIRST-LAST", help="cover a locus (counted from 1) with sites")
-    sites.add_argument("--width", type=int, default=1_000, metavar="BP", help="of a tile (default 1000)")
-    sites.add_argument("--step", type=int, default=500, metavar="BP", help="from tile to tile (default 500)")
+    sites.add_argument("--width", type=int, default=1_000, metavar="BP", help="of a tile (default: 1000)")
+    sites.add_argument("--step", type=int, default=500, metavar="BP", help="from tile to tile (default: 500)")
     sites.add_argument("--insert", metavar="MOTIF", help="write these letters in place of what is --at")
     sites.add_argument(
         "--at", action="append", default=[], metavar="CHR:BASE", help="first base (counted from 1); may be repeated"
     )
-    sites.add_argument("--strand", choices=("+", "-"), default="+", help="of the motif (default +)")
-    parser.add_argument("--how", choices=("mask", "tracks", "dna", "all"), help="default mask")
-    parser.add_argument("--shuffles", type=int, default=10, metavar="N", help="of the DNA of each site (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    sites.add_argument("--strand", choices=("+", "-"), default="+", help="of the motif (default: +)")
+    parser.add_argument(
+        "--how", choices=("mask", "tracks", "dna", "all"), help="what is done to each site (default: mask)"
+    )
+    parser.add_argument("--shuffles", type=int, default=10, metavar="N", help="of the DNA of each site (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffles (default: 0)")
     parser.add_argument("--plot", choices=options.PICTURES, help="draw each gene, in this format")
-    parser.add_argument("--gtf", type=Path, help="gene models to draw")
+    parser.add_argument("--gtf", type=Path, metavar="GTF", help="gene models to draw")
     options.add_input_options(parser)
     options.add_network_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
@@ -180,5 +182,5 @@ def _draw(
     around = Surroundings(dict(request.sources), gtf=args.gtf, blacklist=args.blacklist)
     table: pd.DataFrame = found[["start", "end", "delta_expression"]].dropna()
     path: Path = args.output / f"{file_name(str(dataset.genes['gene_id'].iloc[row]))}.perturb.{args.plot}"
-    plot_locus(gather_window(model, dataset, row, around, table, args.model), path)
+    plot_locus(gather_window(model, dataset, row, around, table, name=args.model, label=args.label), path)
     return path

@@ -46,7 +46,7 @@ def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = add_command(subparsers, "predict", "expression and elements of genes, from files", _DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("model", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     inputs = add_input_options(parser)
     inputs.add_argument("--peaks", type=Path, metavar="BED", help="use these peaks as the mask, not the model's own")
     add_call_options(parser)

@@ -26,10 +26,10 @@ def add_to(subparsers: Subparsers) -> None:
         subparsers, "report", "one page of a gene set, and sessions for browsers", _DESCRIPTION
     )
     parser.set_defaults(run=run)
-    parser.add_argument("results", type=Path, help="a results folder, or an .h5 or .zarr of `kipoi predict -m`")
-    parser.add_argument("--title", default="Seq2Exp", help="heading of the page")
+    parser.add_argument("results", type=Path, metavar="RESULTS", help=options.RESULTS)
+    parser.add_argument("--title", default="Seq2Exp", metavar="TEXT", help="heading of the page (default: Seq2Exp)")
     drawn = parser.add_argument_group("what is shown besides (tracks by default from where the results had them)")
-    drawn.add_argument("--gtf", type=Path, help="gene models")
+    drawn.add_argument("--gtf", type=Path, metavar="GTF", help="gene models to draw")
     options.add_crispri_option(drawn)
     options.add_track_options(drawn)
     options.add_call_options(parser)

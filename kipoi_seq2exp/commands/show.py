@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands.options import (
+    RESULTS,
     Say,
     Subparsers,
     add_call_options,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from kipoi_seq2exp.prediction.store import Predictions
 
-_RESULTS = "a results folder, or an .h5 or .zarr of `kipoi predict --keep_metadata`"
 _SHOWN = 40
 
 
@@ -32,7 +32,7 @@ def add_to(subparsers: Subparsers) -> None:
     """Add both commands to the command line."""
     show = add_command(subparsers, "show", "table of the predicted genes, and a picture of one")
     show.set_defaults(run=run_show)
-    show.add_argument("results", type=Path, help=_RESULTS)
+    show.add_argument("results", type=Path, metavar="RESULTS", help=RESULTS)
     show.add_argument("--plot", type=Path, metavar="PICTURE", help="draw one gene into this .png, .svg or .pdf")
     show.add_argument("--gene", metavar="ID", help="which gene to draw (default: the highest predicted)")
     show.add_argument("--all", action="store_true", help=f"list every gene, not the first {_SHOWN}")
@@ -40,7 +40,7 @@ def add_to(subparsers: Subparsers) -> None:
     plot = add_command(subparsers, "plot", "picture of one locus: genes, tracks, mask, elements, expression")
     plot.set_defaults(run=run_plot)
     plot.add_argument("gene", metavar="GENE", help="a predicted gene: its id, or its symbol where the results have it")
-    plot.add_argument("--from", dest="results", type=Path, required=True, metavar="RESULTS", help=_RESULTS)
+    plot.add_argument("--from", dest="results", type=Path, required=True, metavar="RESULTS", help=RESULTS)
     plot.add_argument("-o", "--output", type=Path, metavar="PICTURE", help=".png, .svg or .pdf (default: GENE.png)")
     _add_surroundings(plot)
 
@@ -48,14 +48,17 @@ def add_to(subparsers: Subparsers) -> None:
 def _add_surroundings(parser: argparse.ArgumentParser) -> None:
     drawn = parser.add_argument_group("what is drawn besides (tracks by default from where the results had them)")
     drawn.add_argument(
-        "--genes", type=Path, help="the gene table, for observed labels and for outputs without metadata"
+        "--genes",
+        type=Path,
+        metavar="GENES",
+        help="the gene table, for observed labels and for outputs without metadata",
     )
     drawn.add_argument(
         "--label",
         metavar="COLUMN",
         help="column of --genes with the observed expression",
     )
-    drawn.add_argument("--gtf", type=Path, help="gene models")
+    drawn.add_argument("--gtf", type=Path, metavar="GTF", help="gene models to draw")
     drawn.add_argument("--elements", type=Path, metavar="BED", help="known elements to draw beside the called ones")
     drawn.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
     add_crispri_option(drawn)

@@ -12,6 +12,7 @@ from kipoi_seq2exp.errors import ConfigError, InputError, counted
 if TYPE_CHECKING:
     from kipoi_seq2exp.training.config import TrainingConfig
 
+_DATA = "folder that relative paths in the settings refer to (default: data_root of the settings)"
 _PARTS = ("train", "validation", "test", "all")
 
 
@@ -21,34 +22,54 @@ def add_to(subparsers: Subparsers) -> None:
     fetch.set_defaults(run=run_fetch)
     fetch.add_argument("cell_type", metavar="CELL", help="e.g. K562")
     fetch.add_argument("--manifest", type=Path, metavar="YAML", help="tracks, URLs and hashes (default: the package's)")
-    fetch.add_argument("-o", "--output", type=Path, default=Path("tracks"), metavar="FOLDER", help="where to")
+    fetch.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("tracks"),
+        metavar="FOLDER",
+        help="folder for the files (default: tracks)",
+    )
 
     train = add_command(subparsers, "train", "train a network as a YAML file says")
     train.set_defaults(run=run_train)
     train.add_argument("config", type=Path, metavar="CONFIG", help="the run's settings (YAML)")
-    train.add_argument("--data", type=Path, metavar="FOLDER", help="what relative paths in CONFIG are relative to")
+    train.add_argument("--data", type=Path, metavar="FOLDER", help=_DATA)
     train.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     train.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of CONFIG"
     )
     add_cells_option(train)
-    train.add_argument("-o", "--output", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of runs")
+    train.add_argument(
+        "-o", "--output", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of runs (default: runs)"
+    )
 
     evaluate = add_command(subparsers, "evaluate", "score a network on one part of a run's split")
     evaluate.set_defaults(run=run_evaluate)
-    evaluate.add_argument("model", help="a run folder, a served model, or a .safetensors file")
+    evaluate.add_argument("model", metavar="MODEL", help="a run folder, a served model, or a .safetensors file")
     evaluate.add_argument("--split", choices=_PARTS, default="test", help="which genes (default: test)")
-    evaluate.add_argument("--config", type=Path, help="settings with data and split (default: those of the run)")
-    evaluate.add_argument("--data", type=Path, metavar="FOLDER", help="what relative paths in the settings refer to")
+    evaluate.add_argument(
+        "--config", type=Path, metavar="YAML", help="settings with data and split (default: those of the run)"
+    )
+    evaluate.add_argument("--data", type=Path, metavar="FOLDER", help=_DATA)
     add_cells_option(evaluate)
-    evaluate.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write predictions, scores and a scatter")
+    evaluate.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for predictions, scores and a scatter (default: print the scores alone)",
+    )
 
     publish = add_command(subparsers, "publish", "serve the weights of a run under a name")
     publish.set_defaults(run=run_publish)
     publish.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder of `seq2exp train`")
     publish.add_argument("--as", dest="name", metavar="NAME", help="e.g. K562 (with --to: by default the cell type)")
     publish.add_argument(
-        "--status", choices=("trained", "provisional"), default="trained", help="what outputs say of it"
+        "--status",
+        choices=("trained", "provisional"),
+        default="trained",
+        help="what outputs say of it (default: trained)",
     )
     publish.add_argument(
         "--drop-others", action="store_true", help="take members that read other tracks or features out of the group"

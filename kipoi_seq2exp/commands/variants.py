@@ -52,7 +52,7 @@ def add_to(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "variants", "what variants do to expression and masks", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("vcf", type=Path, metavar="VCF", help="variants, plain or .gz")
-    parser.add_argument("model", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--skip-mismatch", action="store_true", help="leave out variants whose REF is not in the FASTA")
     add_input_options(parser)
     add_network_options(parser)

@@ -12,12 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp.data.cells import read_cells
+from kipoi_seq2exp.data.genes import NAME_COLUMN
 from kipoi_seq2exp.data.naming import check_places
 from kipoi_seq2exp.data.pairs import pairs_of, read_pairs
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.elements.calls import CallSettings, call_elements, place_elements
 from kipoi_seq2exp.elements.outputs import status_line
+from kipoi_seq2exp.prediction.request import observed_label
 from kipoi_seq2exp.prediction.run import predict_windows
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import TrackLine, read_tracks
@@ -66,6 +68,8 @@ class LocusData:
         Of the expression.
     caption : str
         Which model, and whether its weights are provisional.
+    symbol : str
+        Of the gene, where the predictions have it.
     """
 
     locus: Locus
@@ -84,6 +88,7 @@ class LocusData:
     effects: pd.DataFrame | None = None
     unit: str = ""
     caption: str = ""
+    symbol: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,19 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
         blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
         unit=unit_of(predictions.provenance),
         caption=caption_of(predictions.provenance),
+        symbol=_symbol(gene),
     )
 
 
 def gather_window(
-    model: Seq2Exp, dataset: WindowDataset, row: int, around: Surroundings, effects: pd.DataFrame, name: str
+    model: Seq2Exp,
+    dataset: WindowDataset,
+    row: int,
+    around: Surroundings,
+    effects: pd.DataFrame,
+    *,
+    name: str,
+    label: str | None = None,
 ) -> LocusData:
     """Gather the picture of one gene's perturbed sites, predicted here.
 
@@ -157,14 +170,17 @@ def gather_window(
         start, end, delta_expression.
     name : str
         Of the model.
+    label : str, optional
+        Column of the gene table with the observed expression.
     """
     window = dataset[row]
+    observed = observed_label(dataset.genes, label)[1]
     locus = Locus(window.gene_id, window.chrom, window.start, window.end, window.tss, window.strand)
     found, provenance = predict_windows(model, [window])[0], {"inputs": to_mapping(dataset.inputs)}
     return LocusData(
         locus=locus,
         predicted=found.expression,
-        observed=None,
+        observed=None if observed is None or np.isnan(observed[row]) else float(observed[row]),
         tracks=read_tracks(provenance, around.sources, locus),
         mask=found.mask,
         concentrations=None,
@@ -176,6 +192,7 @@ def gather_window(
         effects=effects,
         unit=unit_of(provenance),
         caption=status_line(name, model.provenance.status),
+        symbol=_symbol(dataset.genes.iloc[row]),
     )
 
 
@@ -199,6 +216,11 @@ def unit_of(provenance: Mapping[str, Any]) -> str:
     label: str = provenance.get("inputs", {}).get("label", UNNAMED_UNIT)
     short = label.partition(",")[0]
     return short[: short.index(")") + 1] if ")" in short else short
+
+
+def _symbol(gene: pd.Series) -> str:
+    symbol = gene.get(NAME_COLUMN, "")
+    return symbol if isinstance(symbol, str) else ""  # a table may lack it for some
 
 
 def _blacklist(provenance: Mapping[str, Any], given: Path | None, locus: Locus) -> NDArray[np.bool_] | None:

@@ -1,12 +1,12 @@
 """The picture of a locus on one slide: genes, tracks, mask, called elements, predicted and observed expression.
 
-Contract: a `LocusData` in, one matplotlib figure out, sized 16:9 with text that can be read from the back row; nothing
-is read here. More bases than pixels are drawn by bin: the maximum of a track, the mean of the mask.
+Contract: a `LocusData` in, one matplotlib figure out, sized 16:9 (taller where panels would not find room) with text
+that can be read from the back row; nothing is read here. More bases than pixels are drawn by bin: the maximum of a
+track, the mean of the mask.
 """
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.elements.credible import beta_quantiles
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, counted
 from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.prediction.tracks import TrackLine
 from kipoi_seq2exp.view.locus import LocusData
+from kipoi_seq2exp.view.margins import fit_left, name_panel, note_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,9 @@ FORMATS = ("png", "svg", "pdf")
 CREDIBLE = (0.025, 0.975)
 BINS = 1_200
 GENE_ROWS = 4
-LABEL_LETTERS = 18  # of a line at the left of a panel
+ROOM = 9.0  # of panel heights on a slide
+AT_EDGE = 0.1  # of a panel's height
+TOP_ROWS_IN, AXIS_ROW_IN = 1.05, 0.64  # title above the panels, axis below them
 
 _INK, _FAINT, _MASK, _CALL, _TSS = "#22303c", "#9aa5ad", "#7a3e9d", "#d1495b", "#d1495b"
 _FAINT_TEXT = "#5b6770"
@@ -87,16 +90,18 @@ def _draw(data: LocusData) -> Figure:
     panels += [(f"track {number}", 1.0) for number in range(len(data.tracks))]
     panels += [("mask", 1.7)] * (data.mask is not None)
     panels += [("effects", 1.7)] if data.effects is not None else [("elements", 0.55)] * (data.mask is not None)
-    figure = Figure(figsize=(13.33, 7.5))
+    room = sum(height for _, height in panels)
+    tall = 7.5 * max(1.0, room / ROOM)
+    figure = Figure(figsize=(13.33, tall))
     grid = figure.add_gridspec(
         len(panels),
         2,
         width_ratios=(1, 0.1),
         height_ratios=[height for _, height in panels],
-        left=0.135,
+        left=0.2,
         right=0.98,
-        top=0.86,
-        bottom=0.085,
+        top=1 - TOP_ROWS_IN / tall,
+        bottom=AXIS_ROW_IN / tall,
         hspace=0.16,
         wspace=0.1,
     )
@@ -117,7 +122,9 @@ def _draw(data: LocusData) -> Figure:
     elif data.mask is not None:
         _draw_elements(axes["elements"], data)
     _draw_expression(figure.add_subplot(grid[:, 1]), data)
-    _finish(figure, [axes[name] for name, _ in panels], data)
+    drawn = [axes[name] for name, _ in panels]
+    _finish(drawn, data)
+    _title(figure, data, fit_left(figure, grid, drawn))
     return figure
 
 
@@ -132,7 +139,7 @@ def _draw_genes(axes: Axes, data: LocusData) -> None:
     for model in shown:
         target = model.is_gene(locus.gene_id)
         start, end = max(model.start, locus.start), min(model.end, locus.end)
-        text_end = start + (locus.end - locus.start) * 0.0105 * (len(model.name) + 2)
+        text_end = start + (locus.end - locus.start) * 0.0125 * (len(model.name) + 2)
         row = next((r for r, taken in enumerate(row_ends) if taken < start), len(row_ends))
         if row >= GENE_ROWS:
             hidden += 1
@@ -239,8 +246,9 @@ def _draw_track(axes: Axes, data: LocusData, track: TrackLine, colour: str) -> N
         axes.fill_between(position, 0, values, step="mid", color=colour, linewidth=0)
         axes.set_ylim(0, _highest(data, track.values) * 1.05)
         axes.locator_params(axis="y", nbins=2)
+    _outer_ticks_inside(axes)
     _shade_blacklist(axes, data)
-    unit = textwrap.fill(track.spec.unit.partition(" (")[0], LABEL_LETTERS)  # a longer line would be cut at the left
+    unit = note_lines(track.spec.unit.partition(" (")[0])
     _label(axes, track.spec.name, f"{unit}\nlog scale".strip() if axes.get_yscale() == "log" else unit)
 
 
@@ -275,6 +283,7 @@ def _draw_mask(axes: Axes, data: LocusData, mask: NDArray[np.float32]) -> None:
         )
     axes.set_ylim(0, 1.42)
     axes.set_yticks([0, 0.5, 1])
+    _outer_ticks_inside(axes)
     axes.legend(loc="upper left", ncols=3, frameon=False, borderaxespad=0.1, fontsize=11).set_zorder(5)
     _shade_blacklist(axes, data)
     _label(axes, "mask", "probability\nkept")
@@ -305,7 +314,9 @@ def _draw_effects(axes: Axes, data: LocusData, effects: pd.DataFrame) -> None:
     axes.bar(effects["start"], delta, width=width, align="edge", color=np.where(delta < 0, _CALL, _FAINT), alpha=0.6)
     axes.axhline(0, color=_INK, linewidth=0.8)
     axes.locator_params(axis="y", nbins=3)
-    _label(axes, "perturbed", f"{len(effects)} sites\nchange of\n{data.unit}")
+    axes.margins(y=0.1)
+    _outer_ticks_inside(axes)
+    _label(axes, "perturbed", f"{counted(len(effects), 'site')}\nchange of\n{data.unit}")
 
 
 def _draw_expression(axes: Axes, data: LocusData) -> None:
@@ -335,7 +346,7 @@ def _draw_expression(axes: Axes, data: LocusData) -> None:
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
+def _finish(panels: list[Any], data: LocusData) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     locus = data.locus
@@ -347,22 +358,30 @@ def _finish(figure: Figure, panels: list[Any], data: LocusData) -> None:
     panels[-1].xaxis.set_major_locator(MaxNLocator(6))
     panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:,.3f}"))
     panels[-1].set_xlabel(f"{locus.chrom} (Mb)")
-    name = next((m.name for m in data.models if m.is_gene(locus.gene_id) and m.name != locus.gene_id), "")
-    title = f"{name} ({locus.gene_id})" if name else locus.gene_id
+
+
+def _title(figure: Figure, data: LocusData, left: float) -> None:
+    locus, inch = data.locus, 1 / figure.get_figheight()
+    name = next((m.name for m in data.models if m.is_gene(locus.gene_id)), "") or data.symbol
+    title = f"{name} ({locus.gene_id})" if name not in ("", locus.gene_id) else locus.gene_id
     where = f"{written(locus.chrom, locus.start, locus.end)} ({locus.strand})"
-    figure.text(0.135, 0.958, title, fontsize=20, weight="bold", va="center")
-    figure.text(0.875, 0.958, where, fontsize=13, ha="right", va="center")
-    figure.text(0.875, 0.918, data.caption, fontsize=11, ha="right", va="center", color=_FAINT_TEXT)
+    figure.text(left, 1 - 0.315 * inch, title, fontsize=20, weight="bold", va="center")
+    figure.text(0.875, 1 - 0.315 * inch, where, fontsize=13, ha="right", va="center")
+    figure.text(0.875, 1 - 0.615 * inch, data.caption, fontsize=11, ha="right", va="center", color=_FAINT_TEXT)
 
 
 def _label(axes: Axes, text: str, note: str = "") -> None:
-    """Name a panel to its left; the note, in small letters, stands below."""
-    lines = note.split("\n") if note else []
-    place: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right", "va": "center"}
-    for number, line in enumerate([text, *lines]):
-        size, colour = (14, _INK) if number == 0 else (11, _FAINT_TEXT)
-        drop = 7.5 * len(lines) - 15 * number
-        axes.annotate(line, (-0.06, 0.5), xytext=(0, drop), fontsize=size, color=colour, **place)
+    name_panel(axes, text, note, colours=(_INK, _FAINT_TEXT))
+
+
+def _outer_ticks_inside(axes: Axes) -> None:
+    """Keep the numbers of ticks at the edge of a panel within it: beyond lies another panel."""
+    low, high = sorted(axes.get_ylim())
+    ticks = [float(tick) for tick in axes.get_yticks() if low <= tick <= high]
+    axes.set_yticks(ticks, axes.yaxis.get_major_formatter().format_ticks(ticks))
+    heights = axes.transAxes.inverted().transform(axes.transData.transform([(0, tick) for tick in ticks]))[:, 1]
+    for text, height in zip(axes.get_yticklabels(), heights, strict=True):
+        text.set_verticalalignment("bottom" if height < AT_EDGE else "top" if height > 1 - AT_EDGE else "center")
 
 
 def _binned(data: LocusData, values: NDArray[np.floating], combine: np.ufunc) -> tuple[Any, NDArray[np.float64]]:

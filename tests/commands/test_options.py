@@ -42,6 +42,7 @@ def shown(monkeypatch, file):
 def test_a_file_gets_lines_with_rate_and_time_left(monkeypatch):
     text = shown(monkeypatch, io.StringIO())
     assert "\r" not in text
+    assert "|" not in text  # no bar in a log
     lines = text.splitlines()
     assert "4/10" in lines[0]
     assert "10/10" in lines[-1]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from itertools import pairwise, permutations
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from small_runs import PROMOTER_BP, small_request, small_weights
 from test_report import write_pairs
 
@@ -17,6 +20,7 @@ from kipoi_seq2exp.prediction.run import fill_store, prepare
 from kipoi_seq2exp.prediction.store import read_predictions
 from kipoi_seq2exp.view.annotation import read_gene_models, read_known_elements
 from kipoi_seq2exp.view.locus import Surroundings, gather, unit_of
+from kipoi_seq2exp.view.margins import PANEL_NAME
 from kipoi_seq2exp.view.plots import BINS, GENE_ROWS, draw_locus, plot_locus
 
 CALLS = CallSettings(0.5, min_length_bp=20)
@@ -82,6 +86,55 @@ def test_the_figure_shows_everything(data):
     assert smallest >= 11  # readable on a slide of this size
     low, high = figure.axes[0].get_xlim()
     assert (low, high) == (7_000, 11_000)
+
+
+def boxes(figure):
+    """Return each text that is drawn with the rectangle that it takes, in pixels."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    found = [*figure.texts]
+    for axes in figure.axes:
+        labels = [*axes.get_yticklabels(), *axes.get_xticklabels()] if axes.axison else []
+        found += [*axes.texts, *labels, axes.xaxis.label, axes.title, axes._right_title]
+    return [(text, text.get_window_extent(renderer)) for text in found if text.get_text() and text.get_visible()]
+
+
+@pytest.mark.parametrize(
+    ("more", "perturbed"), [("_of_a_reference_with_a_name_that_nobody_can_read", False), ("", True)]
+)
+def test_no_text_is_cut_or_lies_on_another_panels_name(data, more, perturbed):
+    tracks = tuple(
+        dataclasses.replace(track, spec=dataclasses.replace(track.spec, name=track.spec.name + more, unit="unit " * 20))
+        for track in data.tracks
+    )
+    sites = pd.DataFrame({"start": [8_000, 9_000], "end": [8_400, 9_400], "delta_expression": [-0.0549, 7e-5]})
+    effects = {"effects": sites, "unit": "log10(RPKM + 1)"} if perturbed else {}
+    figure = draw_locus(dataclasses.replace(data, tracks=tracks, **effects))
+    found = boxes(figure)
+    names = [(text, box) for text, box in found if text.get_gid() == PANEL_NAME]
+    assert len(names) > 10
+    for text, box in found:
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width, text
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.height, text
+    ticks = [box for axes in figure.axes[:-1] for text, box in found if text in axes.get_yticklabels()]
+    for text, box in names:
+        assert not any(box.overlaps(tick) for tick in ticks), text
+    for first, above in pairwise(sorted((box for _, box in names), key=lambda box: box.y0)):
+        assert first.y1 <= above.y0 + 6  # descenders may touch
+
+
+def test_numbers_of_one_panel_do_not_run_into_the_next(data):
+    figure = draw_locus(data)
+    ticks = {axes: [box for text, box in boxes(figure) if text in axes.get_yticklabels()] for axes in figure.axes[:-1]}
+    for axes, others in permutations(ticks, 2):
+        assert not any(box.overlaps(other) for box in ticks[axes] for other in ticks[others])
+
+
+def test_the_symbol_of_the_table_names_the_gene_without_a_gtf(data):
+    bare = dataclasses.replace(data, models=(), symbol="abc")
+    assert "abc (GENE02)" in texts(draw_locus(bare))
+    assert "GENE02" in texts(draw_locus(dataclasses.replace(bare, symbol="")))
 
 
 def test_called_elements_are_drawn_where_they_are(data):
