@@ -56,7 +56,8 @@ def fit_left(figure: Figure, grid: GridSpec, panels: Sequence[Axes]) -> float:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    renderer: Any = FigureCanvasAgg(figure).get_renderer()
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
     points, width = 72 / figure.dpi, figure.get_figwidth() * 72
 
     def ticks_of(axes: Axes) -> float:
@@ -64,7 +65,7 @@ def fit_left(figure: Figure, grid: GridSpec, panels: Sequence[Axes]) -> float:
         return (axes.get_window_extent(renderer).x0 - min(box.x0 for box in labels)) * points if labels else 0.0
 
     ticks = max(map(ticks_of, panels)) + _GAP
-    names = [text for axes in panels for text in axes.texts if text.get_gid() == PANEL_NAME]
+    names: list[Any] = [text for axes in panels for text in axes.texts if text.get_gid() == PANEL_NAME]
     room = LARGEST * width - ticks - _EDGE
     for text in names:
         whole, kept = text.get_text(), len(text.get_text())
