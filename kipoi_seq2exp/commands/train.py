@@ -60,7 +60,10 @@ def add_to(subparsers: Subparsers) -> None:
         metavar="FOLDER",
         help="folder for predictions, scores and a scatter (default: print the scores alone)",
     )
+    _add_publish(subparsers)
 
+
+def _add_publish(subparsers: Subparsers) -> None:
     publish = add_command(subparsers, "publish", "serve the weights of a run under a name")
     publish.set_defaults(run=run_publish)
     publish.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder of `seq2exp train`")
