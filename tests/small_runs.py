@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from kipoi_seq2exp import NetworkConfig, Provenance, Seq2Exp, save_model
+from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.prediction.request import PredictRequest
 from kipoi_seq2exp.prediction.run import Run, fill_store, prepare
+from kipoi_seq2exp.prediction.store import STORE_NAME, PredictionStore
 
 PROMOTER_BP = 400
 
@@ -49,6 +51,14 @@ def finished_run(tiny: Any, weights: Path, folder: Path, **changes: Any) -> Run:
     run = prepare(small_request(tiny, weights, save_beta=True, **changes), folder)
     fill_store(run)
     return run
+
+
+def genes_done(folder: Path) -> int:
+    """Return how many genes of a results folder are complete; 0 where there is no store yet."""
+    try:
+        return int(PredictionStore.reopen(folder / STORE_NAME).done.sum())
+    except InputError:
+        return 0
 
 
 def command_line(tiny: Any, weights: Path, output: Path, *more: str, command: str = "predict") -> list[str]:

@@ -1,6 +1,7 @@
 """Results on disk: the working store of a prediction run, and one reader for it and for `kipoi predict` outputs.
 
-The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per gene:
+The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per gene (`done`, like the metadata, is a
+single one, there from the start: a chunk that is lost is never taken for genes that are still to be predicted):
 
     metadata/gene_id, metadata/ranges/{chr,start,end,strand}   (G,)     the genes, in the order of the gene table
     metadata/observed                                          (G,)     label of each gene, if the table has one
@@ -179,7 +180,8 @@ class PredictionStore:
         """Which genes are complete, (G,); empty where the store was removed, as before the first gene."""
         if "done" not in self._root:
             return np.zeros(0, dtype=np.bool_)
-        return np.asarray(self._root["done"][:] == 1)
+        with reading(self.path):
+            return np.asarray(self._root["done"][:] == 1)
 
     def write(self, index: int, row: Row) -> None:
         """Store the row of one gene; its `done` flag comes last.
@@ -226,7 +228,7 @@ def _lay_out(root: Any, layout: Layout) -> None:
     root.create_dataset("stats/known_fraction", shape=(count,), chunks=(1,), dtype="f8", fill_value=np.nan)
     if layout.has_spread:
         root.create_dataset("stats/expression_sd", shape=(count,), chunks=(1,), dtype="f4", fill_value=np.nan)
-    root.create_dataset("done", shape=(count,), chunks=(1,), dtype="u1", fill_value=0)
+    root.create_dataset("done", data=np.zeros(count, dtype="u1"), chunks=(count,))
     root.attrs.update(
         format=FORMAT,
         request=json.dumps(layout.request, sort_keys=True),

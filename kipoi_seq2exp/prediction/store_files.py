@@ -244,7 +244,7 @@ def check_arrays(path: Path, root: Any) -> None:
 
 
 def check_chunks(path: Path, root: Any, rows: list[int]) -> None:
-    """Check that every chunk of some rows of a Zarr store is there.
+    """Check that every chunk of some rows of a Zarr store is there, and all of `done`, which says what rows there are.
 
     Raises
     ------
@@ -254,10 +254,11 @@ def check_chunks(path: Path, root: Any, rows: list[int]) -> None:
     for folder in _arrays(path):
         name = folder.relative_to(path).as_posix()
         array = root[name]
-        if name == "done" or not array.ndim:  # a gene that is not marked as done is predicted again
+        if not array.ndim:
             continue
         separator = json.loads((folder / ".zarray").read_text(encoding="utf-8")).get("dimension_separator", ".")
-        firsts = sorted({row // array.chunks[0] for row in rows if row < array.shape[0]})
+        needed = range(array.shape[0]) if name == "done" else rows
+        firsts = sorted({row // array.chunks[0] for row in needed if row < array.shape[0]})
         for place in itertools.product(firsts, *map(range, array.cdata_shape[1:])):
             if not (folder / separator.join(map(str, place))).exists():
                 raise damaged(path, f"a part of '{name}' is missing")

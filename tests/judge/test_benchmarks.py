@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import GENES
-from small_runs import command_line, small_request, small_weights
+from small_runs import command_line, genes_done, small_request, small_weights
 
 from kipoi_seq2exp import Variant
 from kipoi_seq2exp.cli import main
@@ -178,7 +178,7 @@ def test_peaks_elsewhere_are_one_sentence_before_anything_is_computed(tiny, run,
     words = command(tiny, run.request.model, "peaks", tmp_path / "o", "--peaks", str(tmp_path / "p.bed"))
     assert main(words) == 1
     assert re.search(message, capsys.readouterr().err)
-    assert not (tmp_path / "o" / "predictions.zarr" / "done" / "0").exists()
+    assert genes_done(tmp_path / "o") == 0
 
 
 def test_blacklisted_peaks_are_one_sentence(run, predictions, tmp_path):

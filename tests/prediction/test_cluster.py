@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
-from small_runs import command_line, small_request
+from small_runs import command_line, genes_done, small_request
 
 from kipoi_seq2exp.cli import INTERRUPTED
 from kipoi_seq2exp.errors import ClusterError, ConfigError, InputError
@@ -307,7 +307,7 @@ def test_ctrl_c_keeps_complete_rows_and_ends_the_workers(tiny, weights, whole_ru
     command = [sys.executable, str(tmp_path / "script.py"), *words]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(folder.glob("predictions.zarr/done/[0-9]")) and child.poll() is None and time.monotonic() < deadline:
+    while not genes_done(folder) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
     _, complaint = child.communicate(timeout=60)

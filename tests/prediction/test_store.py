@@ -284,7 +284,9 @@ def test_a_store_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("lost", ["preds/expression/2.0", "preds/element_mask/0.0", "metadata/ranges/start/0"])
+@pytest.mark.parametrize(
+    "lost", ["preds/expression/2.0", "preds/element_mask/0.0", "metadata/ranges/start/0", "done/0"]
+)
 def test_a_lost_part_is_no_result(tmp_path, lost):
     store = PredictionStore.create(tmp_path / "p.zarr", layout())
     for index in (0, 2):
@@ -292,6 +294,19 @@ def test_a_lost_part_is_no_result(tmp_path, lost):
     (tmp_path / "p.zarr" / lost).unlink()
     with pytest.raises(InputError, match=f"a part of '{lost.rpartition('/')[0]}' is missing"):
         read_predictions(tmp_path / "p.zarr")
+
+
+def test_a_run_goes_on_where_the_note_of_what_is_done_was_lost_or_damaged(tmp_path):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    store.write(2, row(0.5))
+    (tmp_path / "p.zarr" / "done" / "0").write_bytes(b"garbage")
+    with pytest.raises(InputError, match=r"p\.zarr are damaged .*--overwrite"):
+        assert store.done.any()
+    (tmp_path / "p.zarr" / "done" / "0").unlink()
+    again = PredictionStore.reopen(tmp_path / "p.zarr")
+    assert not again.done.any()
+    again.write(0, row(0.25))
+    assert read_predictions(tmp_path / "p.zarr").genes["gene_id"].tolist() == ["A"]
 
 
 @pytest.mark.parametrize("lost", ["preds/element_mask", "done", "stats/known_fraction", "metadata/ranges/chr"])
