@@ -11,6 +11,9 @@ from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.settings import check_largest, suggest
 
 MOST_SHUFFLES = 10_000  # of a window or a site
+MOST_BATCH = 100_000  # windows
+MOST_BP = 10_000_000  # of a window
+MOST_SEED = 2**32 - 1
 PRODUCTS_VARIABLE = "SEQ2EXP_PROJECTIONS"
 
 # ------------------------------------------------------------------------------------------------------- the network
@@ -53,8 +56,8 @@ class Products(str, enum.Enum):
 
 
 _LARGEST = {  # of a network that anyone could run: a slip or a crafted file must not fill the memory
-    "window_bp": 10_000_000,
-    "memory_bp": 10_000_000,
+    "window_bp": MOST_BP,
+    "memory_bp": MOST_BP,
     "n_tracks": 1_000,
     "n_features": 10_000,
     "d_model": 8_192,

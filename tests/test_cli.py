@@ -149,8 +149,7 @@ def one_sentence(capsys) -> str:
         ("--gene-ids", "GENE99", "has no gene 'GENE99'"),
         ("--label", "lable", "no label column 'lable' (did you mean 'label'?)"),
         ("--device", "gpu", "device 'gpu' cannot be used here"),
-        ("--batch-size", "0", "batch size must be at least 1"),
-        ("--threshold", "1.5", "threshold must be above 0"),
+        ("--threshold", "0", "threshold must be above 0"),
         ("--cell-type", "HeLa", "no cell type 'HeLa'"),
     ],
 )

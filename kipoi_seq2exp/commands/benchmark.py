@@ -67,14 +67,14 @@ def add_to(subparsers: Subparsers) -> None:
     crispri.add_argument("--pairs-of", metavar="CELL", help="use the pairs of this cell type alone")
     crispri.add_argument("--perturb", action="store_true", help="score by the loss of predicted expression too")
     crispri.add_argument(
-        "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
+        "--bootstrap", type=options.RESAMPLES, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
     )
     options.add_source_options(crispri, flag=True)
     _add_output(crispri)
     distal = options.add_command(kinds, "distal", "errors as distal DNA is taken away", _DISTAL)
     distal.set_defaults(run=run_distal)
     distal.add_argument(
-        "--windows", type=int, nargs="+", metavar="BP", help="shorter windows (default: 100000 ... 2500)"
+        "--windows", type=options.BASES, nargs="+", metavar="BP", help="shorter windows (default: 100000 ... 2500)"
     )
     peaks = options.add_command(kinds, "peaks", "the mask beside called peaks", _PEAKS)
     peaks.set_defaults(run=run_peaks)
@@ -86,7 +86,11 @@ def add_to(subparsers: Subparsers) -> None:
         options.add_call_options(parser)
         options.add_network_options(parser)
         parser.add_argument(
-            "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
+            "--bootstrap",
+            type=options.RESAMPLES,
+            default=1_000,
+            metavar="N",
+            help="resamples of the genes (default: 1000)",
         )
         parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
         _add_output(parser)
@@ -101,10 +105,15 @@ def _add_peak_options(parser: argparse.ArgumentParser) -> None:
         "--macs3", nargs="+", default=[], metavar="TRACK", help="call the peaks of these tracks by MACS3"
     )
     peaks.add_argument(
-        "--macs3-cutoff", type=float, metavar="VALUE", help="least value of a peak (default: 5 times the track's mean)"
+        "--macs3-cutoff",
+        type=options.bounded(float, 0, 1e12),
+        metavar="VALUE",
+        help="least value of a peak (default: 5 times the track's mean)",
     )
-    peaks.add_argument("--macs3-min-length", type=int, default=200, metavar="BP", help="drop shorter (default: 200)")
-    peaks.add_argument("--macs3-max-gap", type=int, default=30, metavar="BP", help="join across (default: 30)")
+    peaks.add_argument(
+        "--macs3-min-length", type=options.BASES, default=200, metavar="BP", help="drop shorter (default: 200)"
+    )
+    peaks.add_argument("--macs3-max-gap", type=options.GAP, default=30, metavar="BP", help="join across (default: 30)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

@@ -39,15 +39,29 @@ def add_to(kinds: Subparsers) -> None:
     parser.set_defaults(run=run_recovery)
     genome = parser.add_argument_group("the invented genome")
     genome.add_argument("--task", choices=("tracks", "dna", "far"), help="what tells enhancers from decoys")
-    genome.add_argument("--seed", type=int, metavar="N", help="of the genome (default: 1)")
-    genome.add_argument("--genes", type=int, metavar="N", help="genes in all (default: 800)")
-    genome.add_argument("--window", type=int, metavar="BP", help="window of a gene (default: what the task needs)")
-    genome.add_argument("--chromosomes", type=int, metavar="N", help="a fifth of them is held out (default: 20)")
+    genome.add_argument("--seed", type=options.SEED, metavar="N", help="of the genome (default: 1)")
+    genome.add_argument("--genes", type=options.GENES, metavar="N", help="genes in all (default: 800)")
+    genome.add_argument(
+        "--window", type=options.BASES, metavar="BP", help="window of a gene (default: what the task needs)"
+    )
+    genome.add_argument(
+        "--chromosomes",
+        type=options.bounded(int, 1, 1_000),
+        metavar="N",
+        help="a fifth of them is held out (default: 20)",
+    )
     genome.add_argument("--to-files", type=Path, metavar="DIR", help="write the genome's files there, too")
     genome.add_argument("--from-files", type=Path, metavar="DIR", help="read the genome that --to-files wrote")
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: what the task needs)")
-    training.add_argument("--training-seed", type=int, default=0, metavar="N", help="of weights and order (default: 0)")
+    training.add_argument(
+        "--steps",
+        type=options.bounded(int, 1, 100_000_000),
+        metavar="N",
+        help="optimiser steps (default: what the task needs)",
+    )
+    training.add_argument(
+        "--training-seed", type=options.SEED, default=0, metavar="N", help="of weights and order (default: 0)"
+    )
     training.add_argument(
         "--only-ours", action="store_true", help="train none of the networks that ours is compared with"
     )

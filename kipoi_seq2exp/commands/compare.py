@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, named_entries, optional_name
+from kipoi_seq2exp.commands.options import (
+    RESAMPLES,
+    Say,
+    Subparsers,
+    add_command,
+    named_entries,
+    optional_name,
+)
 from kipoi_seq2exp.errors import ConfigError, InputError, brief
 from kipoi_seq2exp.files import check_regular
 
@@ -101,7 +108,7 @@ def add_to(subparsers: Subparsers) -> None:
         "--genes", type=Path, required=True, metavar="GENES", help="table (gene_id, chrom, tss, strand), BED6 or GTF"
     )
     parser.add_argument(
-        "--bootstrap", type=int, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
+        "--bootstrap", type=RESAMPLES, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
 

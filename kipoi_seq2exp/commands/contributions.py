@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands.options import (
+    BASES,
     MODEL,
     PICTURES,
     Say,
@@ -21,6 +22,7 @@ from kipoi_seq2exp.commands.options import (
     add_command,
     add_input_options,
     add_network_options,
+    bounded,
 )
 from kipoi_seq2exp.commands.work import Opened, Ticks, fill_units, open_inputs, workers_of
 from kipoi_seq2exp.errors import ConfigError
@@ -73,10 +75,12 @@ def add_to(subparsers: Subparsers) -> None:
         metavar="CHR:FIRST-LAST",
         help="what to mutate, or where --plot shows letters (counted from 1, as in browsers)",
     )
-    parser.add_argument("--steps", type=int, default=32, metavar="N", help="of integrated gradients (default: 32)")
+    parser.add_argument(
+        "--steps", type=bounded(int, 1, 10_000), default=32, metavar="N", help="of integrated gradients (default: 32)"
+    )
     parser.add_argument("--plot", choices=PICTURES, help="draw each gene, in this format")
     parser.add_argument(
-        "--modisco", type=int, metavar="BP", help="write arrays for TF-MoDISco-lite of this many bases round each TSS"
+        "--modisco", type=BASES, metavar="BP", help="write arrays for TF-MoDISco-lite of this many bases round each TSS"
     )
     add_input_options(parser)
     add_network_options(parser)

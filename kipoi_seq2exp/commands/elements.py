@@ -7,7 +7,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +49,16 @@ def add_to(subparsers: Subparsers) -> None:
     options.add_cluster_option(parser)
     options.add_call_options(parser)
     null = parser.add_argument_group("threshold by a null (tracks rotated within the window; runs the model)")
-    null.add_argument("--fdr", type=float, metavar="RATE", help="lowest threshold with this false discovery rate")
-    null.add_argument("--shuffles", type=int, default=10, metavar="N", help="shuffles of each window (default: 10)")
-    null.add_argument("--block", type=int, default=1_000, metavar="BP", help="rotate by whole blocks (default: 1000)")
-    null.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffles (default: 0)")
+    null.add_argument(
+        "--fdr", type=options.SHARE, metavar="RATE", help="lowest threshold with this false discovery rate"
+    )
+    null.add_argument(
+        "--shuffles", type=options.SHUFFLES, default=10, metavar="N", help="shuffles of each window (default: 10)"
+    )
+    null.add_argument(
+        "--block", type=options.BASES, default=1_000, metavar="BP", help="rotate by whole blocks (default: 1000)"
+    )
+    null.add_argument("--seed", type=options.SEED, default=0, metavar="N", help="of the shuffles (default: 0)")
     parser.add_argument(
         "--perturb", action="store_true", help="predict expression with each element masked out, as CRISPRi would"
     )
@@ -80,14 +86,14 @@ def run(args: argparse.Namespace, say: Say) -> int:
     settings, started, overlapped = settings_of(args), time.time(), _overlapped(args)
     with workers_of(args.cluster) as workers:
         predictions, opened = open_predictions(args, say, needs_mask, workers)
-        with predictions:
+        with predictions, ExitStack() as kept:
             opened = opened or _behind(args, predictions, say)
             if opened is None:
                 with options.gene_bar(predictions) as on_gene:
                     found = find_elements(predictions, settings, results_here(None, on_gene))
-            else:
-                with _kept_results(args, opened, workers, say) as results:
-                    found = find_elements(predictions, settings, results)
+            else:  # the folder stays locked until everything is written
+                results = kept.enter_context(_kept_results(args, opened, workers, say))
+                found = find_elements(predictions, settings, results)
             columns = overlap_columns(found.elements, *overlapped)
             found = dataclasses.replace(found, elements=pd.concat([found.elements, columns], axis=1))
             _write(args, predictions, found, started, say)

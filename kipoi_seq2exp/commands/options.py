@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from kipoi_seq2exp.config import MaskMode, Products
-from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.config import MOST_BATCH, MOST_BP, MOST_SEED, MOST_SHUFFLES, MaskMode, Products
+from kipoi_seq2exp.errors import ConfigError, InputError, brief
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.calls import CallSettings
@@ -23,6 +23,7 @@ MODEL = "a served model (K562, GM12878) or a .safetensors file"
 RESULTS = "predictions: a results folder, or an .h5 or .zarr of `kipoi predict --keep_metadata`"
 PICTURES = ("png", "svg", "pdf")
 Say = Callable[[str], None]
+Number = TypeVar("Number", int, float)
 Subparsers = Any  # argparse's own type of it is private
 
 
@@ -155,12 +156,45 @@ def add_cluster_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def bounded(kind: type[Number], low: Number, high: Number) -> Callable[[str], Number]:
+    """Return what reads a number of the command line, whole or not, and refuses what lies beyond its bounds.
+
+    Parameters
+    ----------
+    kind : int or float
+    low, high : number
+        The least and the largest that is taken.
+    """
+    what = "a whole number" if kind is int else "a number"
+
+    def read(text: str) -> Number:
+        try:
+            number = kind(text)
+            if text.isascii() and "_" not in text and low <= number <= high:  # not of a NaN
+                return number
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {what} from {low:,} to {high:,}, found '{brief(text, 40)}'")
+
+    return read
+
+
+BASES = bounded(int, 1, MOST_BP)
+GAP = bounded(int, 0, MOST_BP)
+GENES = bounded(int, 1, 1_000_000)
+RESAMPLES = bounded(int, 0, 1_000_000)
+SEED = bounded(int, 0, MOST_SEED)
+SHUFFLES = bounded(int, 1, MOST_SHUFFLES)
+SHARE = bounded(float, 0, 1)
+WINDOWS = bounded(int, 1, MOST_BATCH)
+
+
 def _batch_size(text: str) -> int | None:
-    """Read a number, or auto (None)."""
+    """Read a number of windows, or auto (None)."""
     try:
-        return None if text == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number of windows or auto, found '{text}'") from None
+        return None if text == "auto" else WINDOWS(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or auto") from None
 
 
 def add_call_options(parser: argparse.ArgumentParser) -> None:
@@ -168,17 +202,17 @@ def add_call_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("elements (the promoter is never called)")
     cut = group.add_mutually_exclusive_group()
     cut.add_argument(
-        "--threshold", type=float, metavar="P", help="call bases whose mask reaches this value, from 0 to 1"
+        "--threshold", type=SHARE, metavar="P", help="call bases whose mask reaches this value, from 0 to 1"
     )
     cut.add_argument(
         "--top-fraction",
-        type=float,
+        type=SHARE,
         metavar="SHARE",
         help="call this fraction of the window's bases, the highest (default: 0.05)",
     )
-    group.add_argument("--min-length", type=int, metavar="BP", help="drop shorter elements (default: 50)")
+    group.add_argument("--min-length", type=BASES, metavar="BP", help="drop shorter elements (default: 50)")
     group.add_argument(
-        "--merge-gap", type=int, metavar="BP", help="join elements at most this far apart (default: 100)"
+        "--merge-gap", type=GAP, metavar="BP", help="join elements at most this far apart (default: 100)"
     )
 
 

@@ -48,8 +48,8 @@ def add_to(subparsers: Subparsers) -> None:
     sites = parser.add_argument_group("sites (one of --regions, --tile and --insert)")
     sites.add_argument("--regions", type=Path, metavar="BED", help="the sites; a fourth column names them")
     sites.add_argument("--tile", metavar="CHR:FIRST-LAST", help="cover a locus (counted from 1) with sites")
-    sites.add_argument("--width", type=int, default=1_000, metavar="BP", help="of a tile (default: 1000)")
-    sites.add_argument("--step", type=int, default=500, metavar="BP", help="from tile to tile (default: 500)")
+    sites.add_argument("--width", type=options.BASES, default=1_000, metavar="BP", help="of a tile (default: 1000)")
+    sites.add_argument("--step", type=options.BASES, default=500, metavar="BP", help="from tile to tile (default: 500)")
     sites.add_argument("--insert", metavar="MOTIF", help="write these letters in place of what is --at")
     sites.add_argument(
         "--at", action="append", default=[], metavar="CHR:BASE", help="first base (counted from 1); may be repeated"
@@ -58,8 +58,10 @@ def add_to(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--how", choices=("mask", "tracks", "dna", "all"), help="what is done to each site (default: mask)"
     )
-    parser.add_argument("--shuffles", type=int, default=10, metavar="N", help="of the DNA of each site (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffles (default: 0)")
+    parser.add_argument(
+        "--shuffles", type=options.SHUFFLES, default=10, metavar="N", help="of the DNA of each site (default: 10)"
+    )
+    parser.add_argument("--seed", type=options.SEED, default=0, metavar="N", help="of the shuffles (default: 0)")
     parser.add_argument("--plot", choices=options.PICTURES, help="draw each gene, in this format")
     parser.add_argument("--gtf", type=Path, metavar="GTF", help="gene models to draw")
     options.add_input_options(parser)

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.config import InputSpec, MaskMode
+from kipoi_seq2exp.config import MOST_BATCH, InputSpec, MaskMode
 from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
@@ -32,7 +32,6 @@ from kipoi_seq2exp.settings import suggest, to_mapping
 if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
 
-LARGEST_BATCH = 100_000  # windows
 LABEL_COLUMNS = ("observed", "label", "expression")
 """Columns of a gene table that are taken for the label when none is named."""
 
@@ -101,9 +100,9 @@ class PredictRequest:
     save_beta: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= LARGEST_BATCH:
+        if not 1 <= self.batch_size <= MOST_BATCH:
             raise ConfigError(
-                f"the batch size must be at least 1 and at most {LARGEST_BATCH:,}, found {self.batch_size:,}."
+                f"the batch size must be at least 1 and at most {MOST_BATCH:,}, found {self.batch_size:,}."
             )
 
     def files(self) -> dict[str, Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +22,44 @@ def test_batch_sizes(capsys):
     assert parse(WORDS).batch_size is None
     assert parse([*WORDS, "--batch-size", "auto"]).batch_size is None
     assert parse([*WORDS, "--batch-size", "4"]).batch_size == 4
-    with pytest.raises(SystemExit):
-        parse([*WORDS, "--batch-size", "many"])
-    assert "--batch-size: expected a number of windows or auto, found 'many'" in capsys.readouterr().err
+    for wrong in ("many", "0", "1000000000"):
+        with pytest.raises(SystemExit):
+            parse([*WORDS, "--batch-size", wrong])
+        said = capsys.readouterr().err
+        assert f"--batch-size: expected a whole number from 1 to 100,000, found '{wrong}'; or auto" in said
+
+
+def actions(parser):
+    """Yield every option and argument of a parser and of its commands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from actions(command)
+        else:
+            yield action
+
+
+NUMBERS = [action for action in actions(build_parser()) if action.type not in (None, Path)]
+
+
+def test_every_number_of_the_command_line_has_bounds():
+    assert len(NUMBERS) > 30
+    assert {action.type for action in NUMBERS}.isdisjoint((int, float))
+
+
+@pytest.mark.parametrize("text", ["-1", "1" + 18 * "0", "9" * 5_000, "inf", "nan", "", "x", "1_0", "²", "٣"])
+def test_what_lies_beyond_the_bounds_is_refused(text):
+    for read in {action.type for action in NUMBERS}:
+        with pytest.raises(
+            argparse.ArgumentTypeError, match=r"expected a (whole )?number from [\d,.]+ to [\d,.]+, fou"
+        ):
+            read(text)
+
+
+def test_numbers_between_the_bounds_are_read():
+    assert [options.SEED("0"), options.SEED("4294967295"), options.SHARE("0.05"), options.SHARE("1")] == [
+        0, 4294967295, 0.05, 1.0,
+    ]  # fmt: skip
 
 
 class Terminal(io.StringIO):

@@ -229,6 +229,11 @@ def test_the_command(tiny, model, dataset, tmp_path, capsys):
     assert pd.read_csv(out / "perturb.tsv", sep="\t", comment="#")["how"].tolist() == ["insert"]
 
 
+def test_shuffles_have_bounds():
+    with pytest.raises(ConfigError, match="shuffles must be from 1 to 10,000, found 0"):
+        PerturbSettings(How.DNA, shuffles=0)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -240,7 +245,6 @@ def test_the_command(tiny, model, dataset, tmp_path, capsys):
         (["--tile", "chr1"], "--tile chr1 is no region: write CHR:FIRST-LAST"),
         (["--tile", "chr1:45001-47000"], "none of the 3 sites lies in the window of one of the 7 genes"),
         (["--regions", "absent.bed"], "regions absent.bed: no such file"),
-        (["--tile", "chr1:20001-21000", "--shuffles", "0"], "shuffles must be from 1 to 10,000, found 0"),
         (["--tile", "chr1:20001-21000", "--gtf", "x.gtf"], "--gtf is drawn by --plot"),
     ],
 )

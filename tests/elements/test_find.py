@@ -359,7 +359,7 @@ def test_the_command_reads_a_kipoi_output(tiny, run, predictions, tmp_path, caps
         (["elements", "K562", "--from", "r", "-o", "o"], "not both"),
         (["elements", "--from", "absent", "-o", "o"], "absent: no such file or folder"),
         (["elements", "--from", "r", "-o", "o", "--fdr", "0.1", "--threshold", "0.3"], "--fdr chooses the threshold"),
-        (["elements", "--from", "r", "-o", "o", "--fdr", "2"], "must lie between 0 and 1"),
+        (["elements", "--from", "r", "-o", "o", "--fdr", "1"], "must lie between 0 and 1"),
     ],
 )
 def test_misuse_is_one_sentence(words, message, capsys):
