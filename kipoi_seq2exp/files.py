@@ -10,6 +10,7 @@ import errno
 import functools
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from kipoi_seq2exp.errors import InputError, OutputError, WeightsError
 
+logger = logging.getLogger(__name__)
 _END_BYTES = 1 << 16  # of each end of an input, to know it again
 _PLAIN = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,119}")
 # of this machine, in names: elsewhere a process of the same number may live
@@ -224,7 +226,8 @@ def changed_together(paths: Iterable[Path]) -> Iterator[None]:
     Parameters
     ----------
     paths : iterable of Path
-        The files that the block writes or removes; whether they are there or not.
+        The files that the block writes or removes, whether they are there or not; the first lies in the folder, the
+        others there or below.
 
     Raises
     ------
@@ -238,7 +241,8 @@ def changed_together(paths: Iterable[Path]) -> Iterator[None]:
         kept = {str(target): str(number) for number, target in enumerate(targets) if target.exists()}
         for target, copy in kept.items():
             shutil.copy2(target, undo / copy)
-        write_text(undo / _UNDO, json.dumps([[str(target), kept.get(str(target))] for target in targets]))
+        changes = [[str(target.relative_to(home)), kept.get(str(target))] for target in targets]
+        write_text(undo / _UNDO, json.dumps(changes))
     except OSError as error:
         raise output_error(home, error) from None
     try:
@@ -256,18 +260,25 @@ def undo_leftovers(folder: Path) -> list[Path]:
 
 
 def _undo(undo: Path) -> list[Path]:
-    """Put back what a folder of `changed_together` keeps, and remove it."""
-    changes: list[tuple[str, str | None]] = []
-    with suppress(FileNotFoundError):  # the change was made, or had not begun
-        changes = json.loads((undo / _UNDO).read_text(encoding="utf-8"))
-    for target, copy in changes:
-        if copy is None:
-            Path(target).unlink(missing_ok=True)
+    """Put back what a folder of `changed_together` keeps, and remove it; nothing beyond the folder around it changes.
+
+    It may have come with other people's files: then it may say anything.
+    """
+    changes: list[tuple[Path, Path | None]] = []
+    home = undo.parent.resolve()
+    with suppress(OSError, ValueError, TypeError):  # not there: the change was made, or had not begun
+        for name, copy in json.loads((undo / _UNDO).read_text(encoding="utf-8")):
+            target, kept = home / name, None if copy is None else undo / Path(copy).name
+            if target.parent.resolve().is_relative_to(home) and not (kept and kept.is_symlink()):
+                changes.append((target, kept))
+    for target, kept in changes:
+        if kept is None:
+            target.unlink(missing_ok=True)
             continue
-        with whole_file(Path(target)) as temporary:
-            shutil.copy2(undo / copy, temporary)
+        with whole_file(target) as temporary:
+            shutil.copy2(kept, temporary)
     shutil.rmtree(undo, ignore_errors=True)
-    return [Path(target) for target, _ in changes]
+    return [target for target, _ in changes]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -308,14 +319,22 @@ def file_sha256(path: Path) -> str:
 def verify_sha256(path: Path, sha256: str) -> None:
     """Check that a weights file is the expected one, byte for byte.
 
+    Where it is not, since a process that published weights was killed, the files of the group (the folder of the one
+    that it lies in) are first put back as they were before.
+
     Raises
     ------
     WeightsError
         If it is missing or differs.
     """
-    if not path.is_file():
+    found = file_sha256(path) if path.is_file() else None
+    if found != sha256:
+        with suppress(OutputError):  # of a folder that is not ours to mend
+            for undone in undo_leftovers(path.absolute().parent.parent):
+                logger.warning("%s was changed by a command that was killed: put back as it was before", undone)
+        found = file_sha256(path) if path.is_file() else None
+    if found is None:
         raise WeightsError(f"{path}: no such weights file: restore it from the release it came with.")
-    found = file_sha256(path)
     if found != sha256:
         raise WeightsError(
             f"{path}: the weights are damaged or were replaced (SHA-256 {found[:12]}..., expected {sha256[:12]}...): "

@@ -200,6 +200,20 @@ def test_what_a_killed_process_changed_in_part_is_undone_by_the_next(several):
     assert files.undo_leftovers(several) == []
 
 
+@pytest.mark.parametrize("notes", ['[["../evil.txt", "0"]]', '[["ABSOLUTE", "0"]]', '[["x", "1"]]', "[[1]]", "{", "7"])
+def test_notes_of_other_people_change_nothing(tmp_path, monkeypatch, notes):
+    folder = tmp_path / "group"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    undo = files._owned_folder(folder / "group", "undo")
+    (undo / "0").write_text("evil")
+    (undo / "1").symlink_to(tmp_path / "secret.txt")
+    (undo / "undo.json").write_text(notes.replace("ABSOLUTE", str(tmp_path / "evil.txt")))
+    monkeypatch.setattr(files, "_alive", lambda pid: False)
+    assert files.undo_leftovers(folder) == []
+    assert state_of(tmp_path) == {"secret.txt": "secret"}
+
+
 @pytest.mark.parametrize("error", [ValueError("ours"), KeyboardInterrupt(), None])
 def test_several_files_change_together_or_not_at_all(several, error):
     before = state_of(several)

@@ -151,17 +151,13 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
         raise ConfigError("say under which name: --as NAME; or --to FOLDER for a group of your own.")
     publishing = training_module("publishing.publish")
     choice = publishing.ServedAs(cell_type=args.cell_type, reads_dna=not args.without_dna)
-    published = publishing.publish(
+    published, rewritten = publishing.publish_and_refresh(
         args.run_folder, args.name, status=args.status, drop_others=args.drop_others, choice=choice
     )
     say(f"written: {published.weights}, {published.card}")
     say("served as: " + ", ".join(row.model for row in published.rows))
-    from kipoi_seq2exp.zoo.group import read_about
-    from kipoi_seq2exp.zoo.registry import group_dir, read_served
-    from kipoi_seq2exp.zoo.served import refresh
-
-    if read_about(group_dir()).default in read_served():
-        say("rewritten: " + ", ".join(str(path) for path in refresh()))
+    if rewritten:
+        say("rewritten: " + ", ".join(map(str, rewritten)))
     return 0
 
 

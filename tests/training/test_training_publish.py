@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
 import pandas as pd
 import pytest
@@ -13,12 +15,12 @@ from training_runs import run_settings, write_run
 from kipoi_seq2exp import load_model
 from kipoi_seq2exp.data.cells import read_cells
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, WeightsError
-from kipoi_seq2exp.files import file_sha256
+from kipoi_seq2exp.files import file_sha256, write_text
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.fit import fit
 from kipoi_seq2exp.training.publishing import publish as publishing
-from kipoi_seq2exp.training.publishing.publish import ServedAs, publish
-from kipoi_seq2exp.zoo.registry import read_served
+from kipoi_seq2exp.training.publishing.publish import ServedAs, publish, publish_and_refresh
+from kipoi_seq2exp.zoo.registry import read_served, weights_path
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +142,15 @@ def test_a_run_on_two_cell_types_is_tested_and_served_for_each(tiny, group, tmp_
 
 @pytest.mark.parametrize("name", ["../EVIL", "/tmp/EVIL", ".hidden", "", "..", "x" * 300])
 def test_a_name_that_is_a_path_changes_nothing(run, group, name):
-    before = {path: path.read_bytes() for path in group.rglob("*") if path.is_file()}
+    before = contents(group)
     with pytest.raises(ConfigError, match="a model's name must be"):
         publish(run, name, group)
-    assert {path: path.read_bytes() for path in group.rglob("*") if path.is_file()} == before
+    assert contents(group) == before
 
 
 def test_a_failure_half_way_leaves_the_group_as_it_was(run, group, monkeypatch):
     publish(run, "K562", group, status="provisional")
-    before = {path: path.read_bytes() for path in group.rglob("*") if path.is_file()}
+    before = contents(group)
 
     def full(*_):
         raise OutputError("models.tsv: the disk is full.")
@@ -156,4 +158,49 @@ def test_a_failure_half_way_leaves_the_group_as_it_was(run, group, monkeypatch):
     monkeypatch.setattr(publishing, "write_served", full)
     with pytest.raises(OutputError, match="the disk is full"):
         publish(run, "K562", group)
-    assert {path: path.read_bytes() for path in group.rglob("*") if path.is_file()} == before
+    assert contents(group) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def killed_in(monkeypatch, name, action):
+    """Run an action in a forked process that is killed where it calls a function of `publish`."""
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if not child:
+            try:
+                signal.alarm(60)  # never hang
+                action()
+            finally:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_weights_whose_publishing_was_killed_are_served_as_before(run, group, monkeypatch, caplog):
+    publish(run, "K562", group, status="provisional")
+    (row,) = (row for row in read_served(group).values() if row.model == "K562")
+    before = contents(group)
+    killed_in(monkeypatch, "write_served", lambda: publish(run, "K562", group))
+    assert file_sha256(group / row.weights) != row.weights_sha256, "weights of one, table of the other"
+    load_model(group / row.weights, "cpu", sha256=row.weights_sha256)
+    assert "K562.safetensors was changed by a command that was killed: put back as it was before" in caplog.text
+    assert contents(group) == before
+
+
+def test_what_follows_from_weights_is_published_with_them_or_not_at_all(run, group, monkeypatch):
+    write_text(group / "group.yaml", "{name: Lab, default: K562, authors: [{name: A}], licence: MIT}")
+    publish(run, "K562", group, status="provisional")
+    before = contents(group)
+    killed_in(monkeypatch, "refresh", lambda: publish_and_refresh(run, "K562", group))
+    assert read_served(group)["K562"].status == "trained"
+    weights_path("K562", group)  # agree with the table, but not with what was made for the old ones
+    assert contents(group) != before
+    made = group / "model.yaml"
+    monkeypatch.setattr(publishing, "refresh", lambda group: (write_text(made, "new"), (made,))[1])
+    monkeypatch.setattr(publishing, "publish", lambda *_, **__: found.append(contents(group)))
+    found = []
+    assert publish_and_refresh(run, "K562", group)[1] == (made,)
+    assert {path: data for path, data in found[0].items() if ".undo" not in str(path)} == before

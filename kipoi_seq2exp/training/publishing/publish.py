@@ -1,7 +1,8 @@
 """From a run folder to a served model: weights/<name>.safetensors, its card, and its rows of models.tsv.
 
 What follows from those (model.yaml, the expected predictions of the example) is rewritten by
-`kipoi_seq2exp.zoo.served.refresh`, which the command line calls next.
+`kipoi_seq2exp.zoo.served.refresh`. A process that is killed meanwhile leaves notes of what was there before, by which
+the next that publishes, or that finds weights which are not those of the table, puts everything back.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.publishing.use import use_lines
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
-from kipoi_seq2exp.zoo.group import check_agreement, member_inputs
+from kipoi_seq2exp.zoo.group import MADE, check_agreement, member_inputs, read_about
 from kipoi_seq2exp.zoo.models import load_model
 from kipoi_seq2exp.zoo.registry import PROVISIONAL, ServedModel, group_dir, read_served, write_served
+from kipoi_seq2exp.zoo.served import refresh
 
 LIMIT_BYTES = 20_000_000  # weights travel in the repository and in the wheel
 STATUSES = (PROVISIONAL, "trained")
@@ -133,6 +135,46 @@ def publish(
         write_text(card, render_card(name, model, config, record, sha256))
         rows = _update_rows(group, name, model, config, sha256, dropped)
     return Published(weights, card, rows)
+
+
+def publish_and_refresh(
+    run: str | Path,
+    name: str,
+    group: Path | None = None,
+    *,
+    status: str = "trained",
+    drop_others: bool = False,
+    choice: ServedAs | None = None,
+) -> tuple[Published, tuple[Path, ...]]:
+    """Publish weights and rewrite what follows from them, together or not at all.
+
+    Parameters
+    ----------
+    run, name, group, status, drop_others, choice
+        As of `publish`, which says what is raised, too.
+
+    Returns
+    -------
+    Published, tuple of Path
+        What was published; the files that follow from it, of a group that serves its default member.
+    """
+    group = group or group_dir()
+    check_member_name(name)
+    undo_leftovers(group)
+    with changed_together(_files_of(group, name)):
+        published = publish(run, name, group, status=status, drop_others=drop_others, choice=choice)
+        whole = read_about(group).default in read_served(group)
+        return published, refresh(group) if whole else ()
+
+
+def _files_of(group: Path, name: str) -> list[Path]:
+    """Return the files of a group that publishing a member and refreshing the group may change."""
+    folders = {"weights": ("{}.safetensors", "{}.md"), "example/expected": ("{}.h5", f"{{}}{EXPRESSION_ONLY}.h5")}
+    files = [group / file for file in (MODELS_TSV, "model.yaml", *MADE)]
+    for folder, names in folders.items():
+        there = [path for path in (group / folder).glob("*") if path.is_file()]
+        files += sorted({*there, *(group / folder / file.format(name) for file in names)})
+    return files
 
 
 def check_member_name(name: str) -> None:
