@@ -68,8 +68,13 @@ def damaged(path: Path, what: str) -> InputError:
     )
 
 
-def lock_folder(folder: Path) -> None:
+def lock_folder(folder: Path) -> bool:
     """Keep a results folder for this process until `unlock_folder`, or its end; children that it forks do not hold it.
+
+    Returns
+    -------
+    bool
+        Whether this call locked it; False where the process had done so before.
 
     Raises
     ------
@@ -77,11 +82,12 @@ def lock_folder(folder: Path) -> None:
         If another process writes to it, or the lock file cannot be made.
     """
     path = folder.resolve() / LOCK
-    key = os.getpid(), path
+    key, locked = (os.getpid(), path), False
     while not (key in _held and _is_at(_held[key], path)):
         if key in _held:  # the file was removed with its folder
             os.close(_held.pop(key))
-        _held[key] = _lock(path)  # a run that ended just now may have removed the file: then once more
+        _held[key], locked = _lock(path), True  # a run that ended just now may have removed the file: then once more
+    return locked
 
 
 def unlock_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.prediction.store_files import lock_folder, unlock_folder
 from kipoi_seq2exp.settings import differences
 
 if TYPE_CHECKING:
@@ -88,12 +89,14 @@ def perform_here(bench: Bench, job: Job) -> Perform:
 
 
 class UnitStore:
-    """The file that keeps what is done; made by `open`.
+    """The file that keeps what is done; made by `open`. Its folder is locked, as that of predictions is.
 
     Parameters
     ----------
     path : Path
     connection : sqlite3.Connection
+    locked : bool
+        Whether the folder is to be unlocked when the file is closed.
     """
 
     TABLES: ClassVar[tuple[str, ...]] = (
@@ -101,8 +104,8 @@ class UnitStore:
         "CREATE TABLE done (unit TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     )
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path, self._connection = path, connection
+    def __init__(self, path: Path, connection: sqlite3.Connection, locked: bool) -> None:
+        self.path, self._connection, self._locked = path, connection, locked
 
     @classmethod
     def open(cls, path: Path, request: Mapping[str, Any], *, overwrite: bool = False) -> Self:
@@ -119,12 +122,24 @@ class UnitStore:
         Raises
         ------
         OutputError
-            If it cannot be written, is no such file, or holds the results of another run.
+            If it cannot be written, is no such file, holds the results of another run, or another process writes to
+            the folder.
         """
+        locked = lock_folder(path.parent)
+        try:
+            connection = cls._connect(path, json.loads(json.dumps(request)), overwrite)
+        except BaseException:
+            if locked:
+                unlock_folder(path.parent)
+            raise
+        return cls(path, connection, locked)
+
+    @classmethod
+    def _connect(cls, path: Path, wanted: dict[str, Any], overwrite: bool) -> sqlite3.Connection:
+        """Make or open the file."""
         if overwrite:
             for name in (path, path.with_name(f"{path.name}-journal")):
                 name.unlink(missing_ok=True)
-        wanted = json.loads(json.dumps(request))
         connection = None
         try:
             connection = sqlite3.connect(path)
@@ -147,11 +162,13 @@ class UnitStore:
                 f"{path}: holds results computed otherwise ({'; '.join(changed[:3])}): choose another folder, or start "
                 f"anew with --overwrite."
             )
-        return cls(path, connection)
+        return connection
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; let other processes write to its folder."""
         self._connection.close()
+        if self._locked:
+            unlock_folder(self.path.parent)
 
     def __contains__(self, key: str) -> bool:
         """Whether a unit is done."""
