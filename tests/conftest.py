@@ -19,6 +19,9 @@ import pytest
 if TYPE_CHECKING:
     from kipoi_seq2exp.config import InputSpec
 
+# Read when torch is loaded. OpenMP's threads would spin while they wait, for the time that other tests need.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 LENGTHS = {"chr1": 60_000, "chr2": 30_000}
 WINDOW_BP = 4_000
 GENES = (  # gene_id, chrom, TSS, strand; the windows of the 1st and the last but one reach beyond a chromosome
