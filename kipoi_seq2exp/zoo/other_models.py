@@ -13,6 +13,8 @@ from pathlib import Path
 
 from kipoi_seq2exp.errors import InputError
 
+# Kipoi's own writers need names that NumPy 2 lacks; `fixes` gives them, and changes nothing else for models not ours.
+_KIPOI = "from kipoi_seq2exp.zoo import fixes; fixes.install(); from kipoi.__main__ import main; main()"
 _TARGETS = """
 import json, sys, kipoi
 targets = kipoi.get_model_descr(sys.argv[1], source=sys.argv[2]).schema.targets
@@ -41,7 +43,7 @@ def predict_by_kipoi(model: str, arguments: str, out: Path) -> Path:
     out.unlink(missing_ok=True)
     source = ["--source", "dir"] if Path(model).is_dir() else []
     words = ["predict", model, *source, "--dataloader_args", arguments, "--keep_metadata", "-o", str(out)]
-    done = subprocess.run([sys.executable, "-m", "kipoi", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", _KIPOI, *words], capture_output=True, text=True, check=False)
     if done.returncode or not out.is_file():
         raise InputError(f"kipoi predict {model} failed ({_last_line(done.stderr)}).")
     return out
