@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import warm
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def run(script: str, *arguments: str) -> str:
-    command = [sys.executable, "-W", "error", str(BENCHMARKS / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of `benchmarks/speed.py`; what it measures in processes of their own runs in warm ones."""
+
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        return warm.run(command[1:], env=env)
+
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("speed")
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=run))
+    return module
 
 
-def test_speed(tmp_path: Path) -> None:
+def test_speed(speed: Any, tmp_path: Path) -> None:
     sections = ["scan", "backward", "train", "tokens"]
-    run("speed.py", "--tiny", "--out", str(tmp_path), *(f"--only={name}" for name in sections))
+    speed.main(["--tiny", "--out", str(tmp_path), *(f"--only={name}" for name in sections)])
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert {row["section"] for row in rows} >= {"Scan", "Scan, backward", "Training step", "Tokens"}
     assert all(row["wall_s"] > 0 for row in rows if row["wall_s"] is not None)
@@ -31,15 +40,18 @@ def test_speed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("enformer_pytorch") is not None, reason="the comparators are installed")
-def test_absent_comparators_are_an_error_where_they_are_asked_for() -> None:
-    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--tiny", "--only=predict", "--comparators"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 2
-    assert "enformer_pytorch: not installed; `make bench` installs them" in done.stderr
+def test_absent_comparators_are_an_error_where_they_are_asked_for(
+    speed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        speed.main(["--tiny", "--only=predict", "--comparators"])
+    assert "enformer_pytorch: not installed; `make bench` installs them" in capsys.readouterr().err
 
 
-def test_profiles(tmp_path: Path) -> None:
-    printed = run("profiles.py", "--length", "400", "--d-model", "16", "--out", str(tmp_path))
+def test_profiles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    importlib.import_module("profiles").main(["--length", "400", "--d-model", "16", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
     assert (tmp_path / "profiles.md").read_text().strip() == printed.strip()
     prediction, step = printed.split("## Training step")
     assert "| scan_forward |" in prediction
