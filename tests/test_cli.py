@@ -13,6 +13,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+import warm
 from small_runs import command_line, genes_done
 
 import kipoi_seq2exp
@@ -88,11 +89,10 @@ def test_ctrl_c_keeps_complete_rows_and_a_rerun_gives_the_same_bytes(tiny, weigh
     folder = tmp_path / "r"
     words = command_line(tiny, weights, folder, "--save-beta")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
-    deadline = time.monotonic() + 120
+    child = warm.Process(["-c", INTERRUPTIBLE, *words], env=environment)
+    deadline = time.monotonic() + 300
     while genes_done(folder) < 2 and time.monotonic() < deadline:
+        assert child.poll() is None
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     _, complaint = child.communicate(timeout=60)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from kipoi_seq2exp.zoo import register
 
@@ -35,8 +35,7 @@ def folder(tmp_path) -> Path:
 
 def python(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, "HOME": str(folder / "home")}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = warm.run(arguments, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 
 import pytest
+import warm
 from small_runs import command_line, small_weights
 
 from kipoi_seq2exp.cli import main
@@ -39,7 +38,6 @@ COMMANDS = {  # words, then what is compared
 KILLED = """
 import sys, time
 from kipoi_seq2exp.cli import main
-from kipoi_seq2exp.commands import contributions
 from kipoi_seq2exp.commands import contributions
 from kipoi_seq2exp.effects import run
 from kipoi_seq2exp.prediction.units import UnitStore
@@ -95,16 +93,12 @@ def test_a_killed_run_goes_on_at_workers(words, workers, tmp_path, monkeypatch, 
     monkeypatch.setattr(run, "UNIT", 2)
     monkeypatch.setattr(contributions, "STRETCH_BP", 2)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *words(name, killed)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and not done(killed):
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
+    process = warm.Process(["-c", KILLED, *words(name, killed)], start_new_session=True)
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None and not done(killed):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
     assert main(words(name, whole)) == 0
     kept, total = done(killed), done(whole)
     assert 0 < kept < total

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pyBigWig
 import pytest
+import warm
 from small_runs import PROMOTER_BP, small_request, small_weights
 
 from kipoi_seq2exp import Provenance
@@ -148,8 +147,7 @@ def test_a_track_that_does_not_fit_on_the_disk_is_an_error_and_nothing_stays(run
         "found = store.read_predictions(sys.argv[1]); "
         "outputs.write_results(found, Path(sys.argv[2]), calls.CallSettings())"
     )
-    command = [sys.executable, "-c", code, str(run / STORE_NAME), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.run(["-c", code, run / STORE_NAME, tmp_path])
     assert done.returncode == 1
     assert "element_mask.bw: cannot be written (the file would pass the limit" in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []

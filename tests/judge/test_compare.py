@@ -13,7 +13,7 @@ from compared_models import (
     shore_score,
     xpresso_score,
 )
-from kipoi_door import environment, example_arguments, make_group, make_home
+from kipoi_door import environment, example_arguments, make_group, make_home, use_warm_kipoi
 
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.genes import read_genes
@@ -269,6 +269,7 @@ def test_two_kipoi_models_and_saved_tables_beside_ours(
 
 
 def test_our_model_is_run_by_its_name_and_its_output_is_a_saved_prediction(models, tmp_path, capsys, monkeypatch):
+    use_warm_kipoi(monkeypatch)
     group, home = make_group(tmp_path), make_home(tmp_path / "home")
     monkeypatch.setattr(register, "group_dir", lambda: group)
     register.register(home, offline=True)
@@ -295,6 +296,7 @@ def test_our_model_is_run_by_its_name_and_its_output_is_a_saved_prediction(model
 
 def test_a_model_that_fails_is_one_sentence(tiny, home, tmp_path, capsys, monkeypatch):
     use_home(home, monkeypatch)
+    use_warm_kipoi(monkeypatch)
     broken = make_shore(tmp_path)
     (broken / "model.py").write_text("raise ValueError('broken model')")
     arguments = json.dumps({"bed": str(tiny.bed), "track": "x.bw", "flank_bp": 1})

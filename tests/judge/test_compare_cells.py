@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from compared_models import enformer_score, make_deepsea, make_enformer
-from kipoi_door import environment, make_home
+from kipoi_door import environment, make_home, use_warm_kipoi
 
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.genes import read_genes
@@ -35,6 +35,7 @@ def write_table(path, text):
 def home(tmp_path, monkeypatch):
     for name, value in environment(make_home(tmp_path / "home")).items():
         monkeypatch.setenv(name, value)
+    use_warm_kipoi(monkeypatch)
 
 
 # -------------------------------------------------------------------------------------------------------- many outputs

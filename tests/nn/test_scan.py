@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.cpu import scan_kernels, simd
@@ -141,7 +142,7 @@ def test_a_forked_process_makes_its_own_threads() -> None:
         "(os._exit(0 if same else 1) if pid == 0 else None);"
         "raise SystemExit(os.waitpid(pid, 0)[1] != 0 or not same)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = warm.run(["-c", code])
     assert result.returncode == 0, result.stderr
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
+import warm
 from small_runs import command_line, genes_done, small_request
 
 from kipoi_seq2exp.cli import INTERRUPTED
@@ -304,8 +305,7 @@ def test_ctrl_c_keeps_complete_rows_and_ends_the_workers(tiny, weights, whole_ru
     folder = tmp_path / "r"
     words = command_line(tiny, weights, folder, "--save-beta", "--cluster", "local:1")
     (tmp_path / "script.py").write_text(INTERRUPTIBLE)
-    command = [sys.executable, str(tmp_path / "script.py"), *words]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    child = warm.Process([tmp_path / "script.py", *words], start_new_session=True)
     deadline = time.monotonic() + 120
     while not genes_done(folder) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -6,15 +6,13 @@ import errno
 import json
 import pickle
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import numcodecs
 import numpy as np
 import pandas as pd
 import pytest
+import warm
 import zarr
 
 from kipoi_seq2exp.config import InputSpec, TrackSpec
@@ -25,7 +23,6 @@ from kipoi_seq2exp.prediction.tracks import track_specs
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.view.locus import unit_of
 
-ROOT = Path(__file__).resolve().parents[2]
 L = 100
 GENES = pd.DataFrame(
     {
@@ -341,12 +338,12 @@ def test_a_folder_is_locked_against_other_processes_alone(tmp_path):
         "from kipoi_seq2exp.prediction.store_files import lock_folder\n"
         "lock_folder(Path(sys.argv[1]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run(["-c", code, tmp_path])
     assert done.returncode == 1
     assert "another run is writing its results there" in done.stderr
     unlock_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=True)
+    assert warm.run(["-c", code, tmp_path]).returncode == 0
     assert list(tmp_path.iterdir()) == [], "nor does a process that ends leave anything"
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / LOCK).symlink_to(tmp_path / "target")

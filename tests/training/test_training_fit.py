@@ -7,13 +7,13 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 import yaml
 from training_runs import EVERY, STEPS, run_settings, write_run
 
@@ -53,9 +53,7 @@ if __name__ == "__main__":
 def run_script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     script = folder / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    return subprocess.run(
-        [sys.executable, str(script), *words], capture_output=True, text=True, timeout=600, check=False
-    )
+    return warm.run([script, *words], timeout=600, imports=["kipoi_seq2exp.training.fit"])
 
 
 def rows(path: Path) -> list[dict[str, str]]:

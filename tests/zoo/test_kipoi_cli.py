@@ -1,12 +1,10 @@
-"""Kipoi's own command line on the group, in subprocesses with a HOME of their own and no network."""
+"""Kipoi's own command line on the group, in processes with a HOME of their own and no network."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,8 +12,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import warm
 import zarr
-from kipoi_door import GENES, REPOSITORY, environment, example_arguments, kipoi, make_group, make_home
+from kipoi_door import GENES, KIPOI, REPOSITORY, environment, example_arguments, kipoi, make_group, make_home
 
 from kipoi_seq2exp import __version__
 from kipoi_seq2exp.zoo import register, served
@@ -67,7 +66,7 @@ def refused(done, *words):
 
 @pytest.mark.parametrize("model", [".", "./GM12878-expression"])
 def test_kipoi_test_passes_without_a_warning(group, home, model):
-    done = kipoi("test", model, "--batch_size", 1, cwd=group, home=home)
+    done = kipoi("test", model, "--batch_size", 1, cwd=group, home=home, cold=model == ".")
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stdout + done.stderr
     assert "mismatch" not in done.stdout
@@ -215,10 +214,10 @@ def test_the_literal_command(group, home, tmp_path, monkeypatch, truth):
     register.register(home)
     values = json.dumps(example_arguments(group))
     given = ["Seq2Exp/K562-expression", f"--dataloader_args={values}", "-o", tmp_path / "out.tsv"]
-    done = kipoi("predict", *given, cwd=tmp_path, home=home)
+    done = kipoi("predict", *given, cwd=tmp_path, home=home, cold=True)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(pd.read_csv(tmp_path / "out.tsv"), truth["expression"], rtol=0, atol=1e-6)
-    listed = kipoi("ls", "all", cwd=tmp_path, home=home)
+    listed = kipoi("ls", "all", cwd=tmp_path, home=home, cold=True)
     assert listed.stdout.split() == MEMBERS
     assert register.unregister(home).directory.exists() is False
     assert kipoi("predict", *given, cwd=tmp_path, home=home).returncode != 0
@@ -314,11 +313,9 @@ def written_bytes(folder):
 
 def test_an_interrupted_run_leaves_nothing(group, home, tmp_path):
     values = json.dumps(example_arguments(group))
-    command = [Path(sys.executable).with_name("kipoi"), "predict", "Seq2Exp/K562", "--source", "dir"]
-    command += [f"--dataloader_args={values}", "--batch_size", "1", "-o", tmp_path / "out.h5", tmp_path / "out.tsv"]
-    run = subprocess.Popen(
-        [*map(str, command)], cwd=group.parent, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [KIPOI, "predict", "Seq2Exp/K562", "--source", "dir", f"--dataloader_args={values}"]
+    command += ["--batch_size", "1", "-o", tmp_path / "out.h5", tmp_path / "out.tsv"]
+    run = warm.Process(command, cwd=group.parent, env=environment(home))
     deadline = time.monotonic() + 120
     while written_bytes(tmp_path) < 100_000 and time.monotonic() < deadline:
         assert run.poll() is None
