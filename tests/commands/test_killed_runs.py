@@ -98,7 +98,7 @@ def test_a_killed_run_goes_on_at_workers(words, workers, tmp_path, monkeypatch, 
     while time.monotonic() < end and process.poll() is None and not done(killed):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert main(words(name, whole)) == 0
     kept, total = done(killed), done(whole)
     assert 0 < kept < total

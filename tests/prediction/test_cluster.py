@@ -178,7 +178,7 @@ def one_answer(answer):
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
     finally:
         server.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        serving.join(timeout=10)
+        serving.join(timeout=60)
         for line in [server, *lines]:
             line.close()
     assert not serving.is_alive()
@@ -192,7 +192,7 @@ def test_what_is_no_scheduler_is_refused_in_time(monkeypatch, answer):
         words = rf"{address}: no Dask scheduler answers there within 0\.5 s .*: start one"
         with pytest.raises(ClusterError, match=words), parse_cluster(address).open():
             pass
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # of a machine that does other things, too
 
 
 def test_a_port_that_nobody_listens_on(monkeypatch):
@@ -214,7 +214,7 @@ def test_a_stranger_cannot_use_the_workers_of_a_run(workers, monkeypatch):
     foreign = distributed.Security.temporary()
     with pytest.raises((OSError, ssl.SSLError)):  # with a key of one's own
         distributed.Client(address, security=foreign, timeout=2, set_as_default=False)
-    assert workers.client.submit(os.getpid, pure=False).result(timeout=30)  # the run's own client goes on
+    assert workers.client.submit(os.getpid, pure=False).result(timeout=120)  # the run's own client goes on
 
 
 def failing(error):
@@ -306,11 +306,11 @@ def test_ctrl_c_keeps_complete_rows_and_ends_the_workers(tiny, weights, whole_ru
     words = command_line(tiny, weights, folder, "--save-beta", "--cluster", "local:1")
     (tmp_path / "script.py").write_text(INTERRUPTIBLE)
     child = warm.Process([tmp_path / "script.py", *words], start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not genes_done(folder) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
-    _, complaint = child.communicate(timeout=60)
+    _, complaint = child.communicate(timeout=300)
     lines = complaint.decode().splitlines()
     assert child.returncode == INTERRUPTED, complaint.decode()
     assert lines[-1].startswith("seq2exp: interrupted: ")

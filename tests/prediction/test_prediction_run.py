@@ -246,7 +246,7 @@ def test_the_next_batch_is_read_while_this_one_is_used():
     windows = Slow()
     batches = read_ahead(windows, [range(0, 2), range(2, 4), range(4, 5)])
     assert next(batches) == [0, 1]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(windows.read) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert windows.read == [0, 1, 2, 3]  # the second batch, nothing beyond

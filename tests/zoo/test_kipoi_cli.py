@@ -316,12 +316,12 @@ def test_an_interrupted_run_leaves_nothing(group, home, tmp_path):
     command = [KIPOI, "predict", "Seq2Exp/K562", "--source", "dir", f"--dataloader_args={values}"]
     command += ["--batch_size", "1", "-o", tmp_path / "out.h5", tmp_path / "out.tsv"]
     run = warm.Process(command, cwd=group.parent, env=environment(home))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while written_bytes(tmp_path) < 100_000 and time.monotonic() < deadline:
         assert run.poll() is None
         time.sleep(0.1)
     run.send_signal(signal.SIGTERM)  # which does what Ctrl-C does
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=300)
     assert run.returncode != 0
     assert list(tmp_path.iterdir()) == []
     assert said.decode().splitlines()[-1] == "error: interrupted before all genes were predicted: nothing was written."

@@ -222,7 +222,7 @@ def test_four_registrations_at_once(tmp_path, group, remote):
     home = make_home(tmp_path / "home", remote_url=remote.as_uri())
     command = [sys.executable, "-c", AT_ONCE, str(home), str(group)]
     runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    said = [run.communicate("x", timeout=60)[1] for run in runs]
+    said = [run.communicate("x", timeout=300)[1] for run in runs]
     assert [run.returncode for run in runs] == [0] * 4, said
     directory = home / ".kipoi" / "models" / "Seq2Exp"
     assert {entry.name for entry in directory.iterdir()} == set(GROUP_ENTRIES)
