@@ -79,7 +79,8 @@ predict: $(VENV)/.package ## predict 15 human genes through Kipoi, then show the
 
 # ------------------------------------------------------------------------------------------------------- checks
 
-test: lint docs ## ruff, import-linter, mypy, the documentation and every test (what .ci/run runs)
+test: $(VENV)/.tools ## ruff, import-linter, mypy, the documentation and every test (what .ci/run runs)
+	@$(MAKE) --no-print-directory -j $(JOBS) lint docs
 	$(LIMIT) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --durations=10
 
 lint: $(VENV)/.tools ## ruff, import-linter and mypy alone
