@@ -11,7 +11,7 @@ from kipoi_seq2exp.judge.recovery import OURS, Recovery, benchmark_recovery, rec
 from kipoi_seq2exp.judge.recovery_genome import GenomeSettings, Task, invent_genome
 from kipoi_seq2exp.judge.recovery_rivals import BOOSTING, MEAN, ORACLE, PROMOTER, RIDGE
 
-STEPS = 200
+STEPS = 120
 WIDE = {"token_bp": 128, "d_state": 4}  # less work a step
 
 
