@@ -5,7 +5,12 @@ The command line prints the message of a `Seq2ExpError` alone and exits with 1 (
 
 from __future__ import annotations
 
+import csv
+import struct
 import textwrap
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class Seq2ExpError(Exception):
@@ -34,6 +39,45 @@ class OutputError(Seq2ExpError, OSError):
 
 class ClusterError(Seq2ExpError, RuntimeError):
     """Other machines cannot be reached, or do not do what they were asked for."""
+
+
+# what h5py, hictkpy, pyfaidx, zarr, its codecs, JSON and pandas raise on damaged files
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    csv.Error,
+    struct.error,
+    zlib.error,
+)
+
+
+@contextmanager
+def damage_as(error_of: Callable[[str], Seq2ExpError]) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file in the block into one sentence.
+
+    Parameters
+    ----------
+    error_of : callable
+        Makes the error of what the library said, in brief.
+
+    Raises
+    ------
+    Seq2ExpError
+        If the block fails; an error of this package goes through as it is.
+    """
+    try:
+        yield
+    except Seq2ExpError:
+        raise
+    except _DAMAGE as error:
+        raise error_of(brief(error)) from None
 
 
 def counted(number: int, noun: str) -> str:

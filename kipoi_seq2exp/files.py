@@ -218,6 +218,30 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder to write several files to; all are moved to `folder` when the block ends well, else none is.
+
+    Raises
+    ------
+    OutputError
+        If writing fails, for lack of room or permission.
+    """
+    staging = None
+    try:
+        staging = staging_folder(folder / "results")
+        yield staging
+        for file in sorted(staging.iterdir()):
+            file.replace(folder / file.name)
+    except OutputError as error:  # of a file as the user knows it
+        raise OutputError(str(error).replace(str(staging), str(folder))) from None
+    except OSError as error:
+        raise output_error(folder, error) from None
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
 def changed_together(paths: Iterable[Path]) -> Iterator[None]:
     """Change several files of one folder, all or none: if the block fails, they are as they were before.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import json
 import math
 import types
 import typing
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from kipoi_seq2exp.errors import ConfigError, InputError
+from kipoi_seq2exp.errors import ConfigError, InputError, brief
 from kipoi_seq2exp.files import check_regular
 
 Settings = TypeVar("Settings")
@@ -139,6 +140,24 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return "/".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON mapping.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or holds something else.
+    """
+    check_regular(path, str(path))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({brief(error)}).") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object of settings, found {type(values).__name__}.")
+    return values
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

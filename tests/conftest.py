@@ -222,6 +222,31 @@ def write_cooler(path: Path, counts: dict[str, np.ndarray], lengths: dict[str, i
     writer.finalize()
 
 
+def write_mcool(path: Path, cool: Path, bin_bp: int) -> None:
+    """Write an .mcool of one resolution, that of a .cool."""
+    import h5py
+
+    with h5py.File(cool) as source, h5py.File(path, "w") as target:
+        target.attrs["format"] = "HDF5::MCOOL"
+        target.attrs["format-version"] = 2
+        source.copy(source["/"], target.create_group("resolutions"), name=str(bin_bp))
+
+
+def write_hic(path: Path, counts: dict[str, np.ndarray], lengths: dict[str, int], bin_bp: int) -> None:
+    """Write a .hic of symmetric count matrices, one per chromosome, through hictkpy."""
+    import hictkpy
+    import pandas as pd
+
+    writer = hictkpy.hic.FileWriter(str(path), lengths, resolution=bin_bp)
+    offset = 0
+    for chrom in lengths:
+        first, second = np.nonzero(np.triu(counts[chrom]))
+        values = counts[chrom][first, second].astype(float)
+        writer.add_pixels(pd.DataFrame({"bin1_id": first + offset, "bin2_id": second + offset, "count": values}))
+        offset += len(counts[chrom])
+    writer.finalize()
+
+
 def write_genes(path: Path, random: np.random.Generator) -> None:
     """Write the gene table, with all features but the promoter's activity, a label and a text column."""
     header = ["gene_id", "chrom", "tss", "strand", *FEATURES, *FRACTIONS, "ORFEXONDENSITY", "label", "gene_name"]

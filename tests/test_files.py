@@ -164,6 +164,31 @@ def test_names_of_files_keep_ids_apart_and_plain_ones_as_they_are():
     assert len({file_name(text) for text in near}) == len(near)
 
 
+@pytest.mark.parametrize("error", [None, OSError(28, "No space left on device"), ValueError("ours")])
+def test_several_files_are_there_together_or_none(tmp_path, error):
+    (tmp_path / "a.tsv").write_text("old")
+
+    def write():
+        with files.whole_files(tmp_path) as folder:
+            files.write_text(folder / "a.tsv", "new")
+            if error is not None:
+                with files.whole_file(folder / "b.bw"):
+                    raise error
+            files.write_text(folder / "b.bw", "new")
+
+    if error is None:
+        write()
+    else:
+        with pytest.raises((OutputError, ValueError)) as raised:
+            write()
+        assert str(raised.value) in (
+            f"{tmp_path / 'b.bw'}: cannot be written ({files.advice(error) if isinstance(error, OSError) else ''}).",
+            "ours",
+        )
+    assert state_of(tmp_path) == ({"a.tsv": "old"} if error else {"a.tsv": "new", "b.bw": "new"})
+    assert not list(tmp_path.glob(".*"))
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -182,19 +182,15 @@ def _write(args: argparse.Namespace, predictions: Predictions, found: Found, sta
     from kipoi_seq2exp.elements.formats import write_element_files
     from kipoi_seq2exp.elements.mask_track import write_mask_track
     from kipoi_seq2exp.elements.outputs import TRACK, describe_lines
-    from kipoi_seq2exp.files import make_folder, whole_file
+    from kipoi_seq2exp.files import make_folder, whole_files
     from kipoi_seq2exp.settings import to_mapping
 
     make_folder(args.output)
     header = describe_lines(predictions.provenance, found.calls) or [f"calls from {predictions.path}"]
     null = _null_lines(args, found)
     cell_type = predictions.provenance.get("inputs", {}).get("cell_type", ".")
-    files = write_element_files(found.elements, found.promoters, args.output, [*header, *null], cell_type)
-    if "chrom_lengths" in predictions.provenance:
-        with whole_file(args.output / TRACK) as temporary:
-            write_mask_track(predictions, temporary)
-        files = (*files, args.output / TRACK)
-    else:
+    has_track = "chrom_lengths" in predictions.provenance
+    if not has_track:
         say(f"no {TRACK}: {predictions.path} does not say how long the chromosomes are.")
     about = {
         **predictions.provenance,
@@ -205,8 +201,13 @@ def _write(args: argparse.Namespace, predictions: Predictions, found: Found, sta
         "n_elements": len(found.elements),
         "seconds": round(time.time() - started, 1),
     }
-    write_lines([json.dumps(about, indent=2)], args.output / PROVENANCE)
-    _report(args, found, [*null, "written: " + ", ".join(map(str, (*files, args.output / PROVENANCE)))], say)
+    with whole_files(args.output) as folder:
+        made = write_element_files(found.elements, found.promoters, folder, [*header, *null], cell_type)
+        if has_track:
+            write_mask_track(predictions, folder / TRACK)
+        write_lines([json.dumps(about, indent=2)], folder / PROVENANCE)
+    names = [*(file.name for file in made), *([TRACK] * has_track), PROVENANCE]
+    _report(args, found, [*null, "written: " + ", ".join(str(args.output / name) for name in names)], say)
 
 
 def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command
-from kipoi_seq2exp.errors import InputError, brief
-from kipoi_seq2exp.files import check_regular
+from kipoi_seq2exp.settings import read_json
 
 
 def add_to(subparsers: Subparsers) -> None:
@@ -74,21 +71,3 @@ def run_unregister(args: argparse.Namespace, say: Say) -> int:
     for step in (unregister() if args.name is None else unregister(name=args.name)).steps:
         say(step)
     return 0
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON mapping.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or holds something else.
-    """
-    check_regular(path, str(path))
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({brief(error)}).") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object of settings, found {type(values).__name__}.")
-    return values

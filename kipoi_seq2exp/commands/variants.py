@@ -104,16 +104,17 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
 
 def _write(args: argparse.Namespace, store: EffectStore, about_run: Mapping[str, Any]) -> list[Path]:
-    """Write the results a stretch of rows at a time."""
+    """Write the results a stretch of rows at a time, together or none."""
     from kipoi_seq2exp.data.tables import tsv_lines, write_lines
     from kipoi_seq2exp.data.variants import vcf_lines
     from kipoi_seq2exp.effects.variants import annotated_lines, effects_table
+    from kipoi_seq2exp.files import whole_files
 
-    files = [args.output / name for name in (TABLE, ANNOTATED, PROVENANCE)]
-    write_lines(tsv_lines(effects_table(table, args.model) for table in store.tables()), files[0])
-    write_lines(annotated_lines(vcf_lines(args.vcf), store.tables()), files[1])
-    write_lines([json.dumps(about_run, indent=2)], files[2])
-    return files
+    with whole_files(args.output) as folder:
+        write_lines(tsv_lines(effects_table(table, args.model) for table in store.tables()), folder / TABLE)
+        write_lines(annotated_lines(vcf_lines(args.vcf), store.tables()), folder / ANNOTATED)
+        write_lines([json.dumps(about_run, indent=2)], folder / PROVENANCE)
+    return [args.output / name for name in (TABLE, ANNOTATED, PROVENANCE)]
 
 
 def _range_of_changes(store: EffectStore) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from kipoi_seq2exp.data.handles import file_ends
 from kipoi_seq2exp.data.text import text_lines, whole_number
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, brief, damage_as
 from kipoi_seq2exp.files import content_mark, staging_folder
 
 _LOG = logging.getLogger(__name__)
@@ -147,11 +147,10 @@ def _build(path: Path, index: Path, compressed: bool) -> None:
     fai, gzi = folder / index.name, folder / index.with_suffix(".gzi").name
     try:
         try:
-            pyfaidx.Faidx(path, indexname=fai, gzi_indexname=gzi, as_raw=True).close()
-        except (pyfaidx.FastaIndexingError, ValueError) as error:
-            raise InputError(f"{path} cannot be indexed as FASTA ({' '.join(str(error).split())}).") from None
-        except (OSError, EOFError) as error:
-            raise InputError(f"{path}: its index cannot be built at {index} ({error}).") from None
+            with damage_as(lambda what: InputError(f"{path} cannot be indexed as FASTA at {index} ({what}).")):
+                pyfaidx.Faidx(path, indexname=fai, gzi_indexname=gzi, as_raw=True).close()
+        except pyfaidx.FastaIndexingError as error:
+            raise InputError(f"{path} cannot be indexed as FASTA ({brief(error)}).") from None
         if compressed:
             gzi.replace(index.with_suffix(".gzi"))
         fai.replace(index)

@@ -6,9 +6,7 @@ bases: all four columns are 0, as they are beyond the ends of a chromosome.
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from kipoi_seq2exp.data.fasta_index import FastaIndex, prepare_index
 from kipoi_seq2exp.data.handles import LazyFile
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.data.windows import Window, written
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, damage_as
 from kipoi_seq2exp.files import content_mark
 
 _IUPAC = b"ACGTUNRYSWKMBDHVX-*.acgtunryswkmbdhvx"
@@ -123,12 +121,9 @@ class Genome(LazyFile[Any]):
             )
 
     def _letters(self, chrom: str, start: int, end: int) -> bytes:
-        from pyfaidx import FetchError
-
-        try:
+        place = written(chrom, start, end)
+        with damage_as(lambda what: InputError(f"{self.path}: {place} cannot be read ({what}).")):
             text = self.handle.fetch(chrom, start + 1, end)
-        except (FetchError, OSError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
-            raise InputError(f"{self.path}: {written(chrom, start, end)} cannot be read ({error}).") from None
         letters: bytes = text.encode("latin-1")
         codes = np.frombuffer(letters, dtype=np.uint8)
         if len(letters) != end - start or not _KNOWN[codes].all():

@@ -17,7 +17,7 @@ import pandas as pd
 
 from kipoi_seq2exp.data.variants import Variant
 from kipoi_seq2exp.effects.variants import COLUMNS, Reference, gene_effects, predict_reference, spans_in_reach
-from kipoi_seq2exp.prediction.units import Bench, Unit, UnitStore
+from kipoi_seq2exp.prediction.units import Bench, Unit, UnitStore, reading_units
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.data.dataset import WindowDataset
@@ -126,7 +126,8 @@ class EffectStore(UnitStore):
     def counts(self) -> tuple[int, int, int]:
         """Numbers of rows, of variants and of genes."""
         query = "SELECT count(*), count(DISTINCT variant), count(DISTINCT gene) FROM effect"
-        rows, variants, genes = self._connection.execute(query).fetchone()
+        with reading_units(self.path):
+            rows, variants, genes = self._connection.execute(query).fetchone()
         return rows, variants, genes
 
     def _insert(self, key: str, result: Sequence[dict[str, Any]]) -> None:
@@ -140,7 +141,8 @@ class EffectStore(UnitStore):
 
         Columns: `COLUMNS`, then variant, the row of the list of all variants, and line, that of the VCF.
         """
-        cursor = self._connection.execute("SELECT variant, line, row FROM effect ORDER BY variant, gene")
-        while rows := cursor.fetchmany(STRETCH):
-            table = pd.DataFrame([json.loads(row) for *_, row in rows], columns=list(COLUMNS))
-            yield table.assign(variant=[row[0] for row in rows], line=[row[1] for row in rows])
+        with reading_units(self.path):
+            cursor = self._connection.execute("SELECT variant, line, row FROM effect ORDER BY variant, gene")
+            while rows := cursor.fetchmany(STRETCH):
+                table = pd.DataFrame([json.loads(row) for *_, row in rows], columns=list(COLUMNS))
+                yield table.assign(variant=[row[0] for row in rows], line=[row[1] for row in rows])

@@ -13,14 +13,12 @@ import fcntl
 import itertools
 import json
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.errors import InputError, OutputError, Seq2ExpError, brief
+from kipoi_seq2exp.errors import InputError, OutputError, brief, damage_as
 from kipoi_seq2exp.files import check_regular, output_error
 
 _COMPRESSORS = ("blosc", "zlib", "gzip", "bz2", "lzma", "zstd", "lz4")
@@ -29,19 +27,6 @@ _TEXT_FILTERS = ("vlen-utf8", "vlen-bytes")
 
 LOCK = ".predictions.lock"
 _held: dict[tuple[int, Path], int] = {}  # lock files, open, by the process that locked them (a fork did not)
-_DAMAGE = (  # what zarr, its codecs, JSON, h5py and pandas raise on damaged files
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 
 @contextmanager
@@ -53,12 +38,8 @@ def reading(path: Path) -> Iterator[None]:
     InputError
         If the block fails otherwise than by an error of this package.
     """
-    try:
+    with damage_as(lambda what: damaged(path, what)):
         yield
-    except Seq2ExpError:
-        raise
-    except _DAMAGE as error:
-        raise damaged(path, brief(error)) from None
 
 
 def damaged(path: Path, what: str) -> InputError:

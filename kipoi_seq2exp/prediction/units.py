@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kipoi_seq2exp.errors import OutputError
+from kipoi_seq2exp.errors import OutputError, brief, damage_as
 from kipoi_seq2exp.prediction.store_files import lock_folder, unlock_folder
 from kipoi_seq2exp.settings import differences
 
@@ -149,10 +149,13 @@ class UnitStore:
                     for statement in cls.TABLES:
                         connection.execute(statement)
                     connection.execute("INSERT INTO about VALUES (?)", [json.dumps(wanted)])
-                found = json.loads(connection.execute("SELECT request FROM about").fetchone()[0])
-        except sqlite3.Error as error:
+                with reading_units(path):
+                    found = dict(json.loads(connection.execute("SELECT request FROM about").fetchone()[0]))
+        except (sqlite3.Error, OutputError) as error:
             if connection is not None:
                 connection.close()
+            if isinstance(error, OutputError):
+                raise
             raise OutputError(
                 f"{path}: cannot be used as this command's store ({error}): move it away, or choose another folder."
             ) from None
@@ -172,11 +175,13 @@ class UnitStore:
 
     def __contains__(self, key: str) -> bool:
         """Whether a unit is done."""
-        return self._connection.execute("SELECT 1 FROM done WHERE unit = ?", [key]).fetchone() is not None
+        with reading_units(self.path):
+            return self._connection.execute("SELECT 1 FROM done WHERE unit = ?", [key]).fetchone() is not None
 
     def __getitem__(self, key: str) -> Any:
         """Return the result of a unit that is done."""
-        return json.loads(self._connection.execute("SELECT value FROM done WHERE unit = ?", [key]).fetchone()[0])
+        with reading_units(self.path):
+            return json.loads(self._connection.execute("SELECT value FROM done WHERE unit = ?", [key]).fetchone()[0])
 
     def forget(self, key: str) -> None:
         """Have a unit computed again."""
@@ -194,14 +199,36 @@ class UnitStore:
         try:
             with self._connection:
                 self._insert(key, result)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise OutputError(
                 f"{self.path}: cannot be written ({error}): make room and run the command again."
             ) from None
+        except sqlite3.DatabaseError as error:
+            raise _damaged(self.path, brief(error)) from None
 
     def _insert(self, key: str, result: Any) -> None:
         """Insert a unit with its result, which JSON can hold."""
         self._connection.execute("INSERT INTO done VALUES (?, ?)", [key, json.dumps(result)])
+
+
+@contextmanager
+def reading_units(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged store of units raises in the block into one sentence.
+
+    Raises
+    ------
+    OutputError
+        If the block fails otherwise than by an error of this package.
+    """
+    try:
+        with damage_as(lambda what: _damaged(path, what)):
+            yield
+    except sqlite3.Error as error:
+        raise _damaged(path, brief(error)) from None
+
+
+def _damaged(path: Path, what: str) -> OutputError:
+    return OutputError(f"{path} is damaged ({what}): start anew with --overwrite.")
 
 
 def fill_store(

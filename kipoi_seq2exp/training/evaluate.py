@@ -21,6 +21,7 @@ from kipoi_seq2exp.errors import InputError, WeightsError, counted
 from kipoi_seq2exp.files import make_folder, write_text
 from kipoi_seq2exp.metrics import Score, score, score_columns
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.settings import read_json
 from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.data import CellSet, LabelledWindows, judge_loader, open_cells
 from kipoi_seq2exp.training.figures import draw_scatter
@@ -124,8 +125,7 @@ def pool(parts: dict[str, Evaluation]) -> Evaluation:
 
 def read_scores(path: Path) -> dict[str, Any]:
     """Read a scores.json."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
+    return read_json(path)
 
 
 def as_numbers(scores: dict[str, Score]) -> dict[str, float]:

@@ -37,6 +37,7 @@ from kipoi_seq2exp.errors import ConfigError, counted
 from kipoi_seq2exp.files import file_name, write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.settings import read_json
 from kipoi_seq2exp.training.callbacks import MetricsFile, WholeCheckpoints
 from kipoi_seq2exp.training.config import TrainingConfig, read_training_config
 from kipoi_seq2exp.training.data import (
@@ -169,7 +170,7 @@ def _seconds(config: TrainingConfig, folder: Path, elapsed: float) -> float:
     if config.members == 1:
         return elapsed
     records = [folder / "members" / str(number) / "record.json" for number in range(1, config.members + 1)]
-    return sum(float(json.loads(record.read_text(encoding="utf-8"))["seconds"]) for record in records)
+    return sum(float(read_json(record)["seconds"]) for record in records)
 
 
 def _train_members(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume: bool) -> Seq2Exp:
@@ -199,7 +200,7 @@ def _cross_validate(config: TrainingConfig, folder: Path, *, resume: bool) -> Fi
     final = folder / "all"
     if not (final / "best.safetensors").is_file():
         fit_config(everything, final, resume=resume and final.exists())
-    record = json.loads((final / "record.json").read_text(encoding="utf-8"))
+    record = read_json(final / "record.json")
     record["cross_validation"] = {"column": config.split.column, "values": sorted(set(tested.table["fold"]))}
     return _finish(config, folder, load_model(final / "best.safetensors", "cpu"), record, tested)
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError
-from kipoi_seq2exp.files import verify_sha256, write_text
+from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, damage_as
+from kipoi_seq2exp.files import check_regular, verify_sha256, write_text
 from kipoi_seq2exp.settings import suggest
 
 GROUP = "Seq2Exp"
@@ -114,11 +114,12 @@ def read_served(group: Path | None = None) -> dict[str, ServedModel]:
         If the file is missing or has other columns than `ServedModel`.
     """
     path = (group or group_dir()) / "models.tsv"
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle, delimiter="\t"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
+    check_regular(path, str(path))
+    with (
+        damage_as(lambda what: InputError(f"{path} is damaged ({what}): restore it from the release it came with.")),
+        path.open(encoding="utf-8", newline="") as handle,
+    ):
+        rows = list(csv.DictReader(handle, delimiter="\t"))
     served: dict[str, ServedModel] = {}
     for number, row in enumerate(rows, start=2):
         if not _REQUIRED <= set(row) <= set(COLUMNS) or None in row.values():

@@ -189,6 +189,19 @@ def test_damaged_middle_of_a_bgzip_file_is_named(fasta, tmp_path):
         genome.bases("chr1", 0, 60_000)
 
 
+@pytest.mark.parametrize("at", [-4, 30])  # of the first block: the length of its text; the text, compressed
+def test_damaged_block_is_named_when_the_index_is_made(fasta, tmp_path, at):
+    path = write_bgzip(fasta, tmp_path / "copy.fa.gz")
+    content = bytearray(path.read_bytes())
+    place = at % (int.from_bytes(content[16:18], "little") + 1)
+    content[place : place + 2] = b"\xff\xff"
+    path.write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"copy\.fa\.gz cannot be indexed as FASTA"):
+        Genome(path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_damaged_gzi_is_named(fasta, tmp_path):
     path = write_bgzip(fasta, tmp_path / "copy.fa.gz")
     gzi = Genome(path).index.gzi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 
@@ -32,6 +33,26 @@ def test_another_process_keeps_its_folder(tmp_path):
                 UnitStore.open(path, {"weights": "a"}, overwrite=overwrite)
     assert path.read_bytes() == before
     UnitStore.open(path, {"weights": "a"}, overwrite=True).close()
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE about SET request = '{'", "UPDATE done SET value = '{'", "DROP TABLE done", "DELETE FROM about"]
+)
+def test_a_damaged_store_is_one_sentence(tmp_path, damage):
+    path = tmp_path / "units.sqlite"
+    store = UnitStore.open(path, {"weights": "a"})
+    store.write("unit", 1)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute(damage)
+    connection.close()
+    with pytest.raises(OutputError, match=r"units\.sqlite is damaged \(.*\): start anew with --overwrite"):  # noqa: PT012
+        store = UnitStore.open(path, {"weights": "a"})
+        try:
+            assert "unit" in store
+            assert store["unit"]
+        finally:
+            store.close()
 
 
 def test_a_store_unlocks_what_it_locked(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import pandas as pd
@@ -109,6 +110,11 @@ def test_what_cannot_be_published_is_named(run, group, tmp_path, monkeypatch):
         publish(run, "K562", group, status="provisonal")
     with pytest.raises(InputError, match=r"holds no best.safetensors: it is no finished run"):
         publish(tmp_path, "K562", group)
+    shutil.copytree(run, tmp_path / "damaged")
+    for text, message in (("{", "record.json: cannot be read as JSON"), ("{}", "record.json is damaged: it does not")):
+        (tmp_path / "damaged" / "record.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            publish(tmp_path / "damaged", "K562", group)
     monkeypatch.setattr(publishing, "LIMIT_BYTES", 1_000)
     with pytest.raises(WeightsError, match="served ones may take 0 MB"):
         publish(run, "K562", group)

@@ -75,5 +75,14 @@ def test_other_columns_are_an_error_with_their_row(group):
         read_served(group)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_table_that_cannot_be_read_is_one_sentence(group, content):
+    (group / "models.tsv").unlink()
+    if content is not None:
+        (group / "models.tsv").write_bytes(content)
+    with pytest.raises(InputError, match=r"models\.tsv(: no such file| is damaged \('utf-8' codec)"):
+        read_served(group)
+
+
 def test_the_group_is_the_repository():
     assert (group_dir() / "dataloader.yaml").is_file()

@@ -29,7 +29,7 @@ from kipoi_seq2exp.data.tracks.contacts import (
     scale_contact,
 )
 from kipoi_seq2exp.data.tracks.signals import open_signal
-from kipoi_seq2exp.errors import InputError, brief
+from kipoi_seq2exp.errors import InputError, damage_as
 from kipoi_seq2exp.files import check_regular
 from kipoi_seq2exp.settings import suggest
 
@@ -96,7 +96,9 @@ class HicContacts(LazyFile[Any], ContactSource):
         self.where = f"track '{spec.name}' ({self.path})"
         self.resolution_bp = self._pick_resolution(parts[1] if len(parts) > 1 else "")
         self.normalisation = self._pick_normalisation(parts[2] if len(parts) > 2 else "")
-        self.lengths: dict[str, int] = {str(k): int(v) for k, v in self.handle.chromosomes(include_ALL=False).items()}
+        with damage_as(self._unreadable):
+            chromosomes = self.handle.chromosomes(include_ALL=False)
+            self.lengths: dict[str, int] = {str(name): int(length) for name, length in chromosomes.items()}
         self._totals: dict[str, NDArray[np.float64]] = {}
         self._without: tuple[str, ...] = ()
         self._n_genes = 0
@@ -141,10 +143,11 @@ class HicContacts(LazyFile[Any], ContactSource):
         return expand_bins(scale_contact(contact, distance), bin_bp, (start, end), self.lengths[query.chrom])
 
     def _open(self) -> Any:
-        try:
+        with damage_as(self._unreadable):
             return _hictkpy().File(self.path, self.resolution_bp)
-        except RuntimeError as error:
-            raise InputError(f"{self.where} cannot be opened as Hi-C ({brief(error)}).") from None
+
+    def _unreadable(self, what: str) -> InputError:
+        return InputError(f"{self.where} cannot be read as Hi-C ({what}).")
 
     def _pick_resolution(self, asked: str) -> int:
         """Return the resolution asked for, or 5 kb, or that of a .cool, after checking that the file has it."""
@@ -154,7 +157,7 @@ class HicContacts(LazyFile[Any], ContactSource):
         wanted = as_whole(text) if text else None
         if text and wanted is None:
             raise InputError(f"{self.where}: the resolution '{asked}' is not a whole number of base pairs.")
-        try:
+        with damage_as(self._unreadable):
             single = hictkpy.is_cooler(self.path)
             if single:
                 present = [int(hictkpy.File(self.path).resolution())]
@@ -162,8 +165,6 @@ class HicContacts(LazyFile[Any], ContactSource):
                 present = sorted(int(resolution) for resolution in hictkpy.MultiResFile(self.path).resolutions())
             else:
                 present = []
-        except RuntimeError as error:
-            raise InputError(f"{self.where} cannot be read as Hi-C ({brief(error)}).") from None
         if not present or present == [0]:
             raise InputError(f"{self.where} is no .hic, .mcool or .cool file with bins of one width, or is truncated.")
         if wanted is None:
@@ -177,7 +178,8 @@ class HicContacts(LazyFile[Any], ContactSource):
         return wanted
 
     def _pick_normalisation(self, asked: str) -> str:
-        present = [str(name) for name in self.handle.avail_normalizations()]
+        with damage_as(self._unreadable):
+            present = [str(name) for name in self.handle.avail_normalizations()]
         if asked and asked != RAW and asked not in present:
             raise InputError(f"{self.where}: no normalisation '{asked}' is stored{suggest(asked, [*present, RAW])}.")
         return asked or next((name for name in NORMALISATIONS if name in present), RAW)
@@ -223,11 +225,9 @@ class HicContacts(LazyFile[Any], ContactSource):
             for part in (rows, columns)
         ]
         normalisation = None if self.normalisation == RAW else self.normalisation
-        try:
+        with damage_as(lambda what: InputError(f"{self.where}: the contacts of {ranges[0]} cannot be read ({what}).")):
             selected = self.handle.fetch(*ranges, normalization=normalisation, count_type="float64")
             block = np.require(selected.to_numpy(), np.float64, "W")
-        except RuntimeError as error:
-            raise InputError(f"{self.where}: the contacts of {ranges[0]} cannot be read ({error}).") from None
         if np.fmin.reduce(block, axis=None) < 0:
             raise InputError(f"{self.where} has negative contacts in {ranges[0]}; observed contacts are needed.")
         block[block == np.inf] = np.nan  # divided by a weight of 0
@@ -358,9 +358,7 @@ class PublishedContacts(LazyFile[dict[str, Any]], ContactSource):
 
     def check_against(self, genome: Genome, genes: Iterable[ContactQuery]) -> None:
         """Check that every gene has its data set."""
-        missing = [
-            gene for gene in genes if gene.chrom not in self.files or _data_set(gene) not in self._chrom(gene.chrom)
-        ]
+        missing = [gene for gene in genes if not self._holds(gene)]
         self.close()
         if missing:
             gene = missing[0]
@@ -371,13 +369,23 @@ class PublishedContacts(LazyFile[dict[str, Any]], ContactSource):
 
     def profile(self, query: ContactQuery, start: int, end: int) -> Values:
         """Return the contact of each base of [start, end): float32 (L,), 0 beyond the published window."""
-        data = self._chrom(query.chrom)[_data_set(query)]
-        first = query.tss - len(data) // 2
         values = np.zeros(end - start, dtype=np.float32)
-        low, high = max(start, first), min(end, first + len(data))
-        if low < high:
-            values[low - start : high - start] = np.nan_to_num(data[low - first : high - first])
+        with damage_as(lambda what: self._unreadable(query.chrom, what)):
+            data = self._chrom(query.chrom)[_data_set(query)]
+            first = query.tss - len(data) // 2
+            low, high = max(start, first), min(end, first + len(data))
+            if low < high:
+                values[low - start : high - start] = np.nan_to_num(data[low - first : high - first])
         return values
+
+    def _holds(self, gene: ContactQuery) -> bool:
+        if gene.chrom not in self.files:
+            return False
+        with damage_as(lambda what: self._unreadable(gene.chrom, what)):
+            return _data_set(gene) in self._chrom(gene.chrom)
+
+    def _unreadable(self, chrom: str, what: str) -> InputError:
+        return InputError(f"track '{self.spec.name}': {self.files[chrom]} is no HDF5 file of contacts ({what}).")
 
     def _open(self) -> dict[str, Any]:
         return {}
@@ -386,10 +394,8 @@ class PublishedContacts(LazyFile[dict[str, Any]], ContactSource):
         import h5py
 
         if chrom not in self.handle:
-            try:
-                self.handle[chrom] = h5py.File(self.files[chrom], "r")
-            except OSError as error:
-                raise InputError(f"track '{self.spec.name}': {self.files[chrom]} is no HDF5 file ({error}).") from None
+            check_regular(self.files[chrom], f"track '{self.spec.name}' ({self.files[chrom]})")
+            self.handle[chrom] = h5py.File(self.files[chrom], "r")
         return self.handle[chrom]
 
     def close(self) -> None:

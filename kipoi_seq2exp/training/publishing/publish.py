@@ -8,7 +8,6 @@ the next that publishes, or that finds weights which are not those of the table,
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from kipoi_seq2exp.files import changed_together, is_plain_name, make_folder, un
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.losses import ErrorLoss
 from kipoi_seq2exp.nn.network import Seq2Exp
-from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
+from kipoi_seq2exp.settings import from_mapping, read_json, read_yaml, suggest
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.publishing.use import use_lines
 from kipoi_seq2exp.training.sections import Scheme, SplitConfig
@@ -226,7 +225,9 @@ def read_run(run: Path, cell_type: str | None = None) -> tuple[Seq2Exp, dict[str
     for name in ("best.safetensors", "record.json", "config.yaml"):
         if not (run / name).is_file():
             raise InputError(f"{run}: holds no {name}: it is no finished run of 'seq2exp train'.")
-    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    record = read_json(run / "record.json")
+    if not isinstance(record.get("weights_sha256"), str):
+        raise InputError(f"{run / 'record.json'} is damaged: it does not say which weights the run made.")
     config = training_config(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
     model = load_model(run / "best.safetensors", "cpu", sha256=record["weights_sha256"])
     if cell_type is None or cell_type == config.inputs.cell_type:

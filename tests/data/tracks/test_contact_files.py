@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import LENGTHS, write_bigwig, write_cooler
+from conftest import LENGTHS, write_bigwig, write_cooler, write_hic, write_mcool
 
 from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.data.sequence import Genome
@@ -80,31 +80,15 @@ def weighted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mcool(cool):
-    import h5py
-
     path = cool.with_name("x.mcool")
-    with h5py.File(cool) as source, h5py.File(path, "w") as target:
-        target.attrs["format"] = "HDF5::MCOOL"
-        target.attrs["format-version"] = 2
-        group = target.create_group("resolutions")
-        source.copy(source["/"], group, name=str(BIN))
+    write_mcool(path, cool, BIN)
     return path
 
 
 @pytest.fixture(scope="module")
 def hic(tmp_path_factory):
-    import hictkpy
-    import pandas as pd
-
     path = tmp_path_factory.mktemp("hic") / "x.hic"
-    writer = hictkpy.hic.FileWriter(str(path), LENGTHS, resolution=BIN)
-    offset = 0
-    for counts in make_counts().values():
-        first, second = np.nonzero(np.triu(counts))
-        pixels = {"bin1_id": first + offset, "bin2_id": second + offset, "count": counts[first, second].astype(float)}
-        writer.add_pixels(pd.DataFrame(pixels))
-        offset += len(counts)
-    writer.finalize()
+    write_hic(path, make_counts(), LENGTHS, BIN)
     return path
 
 
@@ -224,6 +208,28 @@ def test_damaged_files_are_named(cool, mcool, hic, tmp_path, name, content):
         open_contacts(f"{path}::1000", SPEC).profile(QUERIES[1], *SPANS[1])
     with pytest.raises(InputError, match="no such file"):
         open_contacts(tmp_path / f"none{path.suffix}", SPEC)
+
+
+def test_a_name_that_is_no_text_is_a_damaged_file(hic, tmp_path):
+    (tmp_path / "x.hic").write_bytes(hic.read_bytes().replace(b"chr1", b"\xf6hr1"))
+    with pytest.raises(InputError, match=r"x\.hic\) cannot be read as Hi-C \('utf-8' codec"):
+        open_contacts(f"{tmp_path / 'x.hic'}::{BIN}", SPEC)
+
+
+def test_damaged_published_contacts_are_named(tiny, tmp_path):
+    import h5py
+
+    path = tmp_path / "hic_feat_chr1.h5"
+    with h5py.File(path, "w") as file:
+        file["chr1_9000"] = np.zeros(100, dtype=np.float32)
+    source, query = open_contacts(tmp_path, SPEC), ContactQuery("GENE02", "chr1", 9_000)
+    assert source.profile(query, 8_000, 8_100).shape == (100,)
+    source.close()
+    path.write_bytes(path.read_bytes().replace(b"HEAP", b"HAEP"))
+    for read in (lambda: source.profile(query, 8_000, 8_100), lambda: source.check_against(None, [query])):
+        with pytest.raises(InputError, match=r"hic_feat_chr1\.h5 is no HDF5 file of contacts"):
+            read()
+        source.close()
 
 
 @pytest.mark.parametrize(
