@@ -122,7 +122,8 @@ class WindowDataset(Closes):
         index = int(index) % len(self)
         query = self._queries[index]
         window = self.window(index)
-        onehot, signals, blacklist = self.read(index, window.start, window.end)
+        values = self._window_values(query, window)
+        blacklist = self._blacklisted(window)
         return WindowInputs(
             gene_id=query.gene_id,
             chrom=query.chrom,
@@ -130,9 +131,9 @@ class WindowDataset(Closes):
             strand=self._strands[index],
             start=window.start,
             end=window.end,
-            onehot=onehot,
-            signals=signals,
-            features=self._features(index, query),
+            onehot=self.genome.onehot(window.chrom, window.start, window.end),
+            signals=self._signals(values, len(window)),
+            features=self._features(index, window, values),
             blacklist=blacklist,
         )
 
@@ -150,10 +151,8 @@ class WindowDataset(Closes):
         """
         query = self._queries[index]
         window = Window(query.chrom, start, end)
-        blacklist = np.zeros(len(window), dtype=np.bool_)
-        if self.blacklist is not None:
-            blacklist = self.blacklist.mask(window.chrom, start, end)
-        return self.genome.onehot(window.chrom, start, end), self._signals(query, window), blacklist
+        signals = self._signals(self._window_values(query, window), len(window))
+        return self.genome.onehot(window.chrom, start, end), signals, self._blacklisted(window)
 
     def track_values(self, index: int, name: str, start: int, end: int) -> NDArray[np.float32]:
         """Return a track of the gene in row `index` over any stretch round it, in its own unit: float32 (L,)."""
@@ -215,22 +214,48 @@ class WindowDataset(Closes):
         values: NDArray[np.float32] = track.values(window.chrom, window.start, window.end)
         return values
 
-    def _signals(self, query: ContactQuery, window: Window) -> NDArray[np.float32]:
-        signals = np.empty((len(window), len(self.inputs.tracks)), dtype=np.float32)
-        for column, spec in enumerate(self.inputs.tracks):
-            signals[:, column] = transformed(self._values(spec.name, query, window), spec.transform)
-        return signals
+    def _window_values(self, query: ContactQuery, window: Window) -> dict[str, NDArray[np.float32]]:
+        """Return every track in its own unit."""
+        return {spec.name: self._values(spec.name, query, window) for spec in self.inputs.tracks}
 
-    def _features(self, index: int, query: ContactQuery) -> NDArray[np.float32]:
+    def _blacklisted(self, window: Window) -> NDArray[np.bool_]:
+        if self.blacklist is None:
+            return np.zeros(len(window), dtype=np.bool_)
+        return self.blacklist.mask(window.chrom, window.start, window.end)
+
+    def _signals(self, values: Mapping[str, NDArray[np.float32]], length: int) -> NDArray[np.float32]:
+        """Return the tracks of a window side by side, (L, S), after their transforms."""
+        columns = [transformed(values[spec.name], spec.transform) for spec in self.inputs.tracks]
+        return np.stack(columns, axis=1) if columns else np.empty((length, 0), dtype=np.float32)
+
+    def _features(self, index: int, window: Window, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the features of the gene in row `index`, those of tracks from the values of its window."""
+        query = self._queries[index]
         features: NDArray[np.float32] = self.features.values[index].copy()
         for column in self.features.from_tracks:
             spec = self.inputs.features[column]
-            promoter, names = Window.around(query.chrom, query.tss, 2 * spec.flank_bp), spec.from_tracks
-            means = [float(self._values(name, query, promoter).mean(dtype=np.float64)) for name in names]
+            promoter = Window.around(query.chrom, query.tss, 2 * spec.flank_bp)
+            means = [
+                float(self._stretch(name, query, promoter, window, values).mean(dtype=np.float64))
+                for name in spec.from_tracks
+            ]
             features[column] = np.prod(means) ** (1 / len(means))
         for column, spec in enumerate(self.inputs.features):
             features[column : column + 1] = transformed(features[column : column + 1], spec.transform)
         return features
+
+    def _stretch(
+        self,
+        name: str,
+        query: ContactQuery,
+        stretch: Window,
+        window: Window,
+        values: Mapping[str, NDArray[np.float32]],
+    ) -> NDArray[np.float32]:
+        """Return a track over a stretch, from the values of the window that holds it or from the file."""
+        if window.start <= stretch.start and stretch.end <= window.end:
+            return values[name][stretch.start - window.start : stretch.end - window.start]
+        return self._values(name, query, stretch)
 
 
 def transformed(values: NDArray[np.float32], transform: Transform) -> NDArray[np.float32]:

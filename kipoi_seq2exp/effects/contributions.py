@@ -172,7 +172,7 @@ class Expression:
         self._blacklist: Tensor | None = given["blacklist"]
         self._mask: Tensor | None = None
         if _reads_a_threshold(model):
-            found = forward(model, [window])
+            found = forward(model, [window], evidence=False)
             assert found.mask is not None  # for the type checker: such a network makes one
             self._mask, self._blacklist = found.mask.clone(), None
         resting = window.features if rules is None else rules.baseline_of(window.features)
@@ -197,7 +197,7 @@ class Expression:
             for name, values in (("blacklist", self._blacklist), ("mask", self._mask))
             if values is not None
         }
-        found: Tensor = self.model(dna, tracks, features, **fixed).expression
+        found: Tensor = self.model(dna, tracks, features, **fixed, evidence=False).expression
         for values in inputs:  # an input that the network does not read has a gradient of 0
             found = found + 0 * values.flatten(1).sum(1)
         if self.on_call is not None and torch.is_grad_enabled():

@@ -54,8 +54,8 @@ class _Overview:
     width_bp: int
     parts: list[NDArray[Any]] = field(default_factory=list)
 
-    def add(self, chrom: int, start: int, values: NDArray[np.float64]) -> None:
-        """Summarise a piece by bin."""
+    def add(self, chrom: int, start: int, values: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
+        """Summarise a piece by bin, from its values and their squares."""
         bins = np.arange(start // self.width_bp, (start + len(values) - 1) // self.width_bp + 1)
         edges = np.maximum(bins * self.width_bp - start, 0)
         ends = np.minimum((bins + 1) * self.width_bp - start, len(values))
@@ -63,7 +63,7 @@ class _Overview:
         records["chrom"], records["start"], records["end"] = chrom, edges + start, ends + start
         records["count"] = ends - edges
         records["min"], records["max"] = np.minimum.reduceat(values, edges), np.maximum.reduceat(values, edges)
-        records["sum"], records["squares"] = np.add.reduceat(values, edges), np.add.reduceat(values**2, edges)
+        records["sum"], records["squares"] = np.add.reduceat(values, edges), np.add.reduceat(squares, edges)
         self.parts.append(records)
 
     def records(self) -> NDArray[Any]:
@@ -140,15 +140,16 @@ class BigWigWriter:
             for block in _blocks(values.astype("<f4")):
                 self._put(number, at, at + len(block), _BASES, block)
                 at += len(block)
+        exact_squares = exact**2
         for overview in self._overviews:
-            overview.add(number, start, exact)
+            overview.add(number, start, exact, exact_squares)
         count, low, high, total, squares = self._total
         self._total[:] = (
             count + len(exact),
             min(low, exact.min()),
             max(high, exact.max()),
             total + exact.sum(),
-            squares + (exact**2).sum(),
+            squares + exact_squares.sum(),
         )
 
     def close(self) -> None:

@@ -6,8 +6,9 @@ The promoter is forced into the mask by the model: it is never called, and no ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,7 +140,7 @@ def call_elements(mask: NDArray[np.floating], promoter: slice, settings: CallSet
 
     cut = settings.threshold
     if cut is None:
-        distal = np.delete(values, np.r_[promoter])
+        distal = np.concatenate([values[: promoter.start], values[promoter.stop :]])
         cut = _cut_of_top(distal, heights, settings.top_fraction, lambda cut: _total(intervals(cut)))
     start, end = intervals(cut)
     mean, largest = _summaries(values, start, end)
@@ -214,12 +215,27 @@ def place_elements(calls: Calls, locus: Locus) -> pd.DataFrame:
         Columns `COLUMNS`: BED6 (score = 1000 x mean mask; strand '.'), mean and maximum of the mask, the distance in bp
         from the TSS to the element's middle (negative: upstream of the gene), and the length in bp.
     """
-    start, end = calls.start + locus.start, calls.end + locus.start
-    direction = -1 if locus.strand == "-" else 1
-    distance = ((start + end) // 2 - locus.tss) * direction
-    score = np.clip(np.rint(1000 * calls.mean), 0, 1000).astype(np.int64)
-    columns = (locus.chrom, start, end, locus.gene_id, score, ".", calls.mean, calls.max, distance, end - start)
-    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), columns=list(COLUMNS))
+    return place_all([(calls, locus)])
+
+
+def place_all(found: Sequence[tuple[Calls, Locus]]) -> pd.DataFrame:
+    """Turn the calls of many genes into one table, as `place_elements` does those of one: a table each is slow."""
+    counts = [len(calls) for calls, _ in found]
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([np.empty(0), *(getattr(calls, name) for calls, _ in found)])
+
+    def repeated(name: str, kind: Any) -> NDArray[Any]:
+        return np.repeat(np.array([getattr(locus, name) for _, locus in found], dtype=kind), counts)
+
+    start, end = (joined(name).astype(np.int64) + repeated("start", np.int64) for name in ("start", "end"))
+    mean, direction = joined("mean"), np.where(repeated("strand", object) == "-", -1, 1)
+    distance = ((start + end) // 2 - repeated("tss", np.int64)) * direction
+    score = np.clip(np.rint(1000 * mean), 0, 1000).astype(np.int64)
+    names = repeated("chrom", object), repeated("gene_id", object)
+    columns = (names[0], start, end, names[1], score, ".", mean, joined("max"), distance, end - start)
+    table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), columns=list(COLUMNS))
+    return table.astype({name: "str" for name in ("chrom", "gene_id", "strand")})
 
 
 def join_elements(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -156,7 +156,7 @@ def mask_under(model: Seq2Exp, window: WindowInputs, concentrations: Concentrati
     from kipoi_seq2exp.nn import bottleneck
 
     if model.config.variant is not Variant.SOFT:
-        output = forward(model, [dataclasses.replace(window, signals=signals)])
+        output = forward(model, [dataclasses.replace(window, signals=signals)], evidence=False)
         assert output.mask is not None  # for the type checker: `shuffled_masks` needs one
         mask: Floats = output.mask[0].float().cpu().numpy()
         return mask

@@ -24,7 +24,7 @@ from kipoi_seq2exp.elements.calls import (
     call_elements,
     join_elements,
     kept_fraction,
-    place_elements,
+    place_all,
 )
 from kipoi_seq2exp.elements.mask_track import OVERLAP_RULE, write_mask_track
 from kipoi_seq2exp.files import whole_file
@@ -71,15 +71,15 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     deviation over its members), observed (if there are labels), kept_fraction (`calls.KEPT_WORDS`), mean_mask (over the
     window), n_elements, known_fraction (bases that are no N).
     """
-    tables, rows = [], []
+    found, rows = [], []
     for index in range(len(predictions)):
         mask = predictions.mask(index)
         if mask is None:
             rows.append((np.nan, np.nan, 0))
             continue
-        found = call_elements(mask, predictions.promoter, calls)
-        tables.append(place_elements(found, predictions.locus(index)))
-        rows.append((kept_fraction(mask, found.threshold), float(mask.mean(dtype=np.float64)), len(found)))
+        called = call_elements(mask, predictions.promoter, calls)
+        found.append((called, predictions.locus(index)))
+        rows.append((kept_fraction(mask, called.threshold), float(mask.mean(dtype=np.float64)), len(called)))
     masks = pd.DataFrame(rows, columns=["kept_fraction", "mean_mask", "n_elements"])
     genes = pd.concat([predictions.genes, masks], axis=1)
     columns = ["gene_id", "chrom", "tss", "strand", "start", "end", "expression"]
@@ -87,7 +87,7 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     columns += ["kept_fraction", "mean_mask", "n_elements", "known_fraction"]
     if not predictions.has_mask:
         columns = [name for name in columns if name not in masks]
-    return Summary(genes[columns], join_elements(tables))
+    return Summary(genes[columns], join_elements([place_all(found)]))
 
 
 def write_results(

@@ -9,6 +9,7 @@ Source: Su et al. 2025 (arXiv 2502.13991), section 3; the constants are those of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,30 @@ class BetaParams:
     def distribution(self) -> Beta:
         """The same as a torch distribution (quantiles are scipy's: `scipy.stats.beta.ppf`)."""
         return Beta(self.alpha, self.beta, validate_args=False)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The generator's part of the output, before the mask is read from it: per token."""
+
+    z: BetaParams
+    posterior: BetaParams
+    prior: BetaParams
+    mask_logits: Tensor
+
+
+def mean_evidence(members: Sequence[Evidence]) -> Evidence:
+    """Average the evidence of the members of an ensemble: what adds up for each adds up for the mean."""
+    if len(members) == 1:
+        return members[0]
+
+    def mean(name: str) -> BetaParams:
+        values = [getattr(member, name) for member in members]
+        alpha, beta = (torch.stack([getattr(value, side) for value in values]).mean(0) for side in ("alpha", "beta"))
+        return BetaParams(alpha=alpha, beta=beta)
+
+    logits = torch.stack([member.mask_logits for member in members]).mean(0)
+    return Evidence(mean("z"), mean("posterior"), mean("prior"), logits)
 
 
 def sequence_evidence(logits: Tensor, config: NetworkConfig) -> BetaParams:

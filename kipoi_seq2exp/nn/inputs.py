@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ class Inputs:
     Attributes
     ----------
     onehot : Tensor, (B, L, 4)
+        As given where the network reads none and no gradient is wanted of it.
     signals : Tensor, (B, L, S)
     features : Tensor, (B, F)
     blacklist, mask, sample : Tensor or None, (B, L)
@@ -61,15 +63,16 @@ def check_inputs(
     _check_window(config, L)
     signals = _required("signals", signals, (B, L, config.n_tracks), "tracks", onehot)
     features = _required("features", features, (B, config.n_features), "gene features", onehot)
-    if signals.numel() and not bool(torch.isfinite(signals).all()):
+    lowest = _lowest(signals)
+    if math.isnan(lowest):
         raise ShapeError("signals hold a value that is not a finite number: replace missing values by 0 first.")
-    if config.generates_mask and bool((signals < 0).any()):
+    if config.generates_mask and lowest < 0:
         track = int((signals < 0).any(0).any(0).nonzero()[0])
         raise ShapeError(
             f"signals: track {track} has a negative value ({float(signals[..., track].min()):.4g}); "
             "evidence cannot be negative: give a track of counts or of fold change without logarithm."
         )
-    if features.numel() and not bool(torch.isfinite(features).all()):
+    if math.isnan(_lowest(features)):
         raise ShapeError("features hold a value that is not a finite number.")
     if mask is None and config.variant is Variant.PEAKS:
         raise ShapeError("mask: this network makes no mask of its own; give one (B, L), e.g. peaks.")
@@ -78,7 +81,9 @@ def check_inputs(
     numbers = torch.float64 if signals.dtype == torch.float64 else torch.float32
     mask = None if mask is None else _same_window("mask", mask, (B, L), onehot).to(numbers)
     sample = None if sample is None else _same_window("sample", sample, (B, L), onehot).to(numbers)
-    return Inputs(onehot.to(numbers), signals, features.to(numbers), blacklist, mask, sample)
+    if config.reads_dna or onehot.requires_grad:  # else it is not looked at
+        onehot = onehot.to(numbers)
+    return Inputs(onehot, signals, features.to(numbers), blacklist, mask, sample)
 
 
 def check_results(expression: Tensor, mask: Tensor | None) -> None:
@@ -90,12 +95,20 @@ def check_results(expression: Tensor, mask: Tensor | None) -> None:
         If one is not.
     """
     for what, values in (("expression", expression), ("mask", mask)):
-        if values is not None and not bool(torch.isfinite(values).all()):
+        if values is not None and math.isnan(_lowest(values)):
             found = float(values[~torch.isfinite(values)][0])
             raise WeightsError(
                 f"the network predicts {'an' if what == 'expression' else 'a'} {what} of {found}: its weights overflow "
                 "on these inputs (are the tracks and features in the units that the weights were trained on?)."
             )
+
+
+def _lowest(values: Tensor) -> float:
+    """Return the lowest of values, in one pass; NaN where one of them is no finite number, 0 of none."""
+    if not values.numel():
+        return 0.0
+    lowest, highest = (float(value) for value in torch.aminmax(values.detach()))  # a NaN is both
+    return lowest if lowest > -math.inf and highest < math.inf else math.nan
 
 
 def _check_window(config: NetworkConfig, length: int) -> None:

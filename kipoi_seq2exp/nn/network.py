@@ -36,10 +36,11 @@ from torch.nn import functional
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, Products, Provenance, Variant
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn import bottleneck
-from kipoi_seq2exp.nn.bottleneck import BetaParams
+from kipoi_seq2exp.nn.bottleneck import BetaParams, Evidence, mean_evidence
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs, check_results
-from kipoi_seq2exp.nn.mamba import MambaStack
-from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, distinct_windows, read_5_to_3, turned, without_dna
+from kipoi_seq2exp.nn.mamba import MambaStack, has_hooks
+from kipoi_seq2exp.nn.remembered import Remembered
+from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, read_5_to_3, to_tokens, turned, without_dna
 
 GAIN = -2.0  # of each sum of `contact_pool` at the start, before softplus
 CONTEXT = 9  # positions that an activity is read from where the encoder reads the centre alone
@@ -78,16 +79,6 @@ class Seq2ExpOutput:
     spread: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The generator's part of the output, before the mask is read from it: per token."""
-
-    z: BetaParams
-    posterior: BetaParams
-    prior: BetaParams
-    mask_logits: Tensor
-
-
 class Seq2Exp(nn.Module):
     """The network; build it with `load_model`, or with a config for random weights.
 
@@ -112,6 +103,7 @@ class Seq2Exp(nn.Module):
         self.config, self.inputs, self.provenance = config, inputs, provenance or Provenance()
         self.members: nn.ModuleList | None = None
         self.generator: MambaStack | None = None
+        self._remembered = Remembered()
         if config.generates_mask:
             self.register_buffer("prior_weights", torch.tensor(config.prior_weights))
             self.register_buffer("signal_betas", torch.tensor(config.signal_betas))
@@ -181,6 +173,8 @@ class Seq2Exp(nn.Module):
         blacklist: Tensor | None = None,
         mask: Tensor | None = None,
         sample: Tensor | None = None,
+        *,
+        evidence: bool = True,
     ) -> Seq2ExpOutput:
         """Predict expression and mask of a batch of windows.
 
@@ -199,6 +193,8 @@ class Seq2Exp(nn.Module):
             run, and the output has no `z`, `posterior`, `prior` and `kl`.
         sample : Tensor, (B, L), optional
             Training: a draw from z to use instead of a fresh one.
+        evidence : bool
+            Return `z`, `posterior`, `prior`, `mask_logits` and `kl`; without them a window of long tokens is quicker.
 
         Returns
         -------
@@ -214,14 +210,15 @@ class Seq2Exp(nn.Module):
         """
         inputs = check_inputs(self.config, onehot, signals, features, blacklist, mask, sample)
         whole = torch.is_grad_enabled() or onehot.device.type != "cpu"  # else one by one: the same bits in any batch
-        output = self._forward(inputs) if whole else _joined([self._forward(window) for window in inputs.windows()])
+        parts = [inputs] if whole else inputs.windows()
+        output = _joined([self._forward(part, evidence) for part in parts])
         if not self.training:
             check_results(output.expression, output.mask)
         return output
 
-    def _forward(self, inputs: Inputs) -> Seq2ExpOutput:
+    def _forward(self, inputs: Inputs, evidence: bool) -> Seq2ExpOutput:
         grid = self.grid(inputs.onehot.shape[1])
-        output, probability = self._run(_to_tokens(inputs, grid), grid)
+        output, probability = self._run(to_tokens(inputs, grid, self.config.reads_dna), grid, evidence)
         mask = output.mask if inputs.mask is None else inputs.mask
         if probability is not None and grid.token_bp > 1:
             annotations = inputs.blacklist, self.promoter(grid.window_bp)
@@ -232,7 +229,7 @@ class Seq2Exp(nn.Module):
         """Predict windows of that length from their tokens; every (B, L) of the output is (B, T) here."""
         return self._run(tokens, self.grid(window_bp))[0]
 
-    def _run(self, tokens: Tokens, grid: TokenGrid) -> tuple[Seq2ExpOutput, Tensor | None]:
+    def _run(self, tokens: Tokens, grid: TokenGrid, wanted: bool = True) -> tuple[Seq2ExpOutput, Tensor | None]:
         """Return the output per token, and the mask before annotations where the network makes its own."""
         reverse, features = None, tokens.features
         if not self.config.reads_dna:
@@ -247,7 +244,7 @@ class Seq2Exp(nn.Module):
         evidence, probability, mask = None, None, tokens.mask
         if mask is None and self.config.generates_mask:
             parts = zip(self.networks, embedded, strict=True)
-            evidence = _mean_evidence([one.generate(*part, tokens) for one, part in parts])
+            evidence = mean_evidence([one.generate(*part, tokens) for one, part in parts])
             probability = self.read_mask(evidence.z, tokens.sample)
             mask = bottleneck.annotate_tokens(probability, tokens.kept, grid.promoter)
         parts = zip(self.networks, embedded, strict=True)
@@ -256,12 +253,12 @@ class Seq2Exp(nn.Module):
         if len(values) > 1:
             expression, spread = torch.stack(values).mean(0), torch.stack(values).std(0)
         output = Seq2ExpOutput(expression, mask=None if mask is None else turned(mask, reverse), spread=spread)
-        if evidence is None:
+        if evidence is None or probability is None:
             return output, None
-        kl = bottleneck.marginal_kl(evidence.z, self.config)
-        back = _changed(evidence, lambda value: turned(value, reverse))
-        assert probability is not None  # for the type checker
-        return dataclasses.replace(output, **back, kl=kl), turned(probability, reverse)
+        if wanted:
+            back = _changed(evidence, lambda value: turned(value, reverse))
+            output = dataclasses.replace(output, **back, kl=bottleneck.marginal_kl(evidence.z, self.config))
+        return output, turned(probability, reverse)
 
     def embed(self, tokens: Tokens, grid: TokenGrid) -> tuple[Tensor, Tensor]:
         """Embed the DNA of the distinct windows of a batch, (U, T, D), and DNA and tracks of each window, (B, T, D)."""
@@ -291,16 +288,31 @@ class Seq2Exp(nn.Module):
 
     def generate(self, sequence: Tensor, embedded: Tensor, tokens: Tokens) -> Evidence:
         """Gather the evidence of DNA and tracks that each token belongs to an active element."""
-        hidden = self.encoder(embedded) if self.generator is None else self.generator(sequence)
-        with torch.autocast(hidden.device.type, enabled=False):  # concentrations stay in full precision
-            exact = hidden.float() if hidden.dtype != torch.float64 else hidden
-            logits = self.evidence_head(exact)
-            if self.generator is not None:
-                logits = logits[tokens.rows]
+        if self.generator is None:
+            logits = self._logits(self.encoder(embedded))
+        elif len(tokens.onehot) or torch.is_grad_enabled() or has_hooks(self):
+            logits = self._logits(self.generator(sequence))[tokens.rows]
+        else:
+            logits = self._blank_logits(self.generator, sequence)[tokens.rows]
+        with torch.autocast(logits.device.type, enabled=False):  # concentrations stay in full precision
             posterior = bottleneck.sequence_evidence(logits, self.config)
             prior = bottleneck.signal_evidence(tokens.tracks, self.signal_betas, self.config)
             z = bottleneck.couple_evidence(posterior, prior, self.prior_weights, self.config)
         return Evidence(z, posterior, prior, logits)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: Tensor = self.evidence_head(hidden.float() if hidden.dtype != torch.float64 else hidden)
+        return logits
+
+    def _blank_logits(self, generator: MambaStack, sequence: Tensor) -> Tensor:
+        """Run the generator on a window without DNA, (1, T, D), the same at every token: once, until a weight changes.
+
+        What else the numbers depend on is compared too, so they are the bits that the generator would give.
+        """
+        kind = sequence.shape[1], generator.products, str(torch.is_autocast_enabled(sequence.device.type))
+        weights = [sequence[0, :1], *generator.parameters(), *self.evidence_head.parameters()]
+        return self._remembered(kind, weights, lambda: self._logits(generator(sequence)))
 
     def read_mask(self, z: BetaParams, sample: Tensor | None) -> Tensor:
         """Read the mask (B, T) from z, without annotations: its mean when evaluating, a sample of it when training."""
@@ -395,27 +407,6 @@ class Seq2Exp(nn.Module):
         """Return the central P bases of a window of that length."""
         start = (window_bp - self.config.promoter_bp) // 2
         return slice(start, start + self.config.promoter_bp)
-
-
-def _mean_evidence(members: Sequence[Evidence]) -> Evidence:
-    """Average the evidence of the members of an ensemble: what adds up for each adds up for the mean."""
-    if len(members) == 1:
-        return members[0]
-
-    def mean(name: str) -> BetaParams:
-        values = [getattr(member, name) for member in members]
-        alpha, beta = (torch.stack([getattr(value, side) for value in values]).mean(0) for side in ("alpha", "beta"))
-        return BetaParams(alpha=alpha, beta=beta)
-
-    logits = torch.stack([member.mask_logits for member in members]).mean(0)
-    return Evidence(mean("z"), mean("posterior"), mean("prior"), logits)
-
-
-def _to_tokens(inputs: Inputs, grid: TokenGrid) -> Tokens:
-    """Reduce checked inputs to tokens."""
-    kept = None if inputs.blacklist is None else grid.to_tokens((~inputs.blacklist).to(inputs.signals.dtype))
-    mask, sample = (None if x is None else grid.to_tokens(x) for x in (inputs.mask, inputs.sample))
-    return Tokens(*distinct_windows(inputs.onehot), grid.to_tokens(inputs.signals), inputs.features, kept, mask, sample)
 
 
 def _at_bases(output: Seq2ExpOutput, grid: TokenGrid) -> Seq2ExpOutput:

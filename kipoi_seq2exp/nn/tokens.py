@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from kipoi_seq2exp.config import NetworkConfig
 from kipoi_seq2exp.nn.cpu.stem import read_codes, strongest_matches
+from kipoi_seq2exp.nn.inputs import Inputs
 from kipoi_seq2exp.nn.mamba import has_hooks
 
 
@@ -127,8 +128,22 @@ def without_dna(tokens: Tokens) -> Tokens:
     """Return a batch whose windows have no known base; gradients by the DNA exist, and are zero."""
     if tokens.onehot.requires_grad:
         return dataclasses.replace(tokens, onehot=tokens.onehot * 0)
-    rows = torch.zeros(len(tokens.tracks), dtype=torch.long, device=tokens.tracks.device)
-    return dataclasses.replace(tokens, onehot=tokens.onehot[:0], unknown=True, rows=rows)
+    onehot, unknown, rows = _no_dna(tokens.onehot, len(tokens.tracks))
+    return dataclasses.replace(tokens, onehot=onehot, unknown=unknown, rows=rows)
+
+
+def _no_dna(onehot: Tensor, windows: int) -> tuple[Tensor, bool, Tensor]:
+    """Return the first three fields of `Tokens` for that many windows without any known base."""
+    return onehot[:0], True, torch.zeros(windows, dtype=torch.long, device=onehot.device)
+
+
+def to_tokens(inputs: Inputs, grid: TokenGrid, reads_dna: bool) -> Tokens:
+    """Reduce checked inputs to tokens; DNA that nothing reads, and no gradient is wanted of, is not looked at."""
+    kept = None if inputs.blacklist is None else grid.to_tokens((~inputs.blacklist).to(inputs.signals.dtype))
+    mask, sample = (None if x is None else grid.to_tokens(x) for x in (inputs.mask, inputs.sample))
+    unread = not reads_dna and not inputs.onehot.requires_grad
+    dna = _no_dna(inputs.onehot, len(inputs.onehot)) if unread else distinct_windows(inputs.onehot)
+    return Tokens(*dna, grid.to_tokens(inputs.signals), inputs.features, kept, mask, sample)
 
 
 def turned(values: Tensor, reverse: Tensor | None) -> Tensor:

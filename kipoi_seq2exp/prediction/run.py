@@ -291,7 +291,7 @@ def predict_windows(
     """
     if peaks is not None:
         masks = [_peak_mask(model, window, peaks) for window in windows]
-    output = forward(model, windows, None if masks is None else stacked(masks, model))
+    output = forward(model, windows, None if masks is None else stacked(masks, model), evidence=save_beta)
     per_base: dict[str, Tensor | None] = {"mask": output.mask}
     if save_beta and output.z is not None:
         per_base |= {"alpha": output.z.alpha, "beta": output.z.beta}
@@ -302,7 +302,7 @@ def predict_windows(
         Row(
             expression=float(expression[place]),
             spread=None if spread is None else float(spread[place]),
-            known_fraction=float(window.onehot.sum(dtype=np.int64)) / len(window.onehot),
+            known_fraction=np.count_nonzero(window.onehot) / len(window.onehot),
             **{name: value[place] for name, value in arrays.items()},
         )
         for place, window in enumerate(windows)

@@ -104,6 +104,7 @@ class PredictionStore:
     def __init__(self, path: Path, root: Any) -> None:
         self.path = path
         self._root = root
+        self._arrays: dict[str, Any] = {}  # to find one by its name reads its description again
 
     @classmethod
     def create(cls, path: Path, layout: Layout) -> PredictionStore:
@@ -201,11 +202,17 @@ class PredictionStore:
         }
         try:
             for name, value in arrays.items():
-                if value is not None and name in self._root:
-                    self._root[name][index] = value
-            self._root["done"][index] = 1
+                if value is not None and (array := self._array(name)) is not None:
+                    array[index] = value
+            self._array("done")[index] = 1
         except OSError as error:
             raise output_error(self.path, error) from None
+
+    def _array(self, name: str) -> Any:
+        """Return an array, or None where the store was made without it."""
+        if name not in self._arrays:
+            self._arrays[name] = self._root.get(name)
+        return self._arrays[name]
 
 
 def _lay_out(root: Any, layout: Layout) -> None:
@@ -265,6 +272,7 @@ class Predictions(Closes):
     def __init__(self, path: Path, root: Any, genes: pd.DataFrame, rows: NDArray[np.int64]) -> None:
         self.path, self.genes = path, genes
         self._root, self._rows = root, rows
+        self._arrays: dict[str, Any] = {}
         self.has_mask = holds(root, "preds/element_mask")
         self.has_beta = holds(root, "preds/beta_alpha")
         attributes = dict(root.attrs)
@@ -319,10 +327,12 @@ class Predictions(Closes):
 
     def locus(self, index: int) -> Locus:
         """Return where the window of one gene lies."""
-        gene = self.genes.iloc[index]
-        return Locus(
-            gene["gene_id"], gene["chrom"], int(gene["start"]), int(gene["end"]), int(gene["tss"]), gene["strand"]
-        )
+        return self._loci[index]
+
+    @functools.cached_property
+    def _loci(self) -> list[Locus]:
+        columns = [self.genes[name].tolist() for name in ("gene_id", "chrom", "start", "end", "tss", "strand")]
+        return [Locus(*values) for values in zip(*columns, strict=True)]
 
     def on_chromosome(self, index: int) -> slice:
         """Return the bases of a gene's window that lie on its chromosome; without its length, those from base 0 on."""
@@ -355,7 +365,9 @@ class Predictions(Closes):
 
     def _bases(self, name: str, index: int) -> Floats:
         with reading(self.path):
-            values: Floats = np.asarray(self._root[name][int(self._rows[index])], dtype=np.float32)
+            if name not in self._arrays:
+                self._arrays[name] = self._root[name]  # which reads its description again each time
+            values: Floats = np.asarray(self._arrays[name][int(self._rows[index])], dtype=np.float32)
         return values
 
 

@@ -64,7 +64,7 @@ class ArrayModel:
 
         def work(windows: Tensors) -> dict[str, Tensor]:
             with torch.inference_mode():
-                output = self.network(**windows)
+                output = self.network(**windows, evidence=False)
                 return {name: _named_result(output, name) for name in self.outputs}
 
         return self._together(x, work, self.outputs)

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 def stacked(arrays: Sequence[NDArray[Any]], model: Seq2Exp) -> Tensor:
-    """Return arrays (...) as one tensor (B, ...) on the network's device."""
+    """Return arrays (...) as one tensor (B, ...) on the network's device; one alone shares its memory on the CPU."""
     import torch
 
-    return torch.from_numpy(np.stack(arrays)).to(next(model.parameters()).device)
+    joined = arrays[0][None] if len(arrays) == 1 and arrays[0].flags.writeable else np.stack(arrays)
+    return torch.from_numpy(joined).to(next(model.parameters()).device)
 
 
 def tensors_of(model: Seq2Exp, windows: Sequence[WindowInputs]) -> dict[str, Tensor]:
@@ -45,7 +46,9 @@ def tensors_of(model: Seq2Exp, windows: Sequence[WindowInputs]) -> dict[str, Ten
     return {name: stacked([getattr(window, name) for window in windows], model) for name in names}
 
 
-def forward(model: Seq2Exp, windows: Sequence[WindowInputs], mask: Tensor | None = None) -> Seq2ExpOutput:
+def forward(
+    model: Seq2Exp, windows: Sequence[WindowInputs], mask: Tensor | None = None, *, evidence: bool = True
+) -> Seq2ExpOutput:
     """Run the network on windows, without gradients.
 
     Parameters
@@ -55,6 +58,8 @@ def forward(model: Seq2Exp, windows: Sequence[WindowInputs], mask: Tensor | None
         Of one length.
     mask : Tensor, (B, L), optional
         Used exactly as given, in place of the network's own.
+    evidence : bool
+        Return the evidence behind the mask too (see `Seq2Exp.forward`).
 
     Returns
     -------
@@ -63,5 +68,5 @@ def forward(model: Seq2Exp, windows: Sequence[WindowInputs], mask: Tensor | None
     import torch
 
     with torch.inference_mode():
-        output: Seq2ExpOutput = model(**tensors_of(model, windows), mask=mask)
+        output: Seq2ExpOutput = model(**tensors_of(model, windows), mask=mask, evidence=evidence)
     return output

@@ -15,6 +15,7 @@ from conftest import GENES, LENGTHS, WINDOW_BP, write_bigwig
 from kipoi_seq2exp.config import Transform
 from kipoi_seq2exp.data import WindowDataset
 from kipoi_seq2exp.data.tracks.contacts import powerlaw_contact
+from kipoi_seq2exp.data.tracks.track import SignalTrack
 from kipoi_seq2exp.effects.track_features import FeatureRules
 from kipoi_seq2exp.errors import ConfigError, InputError
 
@@ -74,6 +75,13 @@ def test_promoter_activity_is_that_of_the_tracks(tiny):
     tss = GENES[2][2]
     means = [np.nan_to_num(tiny.signals[name]["chr1"][tss - 500 : tss + 500]).mean() for name in tiny.tracks]
     assert tiny.dataset()[2].features[8] == pytest.approx(np.sqrt(means[0] * means[1]), rel=1e-5)
+
+
+def test_a_window_is_read_once_for_tracks_and_features(tiny, monkeypatch):
+    dataset, reads, values = tiny.dataset(), [], SignalTrack.values
+    monkeypatch.setattr(SignalTrack, "values", lambda track, *place: reads.append(place) or values(track, *place))
+    assert dataset[1].features[8] > 0  # promoter activity, of both tracks
+    assert reads == [("chr1", 7_000, 11_000)] * 2
 
 
 def test_transforms(tiny):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kipoi_seq2exp.data.windows import Locus
-from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings, call_elements, join_elements, place_elements
+from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings, call_elements, join_elements, place_all, place_elements
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 
 PROMOTER = slice(40, 60)
@@ -132,6 +133,16 @@ def test_joined_elements_are_sorted_and_may_be_none():
     assert joined["gene_id"].tolist() == ["A", "A", "B", "B"]
     assert joined.index.tolist() == [0, 1, 2, 3]
     assert tuple(join_elements([late.iloc[:0]]).columns) == COLUMNS
+
+
+def test_elements_of_many_genes_make_the_table_of_each():
+    masks = np.random.default_rng(0).random((3, 100))
+    masks[1] = 0  # a gene without any
+    loci = [Locus(f"G{i}", f"chr{i}", 500 * i, 500 * i + 100, 500 * i + 50, "-+-"[i]) for i in range(3)]
+    found = [(call_elements(mask, PROMOTER, EVERY_BASE), locus) for mask, locus in zip(masks, loci, strict=True)]
+    single = pd.concat([place_elements(*one) for one in found], ignore_index=True)
+    pd.testing.assert_frame_equal(place_all(found), single)
+    pd.testing.assert_frame_equal(place_all([]), single.iloc[:0])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,7 +14,7 @@ from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.elements.evidence import split_evidence
 from kipoi_seq2exp.elements.fdr import mask_under
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.scan import Backend
 from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, known_rows
@@ -302,3 +303,73 @@ def test_a_network_that_reads_no_dna_reads_n() -> None:
     onehot = batch["onehot"].float().requires_grad_()
     blind(**{**batch, "onehot": onehot}).expression.sum().backward()
     assert not onehot.grad.any()
+
+
+def test_without_the_evidence_the_numbers_are_the_same() -> None:
+    model, batch = network(members=2), windows()
+    with torch.inference_mode():
+        whole, bare = model(**batch), model(**batch, evidence=False)
+    for name in ("expression", "mask", "spread"):
+        assert torch.equal(getattr(whole, name), getattr(bare, name))
+    assert whole.z is not None
+    assert (bare.z, bare.posterior, bare.prior, bare.mask_logits, bare.kl) == (None,) * 5
+
+
+def runs_of_generator(model: Seq2Exp, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count how often the generator runs, without a hook, which would have it run each time."""
+    runs, forward = [], model.generator.forward
+    monkeypatch.setattr(model.generator, "forward", lambda *given: runs.append(1) or forward(*given))
+    return runs
+
+
+def test_the_generator_reads_windows_without_dna_once_until_a_weight_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = network(reads_dna=False), windows()
+    runs = runs_of_generator(model, monkeypatch)
+    with torch.inference_mode():
+        first, again = model(**batch), model(**batch)
+        assert len(runs) == 1  # for 3 windows, twice
+        assert torch.equal(first.mask, again.mask)
+        model(**windows(length=800))
+        assert len(runs) == 2
+        model.generator.layers[0].out_proj.weight.data.mul_(-3)  # past the tensor's version
+        changed = model(**batch)
+        fresh = network(reads_dna=False)
+        fresh.load_state_dict(model.state_dict())
+        assert torch.equal(changed.mask, fresh(**batch).mask)
+        assert not torch.equal(changed.mask, first.mask)
+        assert len(runs) == 3
+    model(**batch).expression.sum().backward()  # gradients go through the generator
+    assert len(runs) == 4
+    assert model.generator.layers[0].out_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_listener_hears_the_generator_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, heard = network(reads_dna=False), []
+    with torch.inference_mode():
+        model(**windows(1))
+        model.generator.register_forward_hook(lambda *_: heard.append(1))
+        model(**windows(2))
+    assert len(heard) == 2
+
+
+def test_a_copied_network_remembers_nothing() -> None:
+    model, batch = network(reads_dna=False), windows(1)
+    with torch.inference_mode():
+        expected = model(**batch).mask
+    twin = copy.deepcopy(model)
+    assert twin._remembered._last is None
+    with torch.no_grad():
+        assert torch.equal(twin(**batch).mask, expected)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_dna_that_nothing_reads_is_not_looked_at_and_all_else_is(bad: float) -> None:
+    model, batch = network(reads_dna=False), windows(1)
+    with torch.inference_mode():
+        expected = model(**batch).expression
+        assert torch.equal(model(**{**batch, "onehot": torch.full((1, 1_000, 4), bad)}).expression, expected)
+    for name in ("signals", "features"):
+        values = batch[name].clone()
+        values.view(-1)[-1] = bad
+        with pytest.raises(ShapeError, match=f"{name} hold a value that is not a finite number"):
+            model(**{**batch, name: values})

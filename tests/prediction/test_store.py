@@ -64,6 +64,19 @@ def test_rows_come_back_as_they_were_written(tmp_path):
         assert (alpha[0], beta[0]) == (1.5, 2.5)
 
 
+def test_the_description_of_an_array_is_read_once_for_all_genes(tmp_path, monkeypatch):
+    store = PredictionStore.create(tmp_path / "p.zarr", layout())
+    found, read = [], zarr.Group.__getitem__
+    monkeypatch.setattr(zarr.Group, "__getitem__", lambda group, name: found.append(name) or read(group, name))
+    for index in range(3):
+        store.write(index, row(index / 4))
+    assert sorted(found) == sorted(set(found))
+    predictions = read_predictions(tmp_path / "p.zarr")
+    found.clear()
+    assert [float(predictions.mask(index).max()) for index in range(3)] == [0, 0.25, 0.5]
+    assert found.count("preds/element_mask") == 1
+
+
 def test_a_store_without_mask_and_labels(tmp_path):
     genes = GENES.drop(columns="observed")
     store = PredictionStore.create(tmp_path / "p.zarr", layout(genes=genes, has_mask=False, has_beta=False))

@@ -10,6 +10,7 @@ from kipoi_seq2exp.config import NetworkConfig, Variant
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.zoo.array_model import ArrayModel
+from kipoi_seq2exp.zoo.forward import stacked
 
 LENGTH = 400
 
@@ -218,3 +219,13 @@ def test_hooks_are_called_and_change_no_prediction(model, x):
         for module in network.modules():
             module._forward_hooks.clear()
     np.testing.assert_array_equal(expression(model, x), wanted)
+
+
+def test_a_window_alone_shares_its_memory_with_its_tensors_and_several_are_joined(model):
+    values = np.arange(6, dtype=np.float32).reshape(3, 2)
+    alone, several = (stacked(arrays, model.network) for arrays in ([values], [values, values + 1]))
+    assert alone.shape == (1, 3, 2)
+    assert np.shares_memory(alone.numpy(), values)
+    np.testing.assert_array_equal(several.numpy(), np.stack([values, values + 1]))
+    fixed = np.broadcast_to(np.float32(1), (3, 2))  # torch warns of arrays that may not be written to
+    assert stacked([fixed], model.network).shape == (1, 3, 2)

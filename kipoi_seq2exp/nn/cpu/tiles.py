@@ -152,16 +152,18 @@ class Direction:
 
         rank, states = own("dt_proj.weight").shape[1], own("A_log").shape[1]
         missing = -states % STATES
-        low_rank = own("x_proj.weight").split([rank, states, states])
-        x_proj = torch.cat([low_rank[0], *(functional.pad(part, (0, 0, 0, missing)) for part in low_rank[1:])]).t()
-        A2 = functional.pad(-torch.exp(own("A_log").t()) * LOG2_E, (0, 0, 0, missing))
+        x_proj, A2 = own("x_proj.weight"), -torch.exp(own("A_log").t()) * LOG2_E
+        if missing:
+            low_rank = x_proj.split([rank, states, states])
+            x_proj = torch.cat([low_rank[0], *(functional.pad(part, (0, 0, 0, missing)) for part in low_rank[1:])])
+            A2 = functional.pad(A2, (0, 0, 0, missing))
         d_inner = A2.shape[1]
         return cls(
             reverse,
             1,
             array(own("conv_weight").t()),
             array(own("conv_bias")[None]),
-            x_proj.contiguous(),
+            x_proj.t().contiguous(),
             array(own("dt_proj.weight").t()),
             array(own("dt_proj.bias")[None]),
             array(A2),
