@@ -102,6 +102,27 @@ def train(settings: Settings) -> dict[str, Any]:
     return measured(lambda: step(inputs), settings["rounds"])
 
 
+def train_tokens(settings: Settings) -> dict[str, Any]:
+    """Forward and backward of 16 windows that lie in memory as tokens, as training has them."""
+    import torch
+
+    from kipoi_seq2exp import seq2exp_loss
+    from kipoi_seq2exp.nn.tokens import Tokens
+
+    model = network(settings).train()
+    config, windows = model.config, 16
+    positions = model.grid(config.window_bp).length
+    numbers = torch.rand(windows, positions, config.n_tracks), torch.randn(windows, config.n_features)
+    tokens = Tokens(torch.zeros(0, config.window_bp, 4), True, torch.zeros(windows, dtype=torch.long), *numbers)
+
+    def step() -> None:
+        model.zero_grad()
+        seq2exp_loss(model.forward_tokens(tokens, config.window_bp), torch.ones(windows)).total.backward()
+
+    step()
+    return measured(step, settings["rounds"])
+
+
 def enformer_forward(settings: Settings) -> dict[str, Any]:
     """Run Enformer (random weights) on one window, in float32 or under bfloat16 autocast."""
     import torch
@@ -146,6 +167,7 @@ TASKS = {
     "predict": predict,
     "half": half_projections,
     "train": train,
+    "train_tokens": train_tokens,
     "enformer": enformer_forward,
     "imports": imports,
     "first": first,

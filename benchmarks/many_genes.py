@@ -41,11 +41,15 @@ class Inputs:
     fasta: Path
     h3k27ac: Path
     dnase: Path
+    h3k27ac_reference: Path
+    dnase_reference: Path
 
     def options(self) -> list[str]:
         """Return them as options of `seq2exp predict`."""
         words = ["--fasta", str(self.fasta), "--genes", str(self.genes), "--track", "hic=powerlaw"]
-        return [*words, "--track", f"h3k27ac={self.h3k27ac}", "--track", f"dnase={self.dnase}"]
+        for name in ("h3k27ac", "dnase", "h3k27ac_reference", "dnase_reference"):
+            words += ["--track", f"{name}={getattr(self, name)}"]
+        return words
 
     def arguments(self) -> str:
         """Return them as arguments of Kipoi's data loader."""
@@ -91,7 +95,8 @@ def chosen_inputs(hg19: bool, count: int, scratch: Path) -> Inputs:
     if count:
         table = table.iloc[[place * len(table) // count for place in range(count)]]
     table.to_csv(scratch / "genes.tsv", sep="\t", index=False)
-    return Inputs(scratch / "genes.tsv", fasta, folder / "K562.h3k27ac.bw", folder / "K562.dnase.bw")
+    tracks = [folder / f"{cell}.{mark}.bw" for cell in ("K562", "GM12878") for mark in ("h3k27ac", "dnase")]
+    return Inputs(scratch / "genes.tsv", fasta, *tracks)
 
 
 def measured(way: str, inputs: Inputs, scratch: Path) -> dict[str, Any]:

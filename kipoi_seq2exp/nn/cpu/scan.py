@@ -21,6 +21,7 @@ from torch.nn import functional
 
 LOG2_E = math.log2(math.e)
 WIDTH, STATES = 16, 4  # channels of one vector, and states that the backward takes at a time: see `simd`
+LARGE = 2**20  # numbers: a huge page holds half as many
 Array = NDArray[np.float32]
 
 _pools: dict[tuple[int, str, int], ThreadPoolExecutor] = {}
@@ -56,11 +57,15 @@ def empty(*shape: int) -> Tensor:
     """Make an uninitialised float32 tensor; a large one lies in huge pages where Linux gives them on request.
 
     A fresh array of 400 MB is 100,000 page faults from torch's allocator, and 900 from NumPy's, which asks. NumPy's
-    begins anywhere, and vectors that straddle two cache lines make a scan slower by a third: so it begins at 64 bytes.
+    begins anywhere, and vectors that straddle two cache lines make a scan slower by a third: so it begins at 64 bytes,
+    where torch's begin, whose small ones cost a tenth.
     """
-    numbers = np.empty(math.prod(shape) + WIDTH, np.float32)
+    count = math.prod(shape)
+    if count < LARGE:
+        return torch.empty(shape)
+    numbers = np.empty(count + WIDTH, np.float32)
     skipped = -numbers.ctypes.data % (4 * WIDTH) // 4
-    return torch.from_numpy(numbers[skipped : skipped + math.prod(shape)].reshape(shape))
+    return torch.from_numpy(numbers[skipped : skipped + count].reshape(shape))
 
 
 def channel_ranges(channels: int, threads: int | None = None) -> list[tuple[int, int]]:
