@@ -4,10 +4,10 @@
     python benchmarks/before_after.py REVISION --threads 1 --rounds 5 --out DIR
 
 A prediction is of 100,000 bases, a token a base; a training step is forward and backward of 16 windows of 2,000 tokens
-of 100 bases, of which the encoder reads 400 (the shape of configs/human.yaml). Each measurement is a process of its own,
-which takes the median of a few; revisions take turns, and the smallest of the rounds counts: other work on the machine
-only ever adds. The earlier revision is checked out beside the repository for the time of the run. Writes
-before_after.md into --out, or prints it alone.
+of 100 bases, of which the encoder reads 400 (the shape of configs/human.yaml). Each measurement is a process of its
+own, which takes the median of a few; revisions take turns, and the smallest of the rounds counts: other work on the
+machine only ever adds. The earlier revision is checked out for the time of the run. Writes before_after.md into --out,
+or prints it alone.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def compared(task: str, d_model: int, threads: int, args: argparse.Namespace, ea
 def markdown(rows: list[dict[str, Any]], revision: str) -> str:
     """Write the table."""
     lines = [
-        f"Processor seconds, smallest of the rounds; before: {revision}. Load average {os.getloadavg()[0]:.1f} at the end.",
+        f"Processor seconds, smallest of the rounds; before: {revision}. Load average {os.getloadavg()[0]:.1f}.",
         "",
         "| what | d_model | threads | before | after | before / after |",
         "|---|---|---|---|---|---|",
