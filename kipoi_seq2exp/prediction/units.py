@@ -142,23 +142,19 @@ class UnitStore:
                 name.unlink(missing_ok=True)
         connection = None
         try:
-            connection = sqlite3.connect(path)
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                if not connection.execute("SELECT name FROM sqlite_master").fetchone():
-                    for statement in cls.TABLES:
-                        connection.execute(statement)
-                    connection.execute("INSERT INTO about VALUES (?)", [json.dumps(wanted)])
-                with reading_units(path):
+            with reading_units(path, _unusable):
+                connection = sqlite3.connect(path)
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    if not connection.execute("SELECT name FROM sqlite_master").fetchone():
+                        for statement in cls.TABLES:
+                            connection.execute(statement)
+                        connection.execute("INSERT INTO about VALUES (?)", [json.dumps(wanted)])
                     found = dict(json.loads(connection.execute("SELECT request FROM about").fetchone()[0]))
-        except (sqlite3.Error, OutputError) as error:
+        except OutputError:
             if connection is not None:
                 connection.close()
-            if isinstance(error, OutputError):
-                raise
-            raise OutputError(
-                f"{path}: cannot be used as this command's store ({error}): move it away, or choose another folder."
-            ) from None
+            raise
         if changed := differences(found, wanted):
             connection.close()
             raise OutputError(
@@ -211,8 +207,18 @@ class UnitStore:
         self._connection.execute("INSERT INTO done VALUES (?, ?)", [key, json.dumps(result)])
 
 
+def _damaged(path: Path, what: str) -> OutputError:
+    return OutputError(f"{path} is damaged ({what}): start anew with --overwrite.")
+
+
+def _unusable(path: Path, what: str) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be used as this command's store ({what}): move it away, or choose another folder."
+    )
+
+
 @contextmanager
-def reading_units(path: Path) -> Iterator[None]:
+def reading_units(path: Path, error_of: Callable[[Path, str], OutputError] = _damaged) -> Iterator[None]:
     """Turn whatever a damaged store of units raises in the block into one sentence.
 
     Raises
@@ -221,14 +227,10 @@ def reading_units(path: Path) -> Iterator[None]:
         If the block fails otherwise than by an error of this package.
     """
     try:
-        with damage_as(lambda what: _damaged(path, what)):
+        with damage_as(lambda what: error_of(path, what)):
             yield
     except sqlite3.Error as error:
-        raise _damaged(path, brief(error)) from None
-
-
-def _damaged(path: Path, what: str) -> OutputError:
-    return OutputError(f"{path} is damaged ({what}): start anew with --overwrite.")
+        raise error_of(path, brief(error)) from None
 
 
 def fill_store(

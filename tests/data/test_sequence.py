@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import LENGTHS, write_fasta
 
+from kipoi_seq2exp.data import fasta_index
 from kipoi_seq2exp.data.sequence import Genome, encode_bases
 from kipoi_seq2exp.errors import InputError
 
@@ -101,6 +102,21 @@ def test_index_goes_to_the_cache_where_the_folder_is_read_only(fasta, tmp_path, 
         assert Genome(path).index.location.stat().st_mtime_ns == stamp, "the second time it is found again"
     finally:
         folder.chmod(0o755)
+
+
+def test_no_index_lies_where_others_may_write(fasta, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fasta_index.tempfile, "gettempdir", lambda: str(tmp_path))
+    for folder in (tmp_path / "cache" / "kipoi_seq2exp", tmp_path / f"kipoi_seq2exp-{os.getuid()}"):
+        folder.mkdir(parents=True)
+        folder.chmod(0o777)
+    monkeypatch.setattr(fasta_index, "_writable", lambda folder: folder != fasta.parent)
+    with pytest.raises(InputError, match="no folder to write its index to"):
+        Genome(fasta)
+    (tmp_path / f"kipoi_seq2exp-{os.getuid()}").chmod(0o700)
+    assert Genome(fasta).index.location.parent == tmp_path / f"kipoi_seq2exp-{os.getuid()}"
+    (tmp_path / "cache" / "kipoi_seq2exp").chmod(0o700)
+    assert Genome(fasta).index.location.parent == tmp_path / "cache" / "kipoi_seq2exp"
 
 
 def test_old_index_that_fits_is_used(fasta, tiny):
