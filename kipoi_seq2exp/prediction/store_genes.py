@@ -70,8 +70,10 @@ def _given_genes(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFr
 
 
 def texts(values: Any) -> list[str]:
-    """Return the values of an array on disk as text."""
-    return [item.decode() if isinstance(item, bytes) else str(item) for item in np.asarray(values[...]).ravel()]
+    """Return the values of an array on disk as text; a damaged one may hold what is none, which is a ValueError."""
+    found = [item.decode() if isinstance(item, bytes) else str(item) for item in np.asarray(values[...]).ravel()]
+    "".join(found).encode()  # fails on half a character
+    return found
 
 
 def holds(root: Any, name: str) -> bool:

@@ -337,6 +337,13 @@ def test_a_damaged_part_is_one_sentence(tmp_path, name, content):
         read_predictions(tmp_path / "p.zarr").mask(0)
 
 
+def test_half_a_character_is_damage(tmp_path):
+    PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(0.5))
+    zarr.open_group(str(tmp_path / "p.zarr"), mode="r+")["metadata/gene_id"][1] = "\ud800"
+    with pytest.raises(InputError, match=r"p\.zarr are damaged .*surrogates not allowed.*--overwrite"):
+        read_predictions(tmp_path / "p.zarr")
+
+
 def test_a_nan_is_no_expression(tmp_path):
     PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(float("nan")))
     with pytest.raises(InputError, match="an expression is no number"):
