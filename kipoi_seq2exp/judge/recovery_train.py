@@ -19,16 +19,19 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, Provenance, Variant
 from kipoi_seq2exp.data.dataset import WindowInputs
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.nn.bottleneck import apply_annotations
 from kipoi_seq2exp.nn.losses import seq2exp_loss
+from kipoi_seq2exp.nn.motifs import frequent_words, start_stem
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
+from kipoi_seq2exp.nn.tokens import TokenStem
 from kipoi_seq2exp.training.data import collate, reverse_complement, tokenise
 from kipoi_seq2exp.training.module import learning_rate, run_tokens
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
 Masks = Mapping[str, NDArray[np.bool_]]
 TIMED_STEPS, STARTING_WINDOWS = 2, 8
+HIGH_SHARE = 0.05  # of all tokens of the training windows: where words are looked for
 
 
 class Windows(Protocol):
@@ -54,11 +57,15 @@ class Lesson:
         Probability that a window is read from the other strand.
     seconds : float or None
         Do as many steps as fit into this time, at most `optimiser.max_steps`; the schedule follows.
+    word_bp : int
+        With tokens: half of the stem's filters start at words of so many bases that are over-represented where the
+        tracks of the training windows are high (see `nn.motifs`). 0: all at random.
     """
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     reverse_complement: float = 0.5
     seconds: float | None = None
+    word_bp: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,8 @@ def train_network(
         torch.manual_seed(seed)
         network = Seq2Exp(config, windows.inputs, Provenance(status="trained", seed=seed))
         reader = _Reader(network, windows, masks)
+        if lesson.word_bp:
+            _start_from_words(network, reader, rows, lesson.word_bp)
         _start_at_mean(network, reader, rows, labels)
         if lesson.seconds is not None:
             lesson = _within(lesson, network, reader, rows[:TIMED_STEPS])
@@ -157,6 +166,27 @@ def _teach(
         schedule.step()
         losses.append(float(loss.prediction.detach()))
     return losses
+
+
+def _start_from_words(network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64], word_bp: int) -> None:
+    """Start half of the stem's filters from words that are frequent where the signal tracks are high."""
+    stem, grid = network.sequence_embedding, reader.grid
+    if grid is None or not isinstance(stem, TokenStem):
+        raise ConfigError(f"word_bp ({word_bp}) needs token_bp above 1: a token a base has no stem.")
+    heights = np.stack([_height(reader.read(int(row))["tracks"], network.config) for row in rows])
+    heights[:, grid.promoter] = -np.inf  # it is kept whatever its DNA
+    high = torch.from_numpy(heights >= np.quantile(heights, 1 - HIGH_SHARE))
+    places = (
+        (reader.read(int(row))["onehot"], grid.to_bases(chosen[None])[0].numpy())
+        for row, chosen in zip(rows, high, strict=True)
+    )
+    start_stem(stem, frequent_words(places, word_bp, network.config.d_model // 2))
+
+
+def _height(tracks: NDArray[np.float32], config: NetworkConfig) -> NDArray[np.float64]:
+    """Add up the tracks of each token, all but the contact."""
+    signals = [column for column in range(config.n_tracks) if column != config.contact_track]
+    return tracks[:, signals].sum(axis=1, dtype=np.float64)
 
 
 def _start_at_mean(network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64], labels: NDArray[np.float64]) -> None:

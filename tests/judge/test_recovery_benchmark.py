@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pandas as pd
 import pytest
 
 from kipoi_seq2exp.cli import main
-from kipoi_seq2exp.judge import recovery
+from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.judge import recovery, recovery_train
 from kipoi_seq2exp.judge.recovery import Judged, benchmark_recovery, distal_share, grouped_pearson, recipe_of
 from kipoi_seq2exp.judge.recovery_genome import GenomeSettings, RecoveryGenome, Task, invent_genome
 from kipoi_seq2exp.judge.recovery_rivals import ACTIVITY, ORACLE, PROMOTER, CalledTracks, predict_rivals, rank_by_tracks
+from kipoi_seq2exp.judge.recovery_train import train_network
 
 SMALL = ["--task", "tracks", "--genes", "15", "--chromosomes", "3", "--window", "16000", "--steps", "2"]
 
@@ -116,3 +119,22 @@ def test_what_needs_macs3_is_left_out_and_said(genome):
     result = benchmark_recovery(genome, recipe_of(genome.settings, 1), (recovery.OURS, recovery.PEAKS))
     assert recovery.PEAKS not in set(result.methods["method"])
     assert result.notes == ("MACS3 is not installed: its mask and its ranking of the tracks are left out",)
+
+
+def test_a_lesson_with_words_starts_half_of_the_stem_from_the_training_windows(genome, monkeypatch):
+    taught = []
+    monkeypatch.setattr(recovery_train, "_teach", lambda network, *_: taught.append(network) or [0.0])
+    recipe = recipe_of(genome.settings, 1)
+    rows = genome.rows("train")
+    labels = genome.genes["expression"].to_numpy()[rows]
+    train_network(recipe.config(genome.settings), genome, rows, labels, replace(recipe.lesson, word_bp=6))
+    filters = taught[0].sequence_embedding.motifs.weight.detach()
+    words = ((filters == 1).sum((1, 2)) == 6) & ((filters == 0).sum((1, 2)) == 4 * (filters.shape[2] - 6))
+    assert words.tolist() == [True] * (len(filters) // 2) + [False] * (len(filters) // 2)
+
+
+def test_words_need_tokens(genome):
+    recipe = recipe_of(genome.settings, 1)
+    lesson = replace(recipe.lesson, word_bp=6)
+    with pytest.raises(ConfigError, match=r"word_bp \(6\) needs token_bp above 1"):
+        train_network(recipe.config(genome.settings, token_bp=1), genome, np.arange(1), np.zeros(1), lesson)
