@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
 from pathlib import Path
 
 from kipoi_seq2exp.cli import main as seq2exp
@@ -39,6 +37,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--runs", type=Path, default=Path("runs/recovery"), help="folder of the runs")
     parser.add_argument("--only-ours", action="store_true", help="leave out the networks that are compared with")
+    parser.add_argument("--keep", action="store_true", help="take finished runs in --runs as they are")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "recovery.md")
     args = parser.parse_args()
     pages, verdicts = [], ["| task | seed | distal variance | effects, r | mask AUPRC | best of tracks | goals met |"]
@@ -47,12 +46,11 @@ def main() -> None:
         for task in args.tasks:
             folder = args.runs / f"{task}-{seed}"
             words = ["benchmark", "recovery", "--task", task, "--seed", str(seed), "-o", str(folder)]
-            started, load = time.monotonic(), os.getloadavg()[0]
-            if seq2exp([*words, *(["--only-ours"] if args.only_ours else [])]):
+            finished = args.keep and (folder / "recovery.json").is_file()
+            if not finished and seq2exp([*words, *(["--only-ours"] if args.only_ours else [])]):
                 raise SystemExit(f"seq2exp {' '.join(words)} failed.")
-            took = f"{time.monotonic() - started:,.0f} s, load {load:.1f} on {os.cpu_count()} cores"
             page = (folder / "recovery.md").read_text(encoding="utf-8")
-            pages.append(f"## {task}, seed {seed}\n\n{page.strip()}\n\n{took}")
+            pages.append(f"## {task}, seed {seed}\n\n{page.strip()}")
             verdicts.append(verdict(task, seed, json.loads((folder / "recovery.json").read_text(encoding="utf-8"))))
             args.output.write_text("\n\n".join([HEAD.strip(), "\n".join(verdicts), *pages]) + "\n", encoding="utf-8")
     print(f"written: {args.output}")

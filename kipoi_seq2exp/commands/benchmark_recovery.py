@@ -24,8 +24,8 @@ _RECOVERY = """Train on an invented genome whose every effect is known; judge wh
   seq2exp benchmark recovery --from-files invented/ -o out/                  train from the files: the same numbers
 
 Beside the network with tokens: the same without a mask, with MACS3's peaks as the mask, the published start with a
-token a base (for as long as ours took), ridge and boosting on binned tracks, and the formula itself. Needs the extra
-'train'; what needs MACS3 is left out, and said so, where it is not installed.
+token a base (for the processor time that ours took), ridge and boosting on binned tracks, and the formula itself.
+Needs the extra 'train'; what needs MACS3 is left out, and said so, where it is not installed.
 
 writes into out/
   recovery.md, recovery.json   both tables: methods, and rankings of the elements

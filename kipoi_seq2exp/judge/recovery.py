@@ -25,10 +25,10 @@ from kipoi_seq2exp.judge import recovery_rivals as rivals
 from kipoi_seq2exp.judge.ranking import rank_scores
 from kipoi_seq2exp.judge.recovery_genome import PROMOTER_BP, GenomeSettings
 from kipoi_seq2exp.judge.recovery_rivals import FLANK_BP, CalledTracks, Genome
-from kipoi_seq2exp.judge.recovery_train import Lesson, Masks, Trained, predict_windows, train_network
+from kipoi_seq2exp.judge.recovery_train import Lesson, Masks, Trained, predict_masks, predict_windows, train_network
 from kipoi_seq2exp.metrics import Score, paired_differences, resampled_counts, score, score_columns
 from kipoi_seq2exp.nn.network import Seq2Exp
-from kipoi_seq2exp.prediction.masking import masked_out, predict_masked
+from kipoi_seq2exp.prediction.masking import masked_out
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
 Floats = NDArray[np.float64]
@@ -52,8 +52,17 @@ NETWORK: dict[str, Any] = {
     "marginal_scale": 1.0,
     "z_scale": 10.0,  # samples of the mask then vary by a tenth or less
 }
-STEPS = {"tracks": 600, "dna": 1_600, "far": 600}
-PEAK_LR, KL_WEIGHT = 1e-2, 1e-4
+TASK_NETWORK: dict[str, dict[str, Any]] = {
+    "tracks": {},
+    # evidence of tracks and offsets that do not drown that of the DNA; motifs tell of their neighbourhood alone
+    "dna": {"encoder_bp": PROMOTER_BP, "memory_bp": 1_024, "prior_scale": 0.1, "beta_min": 0.1},
+    # far elements count by contact_pool alone; every element has the motifs, so DNA tells nothing that tracks do not
+    "far": {"encoder_bp": 4_096, "memory_bp": 4_096, "reads_dna": False},
+}
+STEPS = {"tracks": 600, "dna": 400, "far": 800}
+PEAK_LR = 1e-2
+KL_WEIGHT = {"tracks": 1e-4, "dna": 1e-5, "far": 1e-4}
+WORD_BP = {"tracks": 0, "dna": 8, "far": 0}
 
 
 @dataclass(frozen=True)
@@ -194,8 +203,8 @@ def _network_of(
     if name == PEAKS:
         return recipe.config(genome, variant=Variant.PEAKS), recipe.lesson
     if name == PUBLISHED:
-        published = {"token_bp": 1, "memory_bp": None, "contact_pool": 0}
-        return recipe.config(genome, **published), replace(recipe.lesson, seconds=seconds)
+        published = {"token_bp": 1, "memory_bp": None, "contact_pool": 0, "encoder_bp": None, "reads_dna": True}
+        return recipe.config(genome, **published), replace(recipe.lesson, seconds=seconds, word_bp=0)
     raise ConfigError(f"unknown network '{name}': choose from {', '.join(NETWORKS)}.")
 
 
@@ -231,7 +240,7 @@ def judge_network(
         if with_effects:
             middle = (start + end) // 2
             without = masked_out(own, np.maximum(0, middle - FLANK_BP), middle + FLANK_BP)
-            effect[of_gene.index] = expression[place] - predict_masked(network, window, without)
+            effect[of_gene.index] = expression[place] - predict_masks(network, window, list(without))
     own_mask = network.config.generates_mask
     return Judged(expression, effect if with_effects else None, shown if own_mask else None)
 
@@ -296,7 +305,8 @@ def recipe_of(genome: GenomeSettings, steps: int | None = None) -> Recipe:
     steps : int, optional
         Optimiser steps; by default what the task needs.
     """
-    chosen = STEPS[genome.task.value] if steps is None else steps
+    task = genome.task.value
+    chosen = STEPS[task] if steps is None else steps
     if chosen < 1:
         raise ConfigError(f"steps must be at least 1, found {chosen}.")
     optimiser = OptimiserConfig(
@@ -305,7 +315,8 @@ def recipe_of(genome: GenomeSettings, steps: int | None = None) -> Recipe:
         start_lr=PEAK_LR / 20,
         peak_lr=PEAK_LR,
         end_lr=PEAK_LR / 100,
-        kl_weight=KL_WEIGHT,
+        kl_weight=KL_WEIGHT[task],
         batch_size=8,
     )
-    return Recipe({**NETWORK, "memory_bp": genome.window_bp // 2}, Lesson(optimiser))
+    network = {**NETWORK, "memory_bp": genome.window_bp // 2, **TASK_NETWORK[task]}
+    return Recipe(network, Lesson(optimiser, word_bp=WORD_BP[task]))

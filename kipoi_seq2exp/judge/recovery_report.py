@@ -22,7 +22,7 @@ METHODS = {
     "pearson": "expression, r",
     "mse": "MSE",
     "steps": "steps",
-    "seconds": "s",
+    "seconds": "processor s",
 }
 RANKINGS = {"score": "score", "auprc": "AUPRC"}
 

@@ -24,8 +24,8 @@ from kipoi_seq2exp.nn.bottleneck import apply_annotations
 from kipoi_seq2exp.nn.losses import seq2exp_loss
 from kipoi_seq2exp.nn.motifs import frequent_words, start_stem
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
-from kipoi_seq2exp.nn.tokens import TokenStem
-from kipoi_seq2exp.training.data import collate, reverse_complement, tokenise
+from kipoi_seq2exp.nn.tokens import Tokens, TokenStem, distinct_windows
+from kipoi_seq2exp.training.data import NO_DNA, collate, reverse_complement, tokenise
 from kipoi_seq2exp.training.module import learning_rate, run_tokens
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
@@ -56,7 +56,7 @@ class Lesson:
     reverse_complement : float
         Probability that a window is read from the other strand.
     seconds : float or None
-        Do as many steps as fit into this time, at most `optimiser.max_steps`; the schedule follows.
+        Do as many steps as fit into this processor time, at most `optimiser.max_steps`; the schedule follows.
     word_bp : int
         With tokens: half of the stem's filters start at words of so many bases that are over-represented where the
         tracks of the training windows are high (see `nn.motifs`). 0: all at random.
@@ -78,7 +78,7 @@ class Trained:
         In evaluation mode.
     steps : int
     seconds : float
-        Wall time of the steps.
+        Processor time of the steps, over all threads.
     losses : ndarray, (steps,)
         The prediction's part of the loss at each step.
     """
@@ -129,9 +129,9 @@ def train_network(
         _start_at_mean(network, reader, rows, labels)
         if lesson.seconds is not None:
             lesson = _within(lesson, network, reader, rows[:TIMED_STEPS])
-        started = time.monotonic()
+        started = time.process_time()
         losses = _teach(network.train(), reader, rows, labels, lesson, np.random.default_rng(seed))
-    return Trained(network.eval(), len(losses), time.monotonic() - started, np.array(losses))
+    return Trained(network.eval(), len(losses), time.process_time() - started, np.array(losses))
 
 
 def _teach(
@@ -204,10 +204,10 @@ def _within(lesson: Lesson, network: Seq2Exp, reader: _Reader, rows: NDArray[np.
     assert lesson.seconds is not None  # for the type checker
     took = []
     for row in rows:
-        started = time.monotonic()
+        started = time.process_time()
         output = run_batch(network.train(), reader.batch(np.array([row]), np.array([False])))
         output.expression.sum().backward()
-        took.append(time.monotonic() - started)
+        took.append(time.process_time() - started)
     network.zero_grad()
     settings = lesson.optimiser
     steps = int(lesson.seconds / (min(took) * settings.batch_size))
@@ -217,12 +217,13 @@ def _within(lesson: Lesson, network: Seq2Exp, reader: _Reader, rows: NDArray[np.
 
 
 class _Reader:
-    """Reads windows as a network trains on them: as tokens, kept in memory, where it works on tokens."""
+    """Reads windows as a network trains on them: as tokens, kept in memory (without DNA that it never reads)."""
 
     def __init__(self, network: Seq2Exp, windows: Windows, masks: Masks | None) -> None:
         self.windows, self.masks = windows, masks
         config = network.config
         self.grid = network.grid(config.window_bp) if config.token_bp > 1 else None
+        self.reads_dna = config.reads_dna
         self.kept: dict[int, dict[str, Any]] = {}
 
     def batch(self, rows: NDArray[np.int64], turned: NDArray[np.bool_]) -> dict[str, Any]:
@@ -236,6 +237,8 @@ class _Reader:
             return self.kept[row]
         arrays = _arrays(self.windows[row], self.masks)
         if self.grid is not None:
+            if not self.reads_dna:
+                arrays["onehot"] = NO_DNA
             arrays = self.kept[row] = tokenise(arrays, self.grid)
         return arrays
 
@@ -268,3 +271,16 @@ def predict_windows(
             mask = None if output.mask is None else output.mask[0].numpy()
             found.append((float(output.expression), mask))
     return found
+
+
+def predict_masks(network: Seq2Exp, window: WindowInputs, masks: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Predict one window under each of several masks (L,) together: its DNA is read once. Returns (M,)."""
+    grid = network.grid(len(window.onehot))
+    onehot, unknown, _ = distinct_windows(torch.from_numpy(window.onehot[None]).float())
+    tracks = grid.to_tokens(torch.from_numpy(window.signals[None]))
+    given = torch.cat([grid.to_tokens(torch.from_numpy(mask[None])) for mask in masks])
+    rows, features = torch.zeros(len(masks), dtype=torch.long), torch.from_numpy(window.features)
+    tracks, features = tracks.expand(len(masks), -1, -1), features.expand(len(masks), -1)
+    with torch.inference_mode():
+        tokens = Tokens(onehot, unknown, rows, tracks, features, mask=given)
+        return network.forward_tokens(tokens, len(window.onehot)).expression.numpy().astype(np.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.judge import recovery, recovery_train
 from kipoi_seq2exp.judge.recovery import Judged, benchmark_recovery, distal_share, grouped_pearson, recipe_of
-from kipoi_seq2exp.judge.recovery_genome import GenomeSettings, RecoveryGenome, Task, invent_genome
+from kipoi_seq2exp.judge.recovery_genome import WINDOWS_BP, GenomeSettings, RecoveryGenome, Task, invent_genome
 from kipoi_seq2exp.judge.recovery_rivals import ACTIVITY, ORACLE, PROMOTER, CalledTracks, predict_rivals, rank_by_tracks
-from kipoi_seq2exp.judge.recovery_train import train_network
+from kipoi_seq2exp.judge.recovery_train import predict_masks, train_network
+from kipoi_seq2exp.nn.network import Seq2Exp
+from kipoi_seq2exp.prediction.masking import predict_masked
 
 SMALL = ["--task", "tracks", "--genes", "15", "--chromosomes", "3", "--window", "16000", "--steps", "2"]
 
@@ -133,8 +137,70 @@ def test_a_lesson_with_words_starts_half_of_the_stem_from_the_training_windows(g
     assert words.tolist() == [True] * (len(filters) // 2) + [False] * (len(filters) // 2)
 
 
+@pytest.mark.parametrize("reads_dna", [True, False])
+def test_dna_that_a_network_does_not_read_is_not_kept(genome, reads_dna, monkeypatch):
+    readers = []
+    monkeypatch.setattr(recovery_train, "_teach", lambda _, reader, *__: readers.append(reader) or [0.0])
+    recipe = recipe_of(genome.settings, 1)
+    config = recipe.config(genome.settings, reads_dna=reads_dna)
+    train_network(config, genome, np.arange(2), np.zeros(2), recipe.lesson)
+    assert {len(window["onehot"]) for window in readers[0].kept.values()} == {16_000 if reads_dna else 0}
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_every_task_has_a_recipe_that_fits_its_windows(task):
+    genome = GenomeSettings(task, genes=60, window_bp=WINDOWS_BP[task.value])
+    recipe = recipe_of(genome)
+    config = recipe.config(genome)
+    assert config.generates_mask
+    assert config.contact_pool
+    assert recipe.lesson.word_bp <= config.stem_bp
+    assert config.reads_dna or not recipe.lesson.word_bp
+
+
+@pytest.mark.parametrize("reads_dna", [True, False])
+def test_masks_predicted_together_are_those_predicted_alone(genome, reads_dna):
+    config = recipe_of(genome.settings).config(genome.settings, reads_dna=reads_dna)
+    network, window = Seq2Exp(config, genome.inputs).eval(), genome[0]
+    random = np.random.default_rng(1)
+    masks = [random.random(len(window.onehot), dtype=np.float32) for _ in range(3)]
+    together, alone = predict_masks(network, window, masks), predict_masked(network, window, masks)
+    assert np.allclose(together, alone, atol=1e-6)
+    assert np.ptp(together) > 1e-5
+
+
 def test_words_need_tokens(genome):
     recipe = recipe_of(genome.settings, 1)
     lesson = replace(recipe.lesson, word_bp=6)
     with pytest.raises(ConfigError, match=r"word_bp \(6\) needs token_bp above 1"):
         train_network(recipe.config(genome.settings, token_bp=1), genome, np.arange(1), np.zeros(1), lesson)
+
+
+def test_the_page_of_all_runs_takes_finished_ones_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    page = importlib.import_module("recovery")
+    runs, asked = tmp_path / "runs", []
+
+    def fake(words: list[str]) -> int:
+        asked.append(words[words.index("--task") + 1])
+        folder = Path(words[words.index("-o") + 1])
+        folder.mkdir(parents=True)
+        (folder / "recovery.md").write_text(f"table of {folder.name}")
+        ours = {"method": recovery.OURS, "distal": 0.91, "effect_r": 0.96}
+        ranks = {f"mask of {recovery.OURS}": 0.9, "activity x contact": 0.5}
+        rankings = [{"score": name, "auprc": value} for name, value in ranks.items()]
+        (folder / "recovery.json").write_text(json.dumps({"methods": [ours], "rankings": rankings}))
+        return 0
+
+    monkeypatch.setattr(page, "seq2exp", fake)
+    words = ["recovery", "--seeds", "5", "--runs", str(runs), "-o", str(tmp_path / "page.md")]
+    for more in (["--tasks", "far"], ["--keep"], ["--tasks", "dna"]):
+        monkeypatch.setattr("sys.argv", [*words, *more])
+        page.main()
+        asked.append("|")
+        if more == ["--keep"]:
+            told = (tmp_path / "page.md").read_text()
+            shutil.rmtree(runs)
+    assert asked == ["far", "|", "tracks", "dna", "|", "dna", "|"]
+    assert all(f"## {task}, seed 5\n\ntable of {task}-5" in told for task in ("tracks", "dna", "far"))
+    assert "| dna | 5 | 0.910 | 0.960 | 0.900 | 0.500 | yes |" in told
