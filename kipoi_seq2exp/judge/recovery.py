@@ -23,7 +23,7 @@ from kipoi_seq2exp.config import NetworkConfig, Variant
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.judge import recovery_rivals as rivals
 from kipoi_seq2exp.judge.ranking import rank_scores
-from kipoi_seq2exp.judge.recovery_genome import PROMOTER_BP, GenomeSettings
+from kipoi_seq2exp.judge.recovery_genome import FEATURES, PROMOTER_BP, GenomeSettings
 from kipoi_seq2exp.judge.recovery_rivals import FLANK_BP, CalledTracks, Genome
 from kipoi_seq2exp.judge.recovery_train import Lesson, Masks, Trained, predict_masks, predict_windows, train_network
 from kipoi_seq2exp.metrics import Score, paired_differences, resampled_counts, score, score_columns
@@ -81,7 +81,12 @@ class Recipe:
 
     def config(self, genome: GenomeSettings, **changes: Any) -> NetworkConfig:
         """Return the network's settings for the windows of a genome."""
-        lengths = {"window_bp": genome.window_bp, "promoter_bp": PROMOTER_BP, "n_tracks": 3, "n_features": 0}
+        lengths = {
+            "window_bp": genome.window_bp,
+            "promoter_bp": PROMOTER_BP,
+            "n_tracks": 3,
+            "n_features": len(FEATURES),
+        }
         return NetworkConfig(**{**self.network, **lengths, **changes})
 
 

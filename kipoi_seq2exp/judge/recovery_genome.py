@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kipoi_seq2exp.config import InputSpec, TrackKind, TrackSpec, Transform
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackKind, TrackSpec, Transform
 from kipoi_seq2exp.data.dataset import WindowInputs, transformed
 from kipoi_seq2exp.data.sequence import encode_bases
 from kipoi_seq2exp.data.tracks.contacts import expand_bins
@@ -44,6 +44,7 @@ NOISE, PROMOTERS = 0.1, 0.1
 """Expression varies by +-10 % and promoters by +-0.1 of log10; neither is explained by any enhancer."""
 
 PROMOTER_BP = 2_048  # a whole number of tokens of 16, 32 and 64 bases
+PROMOTER_FLANK_BP = 500  # of the features
 FAR_BP = 20_000
 WINDOWS_BP = {"tracks": 50_048, "dna": 30_080, "far": 200_000}  # that the tasks are made for
 GAP_BP = 3_200  # between the middles of two elements at the least: a mask of +-1 kb changes one alone
@@ -57,6 +58,7 @@ KINDS = {
     "dna": {"enhancer": 0.33, "faint_enhancer": 0.17, "decoy": 0.33, "faint_decoy": 0.17},
     "far": {"enhancer": 0.5, "open_decoy": 0.25, "marked_decoy": 0.25},
 }
+FEATURES = {"H3K27AC_500": "h3k27ac", "DNASE_500": "dnase"}  # of a gene: what its track is at the TSS +-500 bp
 ENHANCERS = ("enhancer", "faint_enhancer")
 PARTS = ("train", "validation", "test")
 
@@ -115,7 +117,7 @@ class GenomeSettings:
 
     @property
     def inputs(self) -> InputSpec:
-        """What a network reads of it: H3K27ac and DNase as ln(x + 1), contact as log10(x + 1)."""
+        """What a network reads of it: H3K27ac and DNase as ln(x + 1), contact as log10(x + 1), promoters' heights."""
         return InputSpec(
             cell_type="invented",
             tracks=(
@@ -123,7 +125,10 @@ class GenomeSettings:
                 TrackSpec("dnase", transform=Transform.LOG1P, unit="invented"),
                 TrackSpec("hic", TrackKind.CONTACT, Transform.LOG10P1, "contact with the TSS, 1 within 5 kb"),
             ),
-            features=(),
+            features=tuple(
+                FeatureSpec(name, unit="ln(mean + 1)", description=f"{track}, mean over the TSS +-500 bp")
+                for name, track in FEATURES.items()
+            ),
             assembly=f"invented-{self.task.value}-{self.seed}",
             window_bp=self.window_bp,
             promoter_bp=PROMOTER_BP,
@@ -140,7 +145,8 @@ class KnownTruth:
     settings : GenomeSettings
     genes : DataFrame
         gene_id, chrom, tss, strand, part (of the split), promoter (x of log10(x + 1) without any enhancer), truth
-        (expression without noise), expression.
+        (expression without noise), expression; H3K27AC_500 and DNASE_500, ln(mean + 1) of the track at the TSS
+        +-500 bp.
     elements : DataFrame
         name, chrom, start, end, kind, strength (what the tracks' heights follow), activity (0 for decoys).
     pairs : DataFrame
@@ -216,7 +222,7 @@ class RecoveryGenome(KnownTruth):
             end=window.end,
             onehot=onehot,
             signals=signals,
-            features=np.empty(0, dtype=np.float32),
+            features=np.array([gene[name] for name in FEATURES], dtype=np.float32),
             blacklist=np.zeros(len(window), dtype=np.bool_),
         )
 
@@ -256,6 +262,10 @@ def invent_genome(settings: GenomeSettings) -> RecoveryGenome:
     for number, chrom in enumerate(chroms):
         of_chrom = genes[genes["chrom"] == chrom], elements[elements["chrom"] == chrom]
         tracks["h3k27ac"][chrom], tracks["dnase"][chrom] = _measure(settings, number, *of_chrom, lengths[chrom])
+    for name, track in FEATURES.items():
+        genes[name] = [
+            _height(tracks[track][chrom], tss) for chrom, tss in zip(genes["chrom"], genes["tss"], strict=True)
+        ]
     return RecoveryGenome(settings, genes, elements, pairs.drop(columns="activity"), bases, tracks, contacts)
 
 
@@ -407,6 +417,12 @@ def _measure(
             for nucleosome in invented.h3k27ac_peaks(at[around], centre, height, wobble[1:]):
                 h3k27ac[around] += nucleosome
     return np.round(h3k27ac, 2).astype(np.float32), np.round(dnase, 2).astype(np.float32)
+
+
+def _height(steps: NDArray[np.float32], tss: int) -> float:
+    """Return ln(mean + 1) of a track at a TSS +-500 bp."""
+    around = steps[(tss - PROMOTER_FLANK_BP) // STEP_BP : (tss + PROMOTER_FLANK_BP) // STEP_BP]
+    return round(float(np.log1p(around.mean(dtype=np.float64))), 5)
 
 
 def near_share(genome: KnownTruth, beyond_bp: int = FAR_BP) -> float:

@@ -20,7 +20,7 @@ from kipoi_seq2exp.data.tracks.signals import BigWigTrack
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.judge.macs3 import PeakSettings, call_peaks, find_macs3
 from kipoi_seq2exp.judge.recovery_files import SIGNALS, GenomeFiles, write_track
-from kipoi_seq2exp.judge.recovery_genome import RecoveryGenome
+from kipoi_seq2exp.judge.recovery_genome import PROMOTER_FLANK_BP, RecoveryGenome
 
 Floats = NDArray[np.float64]
 Genome = RecoveryGenome | GenomeFiles
@@ -34,7 +34,6 @@ BINS = 40
 FLANK_BP = 1_000
 """Round the middle of an element: what is masked out, and what its activity is the mean of."""
 
-PROMOTER_FLANK_BP = 500
 PENALTIES = tuple(10.0**power for power in range(-2, 4))
 
 

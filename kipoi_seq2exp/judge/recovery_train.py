@@ -26,11 +26,12 @@ from kipoi_seq2exp.nn.motifs import frequent_words, start_stem
 from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 from kipoi_seq2exp.nn.tokens import Tokens, TokenStem, distinct_windows
 from kipoi_seq2exp.training.data import NO_DNA, collate, reverse_complement, tokenise
-from kipoi_seq2exp.training.module import learning_rate, run_tokens
+from kipoi_seq2exp.training.module import learning_rate, run_tokens, start_from_regression
 from kipoi_seq2exp.training.sections import OptimiserConfig
 
 Masks = Mapping[str, NDArray[np.bool_]]
 TIMED_STEPS, STARTING_WINDOWS = 2, 8
+RIDGE = 1.0  # penalty of the regression on promoters' heights that the head starts from
 HIGH_SHARE = 0.05  # of all tokens of the training windows: where words are looked for
 
 
@@ -126,6 +127,8 @@ def train_network(
         reader = _Reader(network, windows, masks)
         if lesson.word_bp:
             _start_from_words(network, reader, rows, lesson.word_bp)
+        features = np.stack([reader.read(int(row))["features"] for row in rows])
+        start_from_regression(network, features, labels, RIDGE)
         _start_at_mean(network, reader, rows, labels)
         if lesson.seconds is not None:
             lesson = _within(lesson, network, reader, rows[:TIMED_STEPS])

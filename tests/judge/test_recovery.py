@@ -56,6 +56,15 @@ def test_files_and_memory_give_the_same_windows(genomes, tmp_path):
     files.windows.close()
 
 
+def test_features_are_the_tracks_at_the_tss(genomes):
+    for genome in genomes.values():
+        assert genome.inputs.feature_names == ("H3K27AC_500", "DNASE_500")
+        for window in (genome[index] for index in range(4)):
+            middle = len(window.signals) // 2
+            means = np.expm1(window.signals[middle - 500 : middle + 500, :2]).mean(axis=0)
+            np.testing.assert_allclose(window.features, np.log1p(means), atol=0.02)
+
+
 def test_a_seed_gives_the_same_genome_and_another_seed_another(genomes):
     again, other = invent_genome(settings(Task.TRACKS)), invent_genome(settings(Task.TRACKS, seed=4))
     assert again.genes.equals(genomes[Task.TRACKS].genes)

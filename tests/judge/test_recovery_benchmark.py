@@ -18,9 +18,10 @@ from kipoi_seq2exp.judge import recovery, recovery_train
 from kipoi_seq2exp.judge.recovery import Judged, benchmark_recovery, distal_share, grouped_pearson, recipe_of
 from kipoi_seq2exp.judge.recovery_genome import WINDOWS_BP, GenomeSettings, RecoveryGenome, Task, invent_genome
 from kipoi_seq2exp.judge.recovery_rivals import ACTIVITY, ORACLE, PROMOTER, CalledTracks, predict_rivals, rank_by_tracks
-from kipoi_seq2exp.judge.recovery_train import predict_masks, train_network
+from kipoi_seq2exp.judge.recovery_train import predict_masks, predict_windows, train_network
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.prediction.masking import predict_masked
+from kipoi_seq2exp.training.module import ridge_regression
 
 SMALL = ["--task", "tracks", "--genes", "15", "--chromosomes", "3", "--window", "16000", "--steps", "2"]
 
@@ -135,6 +136,20 @@ def test_a_lesson_with_words_starts_half_of_the_stem_from_the_training_windows(g
     filters = taught[0].sequence_embedding.motifs.weight.detach()
     words = ((filters == 1).sum((1, 2)) == 6) & ((filters == 0).sum((1, 2)) == 4 * (filters.shape[2] - 6))
     assert words.tolist() == [True] * (len(filters) // 2) + [False] * (len(filters) // 2)
+
+
+def test_training_starts_from_the_regression_on_the_promoters_heights(genome, monkeypatch):
+    taught = []
+    monkeypatch.setattr(recovery_train, "_teach", lambda network, *_: taught.append(network) or [0.0])
+    recipe = recipe_of(genome.settings, 1)
+    rows = genome.rows("train")
+    features = np.stack([genome[row].features for row in rows])
+    labels = 1.0 + features @ [0.5, -0.2]
+    train_network(recipe.config(genome.settings, contact_pool=0), genome, rows, labels, recipe.lesson)
+    predicted = np.array([value for value, _ in predict_windows(taught[0].eval(), genome, rows)])
+    weights, _ = ridge_regression(features, labels, recovery_train.RIDGE)
+    assert np.allclose(predicted - predicted.mean(), features @ weights - (features @ weights).mean(), atol=1e-4)
+    assert np.ptp(predicted) > 1e-3
 
 
 @pytest.mark.parametrize("reads_dna", [True, False])
