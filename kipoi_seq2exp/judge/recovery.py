@@ -57,9 +57,9 @@ TASK_NETWORK: dict[str, dict[str, Any]] = {
     # evidence of tracks and offsets that do not drown that of the DNA; motifs tell of their neighbourhood alone
     "dna": {"encoder_bp": PROMOTER_BP, "memory_bp": 1_024, "prior_scale": 0.1, "beta_min": 0.1},
     # far elements count by contact_pool alone; every element has the motifs, so DNA tells nothing that tracks do not
-    "far": {"encoder_bp": 4_096, "memory_bp": 4_096, "reads_dna": False},
+    "far": {"encoder_bp": 4_096, "memory_bp": 4_096, "reads_dna": False, "z_scale": 40.0},
 }
-STEPS = {"tracks": 600, "dna": 400, "far": 800}
+STEPS = {"tracks": 600, "dna": 500, "far": 800}
 PEAK_LR = 1e-2
 KL_WEIGHT = {"tracks": 1e-4, "dna": 1e-5, "far": 1e-4}
 WORD_BP = {"tracks": 0, "dna": 8, "far": 0}
