@@ -189,7 +189,8 @@ def _start_from_words(network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64]
 def _height(tracks: NDArray[np.float32], config: NetworkConfig) -> NDArray[np.float64]:
     """Add up the tracks of each token, all but the contact."""
     signals = [column for column in range(config.n_tracks) if column != config.contact_track]
-    return tracks[:, signals].sum(axis=1, dtype=np.float64)
+    heights: NDArray[np.float64] = tracks[:, signals].sum(axis=1, dtype=np.float64)
+    return heights
 
 
 def _start_at_mean(network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64], labels: NDArray[np.float64]) -> None:
