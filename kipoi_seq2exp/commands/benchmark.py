@@ -29,8 +29,8 @@ writes into out/
   crispri_pairs.bed    the tested elements, for `seq2exp plot --elements`
 """
 
-_DISTAL = """Does the model use distal DNA? Every gene again with shorter windows, with elements masked out, with the
-mask of the promoter alone, and without distal tracks; nothing is retrained.
+_DISTAL = """Test whether the model uses distal DNA: predict every gene again with shorter windows, with elements masked
+out, with the promoter alone, and without distal tracks. Nothing is retrained.
 
   seq2exp benchmark distal K562 --fasta ... --genes ... --label expression --track ... -o out/
 
@@ -64,8 +64,8 @@ def add_to(subparsers: Subparsers) -> None:
     crispri = options.add_command(kinds, "crispri", "rank CRISPRi-tested element-gene pairs", _CRISPRI)
     crispri.set_defaults(run=run_crispri)
     crispri.add_argument("pairs", type=Path, metavar="PAIRS", help="pairs in the ENCODE benchmark's format (.tsv, .gz)")
-    crispri.add_argument("--pairs-of", metavar="CELL", help="use the pairs of this cell type alone")
-    crispri.add_argument("--perturb", action="store_true", help="score by the loss of predicted expression too")
+    crispri.add_argument("--pairs-of", metavar="CELL", help="use only the pairs of this cell type")
+    crispri.add_argument("--perturb", action="store_true", help="also score pairs by the loss of predicted expression")
     crispri.add_argument(
         "--bootstrap", type=options.RESAMPLES, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
     )
@@ -92,17 +92,17 @@ def add_to(subparsers: Subparsers) -> None:
             metavar="N",
             help="resamples of the genes (default: 1000)",
         )
-        parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
+        parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
         _add_output(parser)
 
 
 def _add_peak_options(parser: argparse.ArgumentParser) -> None:
     peaks = parser.add_argument_group("peaks (at least one of --peaks and --macs3)")
     peaks.add_argument(
-        "--peaks", type=Path, nargs="+", default=[], metavar="BED", help="called already: narrowPeak, broadPeak or BED"
+        "--peaks", type=Path, nargs="+", default=[], metavar="BED", help="called peaks: narrowPeak, broadPeak or BED"
     )
     peaks.add_argument(
-        "--macs3", nargs="+", default=[], metavar="TRACK", help="call the peaks of these tracks by MACS3"
+        "--macs3", nargs="+", default=[], metavar="TRACK", help="call the peaks of these tracks with MACS3"
     )
     peaks.add_argument(
         "--macs3-cutoff",
@@ -111,9 +111,15 @@ def _add_peak_options(parser: argparse.ArgumentParser) -> None:
         help="least value of a peak (default: 5 times the track's mean)",
     )
     peaks.add_argument(
-        "--macs3-min-length", type=options.BASES, default=200, metavar="BP", help="drop shorter (default: 200)"
+        "--macs3-min-length", type=options.BASES, default=200, metavar="BP", help="drop shorter peaks (default: 200)"
     )
-    peaks.add_argument("--macs3-max-gap", type=options.GAP, default=30, metavar="BP", help="join across (default: 30)")
+    peaks.add_argument(
+        "--macs3-max-gap",
+        type=options.GAP,
+        default=30,
+        metavar="BP",
+        help="join peaks at most this far apart (default: 30)",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

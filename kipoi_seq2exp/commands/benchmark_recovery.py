@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.judge.recovery_genome import GenomeSettings
     from kipoi_seq2exp.judge.recovery_rivals import CalledTracks, Genome
 
-_RECOVERY = """Train on an invented genome whose every effect is known; judge what was found on held-out chromosomes.
+_RECOVERY = """Train on a simulated genome in which every effect is known, and evaluate on held-out chromosomes.
 
   seq2exp benchmark recovery --task tracks -o out/       decoys lack one of the two tracks
   seq2exp benchmark recovery --task dna -o out/          decoys have both tracks and no motif; weak enhancers are faint
@@ -38,8 +38,8 @@ def add_to(kinds: Subparsers) -> None:
     parser = options.add_command(kinds, "recovery", "train on an invented genome with a known truth", _RECOVERY)
     parser.set_defaults(run=run_recovery)
     genome = parser.add_argument_group("the invented genome")
-    genome.add_argument("--task", choices=("tracks", "dna", "far"), help="what tells enhancers from decoys")
-    genome.add_argument("--seed", type=options.SEED, metavar="N", help="of the genome (default: 1)")
+    genome.add_argument("--task", choices=("tracks", "dna", "far"), help="what distinguishes enhancers from decoys")
+    genome.add_argument("--seed", type=options.SEED, metavar="N", help="seed of the genome (default: 1)")
     genome.add_argument("--genes", type=options.GENES, metavar="N", help="genes in all (default: 800)")
     genome.add_argument(
         "--window", type=options.BASES, metavar="BP", help="window of a gene (default: what the task needs)"
@@ -50,7 +50,9 @@ def add_to(kinds: Subparsers) -> None:
         metavar="N",
         help="a fifth of them is held out (default: 20)",
     )
-    genome.add_argument("--to-files", type=Path, metavar="DIR", help="write the genome's files there, too")
+    genome.add_argument(
+        "--to-files", type=Path, metavar="DIR", help="also write the files of the genome to this folder"
+    )
     genome.add_argument("--from-files", type=Path, metavar="DIR", help="read the genome that --to-files wrote")
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -60,10 +62,14 @@ def add_to(kinds: Subparsers) -> None:
         help="optimiser steps (default: what the task needs)",
     )
     training.add_argument(
-        "--training-seed", type=options.SEED, default=0, metavar="N", help="of weights and order (default: 0)"
+        "--training-seed",
+        type=options.SEED,
+        default=0,
+        metavar="N",
+        help="seed of the weights and of the order of genes (default: 0)",
     )
     training.add_argument(
-        "--only-ours", action="store_true", help="train none of the networks that ours is compared with"
+        "--only-ours", action="store_true", help="train only our network, not those that it is compared with"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
 

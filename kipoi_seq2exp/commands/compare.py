@@ -75,7 +75,7 @@ class Entry:
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "compare", "several models on the same genes", _DESCRIPTION)
+    parser = add_command(subparsers, "compare", "compare several models on the same genes", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument(
         "models",

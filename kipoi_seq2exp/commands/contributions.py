@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.effects.contributions import Contributions
     from kipoi_seq2exp.prediction.units import Job, Perform, Unit, UnitStore
 
-_DESCRIPTION = """Say which bases, track values and features made the predictions of genes.
+_DESCRIPTION = """Attribute the predictions of genes to bases, track values and gene features.
 
   seq2exp contributions GENE ... K562 --fasta genome.fa --genes genes.tsv --track ... --plot png -o out/
   seq2exp contributions GENE K562 ... --method mutagenesis --region chr22:20,117,001-20,117,100 -o out/
@@ -45,7 +45,7 @@ writes into out/
   GENE.contributions.png       a picture, with letters where the DNA contributes most, or in --region (--plot)
   modisco_onehot.npz, modisco_contributions.npz   what TF-MoDISco-lite reads (--modisco)
   GENE.mutagenesis.tsv         change of the prediction for each letter at each base of the region
-  contributions.sqlite         what is done: an interrupted run goes on from it
+  contributions.sqlite         the results gene by gene: an interrupted run continues from it
 
 The parts of integrated gradients add up to the prediction minus that of the baseline: no DNA, no signal, and features
 at the mean over the training genes where the weights state it, else 0. Features that are computed from tracks count as
@@ -60,7 +60,9 @@ ONEHOT, HYPOTHETICAL = "modisco_onehot.npz", "modisco_contributions.npz"
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "contributions", "which bases, tracks and features made predictions", _DESCRIPTION)
+    parser = add_command(
+        subparsers, "contributions", "attribute predictions to bases, tracks and features", _DESCRIPTION
+    )
     parser.set_defaults(run=run)
     parser.add_argument("genes_asked", nargs="+", metavar="GENE", help="genes of the table: ids or symbols")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
@@ -76,17 +78,24 @@ def add_to(subparsers: Subparsers) -> None:
         help="what to mutate, or where --plot shows letters (counted from 1, as in browsers)",
     )
     parser.add_argument(
-        "--steps", type=bounded(int, 1, 10_000), default=32, metavar="N", help="of integrated gradients (default: 32)"
+        "--steps",
+        type=bounded(int, 1, 10_000),
+        default=32,
+        metavar="N",
+        help="steps of integrated gradients (default: 32)",
     )
-    parser.add_argument("--plot", choices=PICTURES, help="draw each gene, in this format")
+    parser.add_argument("--plot", choices=PICTURES, help="draw each gene in this format")
     parser.add_argument(
-        "--modisco", type=BASES, metavar="BP", help="write arrays for TF-MoDISco-lite of this many bases round each TSS"
+        "--modisco",
+        type=BASES,
+        metavar="BP",
+        help="write arrays for TF-MoDISco-lite of this many bases around each TSS",
     )
     add_input_options(parser)
     add_network_options(parser)
     add_cluster_option(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
+    parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
 
 
 def run(args: argparse.Namespace, say: Say) -> int:

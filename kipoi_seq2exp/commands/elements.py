@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.prediction.store import Predictions
     from kipoi_seq2exp.prediction.units import Job, Unit
 
-_DESCRIPTION = """Call the elements that drive genes, and say what speaks for each.
+_DESCRIPTION = """Call the elements that drive genes, and report the evidence for each.
 
   seq2exp elements K562 --fasta genome.fa --genes genes.tsv --track ... --perturb -o out/
   seq2exp elements --from results/ -o out/        (of `seq2exp predict`, or an .h5/.zarr of `kipoi predict`)
 
 writes into out/
-  elements.tsv         distance to the TSS, score, credible interval, what DNA and each track said, effect
-  elements.bed         BED6+         elements.narrowPeak   with the q-value of the null
+  elements.tsv         distance to the TSS, score, credible interval, evidence from DNA and each track, effect
+  elements.bed         BED6+         elements.narrowPeak   with the q-value (--fdr)
   elements.bedpe       element-gene  elements.interact     the same as arcs, for the UCSC browser
   promoters.tsv        the promoters, which the model always keeps and which are never called
-  element_mask.bw      the mask of every base; where windows overlap, the maximum
-  predictions.zarr, elements.sqlite   every gene as it is done: an interrupted run goes on from them
+  element_mask.bw      the mask of every base (the maximum where windows overlap)
+  predictions.zarr, elements.sqlite   the results gene by gene: an interrupted run continues from them
 """
 PROVENANCE, STORE_NAME = "elements.json", "elements.sqlite"
 
@@ -42,23 +42,29 @@ PROVENANCE, STORE_NAME = "elements.json", "elements.sqlite"
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = options.add_command(
-        subparsers, "elements", "called elements with their evidence, in every format", _DESCRIPTION
+        subparsers, "elements", "call elements, with their evidence, in every format", _DESCRIPTION
     )
     parser.set_defaults(run=run)
     options.add_source_options(parser)
     options.add_cluster_option(parser)
     options.add_call_options(parser)
-    null = parser.add_argument_group("threshold by a null (tracks rotated within the window; runs the model)")
+    null = parser.add_argument_group(
+        "threshold by false discovery rate (rotates the tracks within the window and runs the model)"
+    )
     null.add_argument(
-        "--fdr", type=options.SHARE, metavar="RATE", help="lowest threshold with this false discovery rate"
+        "--fdr", type=options.SHARE, metavar="RATE", help="use the lowest threshold with this false discovery rate"
     )
     null.add_argument(
         "--shuffles", type=options.SHUFFLES, default=10, metavar="N", help="shuffles of each window (default: 10)"
     )
     null.add_argument(
-        "--block", type=options.BASES, default=1_000, metavar="BP", help="rotate by whole blocks (default: 1000)"
+        "--block",
+        type=options.BASES,
+        default=1_000,
+        metavar="BP",
+        help="length of the blocks that are rotated (default: 1000)",
     )
-    null.add_argument("--seed", type=options.SEED, default=0, metavar="N", help="of the shuffles (default: 0)")
+    null.add_argument("--seed", type=options.SEED, default=0, metavar="N", help="seed of the shuffles (default: 0)")
     parser.add_argument(
         "--perturb", action="store_true", help="predict expression with each element masked out, as CRISPRi would"
     )
@@ -71,7 +77,7 @@ def add_to(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="NAME=BED",
-        help="named intervals, e.g. ccre=cCREs.bed; BED::COLUMN takes the names from another column than the 4th",
+        help="named intervals, e.g. ccre=cCREs.bed; BED::COLUMN takes the names from that column, not the 4th",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
 

@@ -13,16 +13,17 @@ _DESCRIPTION = """Make a gene table with the features that models read, from gen
   seq2exp features gencode.gtf.gz genome.fa --gene-type protein_coding --transcript mane -o genes.tsv
   seq2exp predict K562 --fasta genome.fa --genes genes.tsv --track ... -o results/
 
-Of each gene with a coding transcript: its TSS (0-based, of the transcript chosen), lengths of UTRs, coding sequence and
-introns (log10, as z-scores by Xpresso's constants over human genes), their G+C, and exon junctions per kb of coding
-sequence. PROMOTER_ACTIVITY, the ninth feature of the published model, is computed from the tracks when you predict.
+For each gene with a coding transcript: the TSS (0-based, of the chosen transcript), the lengths of UTRs, coding
+sequence and introns (log10, as z-scores with Xpresso's constants for human genes), their G+C content, and the exon
+junctions per kb of coding sequence. PROMOTER_ACTIVITY, the ninth feature of the published model, is computed from the
+tracks when you predict.
 """
 CHOICES = ("longest", "mane", "canonical")
 
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "features", "a gene table with features, from a GTF and a FASTA", _DESCRIPTION)
+    parser = add_command(subparsers, "features", "make a gene table with features from a GTF and a FASTA", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("gtf", type=Path, metavar="GTF", help="gene models with exon and CDS records, plain or .gz")
     parser.add_argument("fasta", type=Path, metavar="FASTA", help="the genome, plain or bgzipped")

@@ -29,14 +29,14 @@ def add_to(subparsers: Subparsers) -> None:
     )
     add_cells_option(convert)
 
-    register = add_command(subparsers, "register", "make `kipoi predict Seq2Exp/K562` work")
+    register = add_command(subparsers, "register", "register the models with Kipoi")
     register.set_defaults(run=run_register)
     register.add_argument(
         "--from", dest="group", type=Path, metavar="FOLDER", help="a group that `seq2exp publish RUN --to FOLDER` made"
     )
     register.add_argument("--offline", action="store_true", help="do not try to download Kipoi's model zoo")
 
-    unregister = add_command(subparsers, "unregister", "take the registration with Kipoi back")
+    unregister = add_command(subparsers, "unregister", "undo the registration with Kipoi")
     unregister.set_defaults(run=run_unregister)
     unregister.add_argument("name", nargs="?", metavar="GROUP", help="name of a group of your own (default: Seq2Exp)")
 

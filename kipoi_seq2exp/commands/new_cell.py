@@ -16,13 +16,13 @@ _DESCRIPTION = """Write the YAML of a training run for a cell type of your own, 
   seq2exp register --from MyCell
   kipoi predict MyCell/mycell --dataloader_args='{"genes_file": "genes.tsv", ..., "atac_file": "atac.bw"}' -o out.h5
 
-Any number of tracks of any name will do; what a run needs to know of them is measured on the data.
+You can use any tracks under any names. What the run needs to know about them is measured from the files.
 """
 
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "new-cell", "a cell type of your own: its table and the run's YAML", _DESCRIPTION)
+    parser = add_command(subparsers, "new-cell", "prepare the training of your own cell type", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("output", type=Path, metavar="RUN.yaml", help="the file to write; its name is the cell type's")
     inputs = parser.add_argument_group("inputs")
@@ -40,7 +40,7 @@ def add_to(subparsers: Subparsers) -> None:
         "--unit", action="append", default=[], metavar="TRACK=TEXT", help="what the values of a track are, for the card"
     )
     inputs.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
-    inputs.add_argument("--assembly", default="hg38", metavar="NAME", help="of the genome (default: hg38)")
+    inputs.add_argument("--assembly", default="hg38", metavar="NAME", help="genome assembly (default: hg38)")
     parser.add_argument("--overwrite", action="store_true", help="replace files of these names")
 
 

@@ -46,22 +46,26 @@ def add_track_options(parser: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="file of a track, once for each: bigWig, bedGraph or called peaks (.narrowPeak, .broadPeak, .bed; their "
-        "signalValue, or FILE::COLUMN, or FILE::presence for 1 in every peak); contacts as .cool, .mcool, .hic, or the "
-        "word powerlaw where there is no Hi-C (e.g. --track dnase=dnase.bw --track hic=powerlaw)",
+        help="file of a track; repeat the option for each: bigWig, bedGraph or called peaks (.narrowPeak, .broadPeak, "
+        ".bed; their signal value, or FILE::COLUMN for another column, or FILE::presence for 1 in every peak); contacts as "
+        ".cool, .mcool or .hic, or the word powerlaw if there is no Hi-C (e.g. --track dnase=dnase.bw --track "
+        "hic=powerlaw)",
     )
     parser.add_argument(
         "--tracks",
         type=Path,
         metavar="YAML",
-        help="the same as a YAML file of lines NAME: FILE; relative paths are relative to it; --track wins",
+        help="the same as a YAML file with lines NAME: FILE, relative to that file; --track takes precedence",
     )
 
 
 def add_cells_option(parser: argparse._ActionsContainer) -> None:
     """Add --cells."""
     parser.add_argument(
-        "--cells", type=Path, metavar="YAML", help="a table of cell types of your own, beside the package's (new-cell)"
+        "--cells",
+        type=Path,
+        metavar="YAML",
+        help="your own table of cell types, in addition to the package's (new-cell)",
     )
 
 
@@ -92,10 +96,10 @@ def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True)
         "--missing-features",
         choices=("error", "mean"),
         default="error",
-        help="a gene feature that the table lacks: stop (default), or use the mean over the training genes",
+        help="if the table lacks a gene feature: stop (default), or use the mean of the training genes",
     )
     inputs.add_argument(
-        "--gene-ids", nargs="+", metavar="ID", help="predict only these genes: ids, or symbols where the table has them"
+        "--gene-ids", nargs="+", metavar="ID", help="predict only these genes: ids, or symbols if the table has them"
     )
     inputs.add_argument("--gene-type", metavar="TYPE", help="only the genes of this type of a GTF, e.g. protein_coding")
     inputs.add_argument(
@@ -119,7 +123,7 @@ def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -
     parser.add_argument("--from", dest="results", type=Path, metavar="RESULTS", help=RESULTS)
     add_input_options(parser, required=False)
     add_network_options(parser)
-    parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
+    parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -130,19 +134,21 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=_batch_size,
         metavar="N",
-        help="windows at once: memory and speed only (default: auto, one on the CPU, on CUDA what fits)",
+        help="windows per batch; changes only memory and speed (default: auto, one on the CPU, as many as fit on CUDA)",
     )
     network.add_argument(
-        "--memory", metavar="SIZE", help="what a batch may take, e.g. 8GB (default: most of what is free)"
+        "--memory", metavar="SIZE", help="memory that a batch may use, e.g. 8GB (default: most of the free memory)"
     )
     network.add_argument(
         "--projections",
         choices=[products.value for products in Products],
-        help="type of the large products on a CPU: bfloat16 is quicker where the processor has it, and moves the mask "
-        "by up to 2e-5 (default: SEQ2EXP_PROJECTIONS, else float32)",
+        help="number type of large matrix products on a CPU: bfloat16 is faster if the processor supports it, and "
+        "changes the mask by up to 2e-5 (default: that of the environment variable SEQ2EXP_PROJECTIONS, or float32)",
     )
     network.add_argument(
-        "--mask-mode", choices=[mode.value for mode in MaskMode], help="how the mask is read (default: as trained)"
+        "--mask-mode",
+        choices=[mode.value for mode in MaskMode],
+        help="how the mask follows from its probabilities (default: as trained)",
     )
 
 
@@ -202,13 +208,13 @@ def add_call_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("elements (the promoter is never called)")
     cut = group.add_mutually_exclusive_group()
     cut.add_argument(
-        "--threshold", type=SHARE, metavar="P", help="call bases whose mask reaches this value, from 0 to 1"
+        "--threshold", type=SHARE, metavar="P", help="call bases whose mask is at least this value, from 0 to 1"
     )
     cut.add_argument(
         "--top-fraction",
         type=SHARE,
         metavar="SHARE",
-        help="call this fraction of the window's bases, the highest (default: 0.05)",
+        help="call this fraction of the window, its highest bases (default: 0.05)",
     )
     group.add_argument("--min-length", type=BASES, metavar="BP", help="drop shorter elements (default: 50)")
     group.add_argument(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
     from kipoi_seq2exp.prediction.request import PredictRequest
 
-_DESCRIPTION = """Predict genes without stretches of DNA, as a CRISPRi screen silences them, or with a motif put in.
+_DESCRIPTION = """Predict genes without stretches of DNA, as if silenced in a CRISPRi screen, or with a motif inserted.
 
   seq2exp perturb K562 --regions elements.bed --fasta genome.fa --genes genes.tsv --track ... -o out/
   seq2exp perturb K562 --tile chr22:39,000,001-39,100,000 --width 1000 --step 500 ... --plot png -o out/
@@ -28,13 +28,13 @@ _DESCRIPTION = """Predict genes without stretches of DNA, as a CRISPRi screen si
 
 What is done to each site, for each gene whose window holds a base of it (--how):
   mask     the encoder does not see it, as CRISPRi silences an element (default; as `elements --perturb` does)
-  tracks   its signal is 0 in every track but contacts; features computed from tracks follow
-  dna      its DNA is shuffled with every dinucleotide kept; the mean over --shuffles
+  tracks   its signal is 0 in every track except contacts; features computed from tracks change too
+  dna      its DNA is shuffled, dinucleotide counts preserved; mean over --shuffles
   all      all three
 
 writes into out/
   perturb.tsv        a row per site and gene: expression, expression without, difference
-  GENE.perturb.bw    difference at every base of a site; where sites overlap, the mean
+  GENE.perturb.bw    difference at every base of a site (the mean where sites overlap)
   GENE.perturb.png   tracks, mask and differences of each gene (--plot)
 """
 TABLE = "perturb.tsv"
@@ -42,27 +42,43 @@ TABLE = "perturb.tsv"
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = options.add_command(subparsers, "perturb", "predictions without stretches of DNA", _DESCRIPTION)
+    parser = options.add_command(subparsers, "perturb", "predict genes without stretches of DNA", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("model", metavar="MODEL", help=options.MODEL)
     sites = parser.add_argument_group("sites (one of --regions, --tile and --insert)")
     sites.add_argument("--regions", type=Path, metavar="BED", help="the sites; a fourth column names them")
     sites.add_argument("--tile", metavar="CHR:FIRST-LAST", help="cover a locus (counted from 1) with sites")
-    sites.add_argument("--width", type=options.BASES, default=1_000, metavar="BP", help="of a tile (default: 1000)")
-    sites.add_argument("--step", type=options.BASES, default=500, metavar="BP", help="from tile to tile (default: 500)")
-    sites.add_argument("--insert", metavar="MOTIF", help="write these letters in place of what is --at")
     sites.add_argument(
-        "--at", action="append", default=[], metavar="CHR:BASE", help="first base (counted from 1); may be repeated"
+        "--width", type=options.BASES, default=1_000, metavar="BP", help="length of each site (default: 1000)"
     )
-    sites.add_argument("--strand", choices=("+", "-"), default="+", help="of the motif (default: +)")
+    sites.add_argument(
+        "--step",
+        type=options.BASES,
+        default=500,
+        metavar="BP",
+        help="distance from one site to the next (default: 500)",
+    )
+    sites.add_argument("--insert", metavar="MOTIF", help="replace the bases at --at by these letters")
+    sites.add_argument(
+        "--at",
+        action="append",
+        default=[],
+        metavar="CHR:BASE",
+        help="first base of the motif (counted from 1); may be repeated",
+    )
+    sites.add_argument("--strand", choices=("+", "-"), default="+", help="strand of the motif (default: +)")
     parser.add_argument(
         "--how", choices=("mask", "tracks", "dna", "all"), help="what is done to each site (default: mask)"
     )
     parser.add_argument(
-        "--shuffles", type=options.SHUFFLES, default=10, metavar="N", help="of the DNA of each site (default: 10)"
+        "--shuffles",
+        type=options.SHUFFLES,
+        default=10,
+        metavar="N",
+        help="shuffles of the DNA of each site (default: 10)",
     )
-    parser.add_argument("--seed", type=options.SEED, default=0, metavar="N", help="of the shuffles (default: 0)")
-    parser.add_argument("--plot", choices=options.PICTURES, help="draw each gene, in this format")
+    parser.add_argument("--seed", type=options.SEED, default=0, metavar="N", help="seed of the shuffles (default: 0)")
+    parser.add_argument("--plot", choices=options.PICTURES, help="draw each gene in this format")
     parser.add_argument("--gtf", type=Path, metavar="GTF", help="gene models to draw")
     options.add_input_options(parser)
     options.add_network_options(parser)

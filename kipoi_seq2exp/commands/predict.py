@@ -36,26 +36,30 @@ _DESCRIPTION = """Predict the expression of genes and the DNA that drives it.
 writes into results/
   predictions.tsv    a row per gene: expression in the weights' unit, fraction of the window kept, ...
   elements.bed       intervals that the mask keeps outside the promoter, with scores (BED6+)
-  element_mask.bw    the mask of every base; where windows overlap, the maximum
+  element_mask.bw    the mask of every base (the maximum where windows overlap)
   provenance.json    command, versions, checksums, inputs
-  predictions.zarr   everything, a chunk per gene: an interrupted run goes on from it
+  predictions.zarr   all results, a chunk per gene: an interrupted run continues from it
 """
 
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "predict", "expression and elements of genes, from files", _DESCRIPTION)
+    parser = add_command(subparsers, "predict", "predict expression and elements of genes", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     inputs = add_input_options(parser)
-    inputs.add_argument("--peaks", type=Path, metavar="BED", help="use these peaks as the mask, not the model's own")
+    inputs.add_argument(
+        "--peaks", type=Path, metavar="BED", help="use these peaks as the mask instead of the model's own"
+    )
     add_call_options(parser)
     add_network_options(parser)
     add_cluster_option(parser)
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
-    output.add_argument("--save-beta", action="store_true", help="keep the Beta of each base, for credible bands")
-    output.add_argument("--overwrite", action="store_true", help="start anew where other results are")
+    output.add_argument(
+        "--save-beta", action="store_true", help="store the Beta distribution of each base, for credible intervals"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
 
 
 def run(args: argparse.Namespace, say: Say) -> int:

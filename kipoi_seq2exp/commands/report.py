@@ -9,12 +9,12 @@ from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
 from kipoi_seq2exp.errors import counted
 
-_DESCRIPTION = """Write one page of a set of predicted genes: a sortable table, a scatter, loci that zoom.
+_DESCRIPTION = """Write one page about a set of predicted genes: a table to sort, a scatter plot, loci to zoom into.
 
   seq2exp report results/ --gtf genes.gtf.gz -o report/
 
 writes into report/
-  report.html        works from disk, without a network
+  report.html        opens from disk, without a network connection
   report_loci/       the loci of more than 300 genes, a file each; keep it beside the page
   igv_session.xml    genes, tracks, mask and elements for IGV     tracks.ini   the same for pyGenomeTracks
 """
@@ -23,7 +23,7 @@ writes into report/
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = options.add_command(
-        subparsers, "report", "one page of a gene set, and sessions for browsers", _DESCRIPTION
+        subparsers, "report", "write one page about a gene set, and browser sessions", _DESCRIPTION
     )
     parser.set_defaults(run=run)
     parser.add_argument("results", type=Path, metavar="RESULTS", help=options.RESULTS)

@@ -30,14 +30,14 @@ _SHOWN = 40
 
 def add_to(subparsers: Subparsers) -> None:
     """Add both commands to the command line."""
-    show = add_command(subparsers, "show", "table of the predicted genes, and a picture of one")
+    show = add_command(subparsers, "show", "show a table of the predicted genes, and draw one")
     show.set_defaults(run=run_show)
     show.add_argument("results", type=Path, metavar="RESULTS", help=RESULTS)
     show.add_argument("--plot", type=Path, metavar="PICTURE", help="draw one gene into this .png, .svg or .pdf")
     show.add_argument("--gene", metavar="ID", help="which gene to draw (default: the highest predicted)")
     show.add_argument("--all", action="store_true", help=f"list every gene, not the first {_SHOWN}")
     _add_surroundings(show)
-    plot = add_command(subparsers, "plot", "picture of one locus: genes, tracks, mask, elements, expression")
+    plot = add_command(subparsers, "plot", "draw one locus: genes, tracks, mask, elements, expression")
     plot.set_defaults(run=run_plot)
     plot.add_argument("gene", metavar="GENE", help="a predicted gene: its id, or its symbol where the results have it")
     plot.add_argument("--from", dest="results", type=Path, required=True, metavar="RESULTS", help=RESULTS)

@@ -20,7 +20,7 @@ def add_to(subparsers: Subparsers) -> None:
     """Add the four commands to the command line."""
     fetch = add_command(subparsers, "fetch", "download public tracks of a cell type")
     fetch.set_defaults(run=run_fetch)
-    fetch.add_argument("cell_type", metavar="CELL", help="e.g. K562")
+    fetch.add_argument("cell_type", metavar="CELL", help="cell type, e.g. K562")
     fetch.add_argument("--manifest", type=Path, metavar="YAML", help="tracks, URLs and hashes (default: the package's)")
     fetch.add_argument(
         "-o",
@@ -31,11 +31,11 @@ def add_to(subparsers: Subparsers) -> None:
         help="folder for the files (default: tracks)",
     )
 
-    train = add_command(subparsers, "train", "train a network as a YAML file says")
+    train = add_command(subparsers, "train", "train a network as described in a YAML file")
     train.set_defaults(run=run_train)
     train.add_argument("config", type=Path, metavar="CONFIG", help="the run's settings (YAML)")
     train.add_argument("--data", type=Path, metavar="FOLDER", help=_DATA)
-    train.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
     train.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of CONFIG"
     )
@@ -64,7 +64,7 @@ def add_to(subparsers: Subparsers) -> None:
 
 
 def _add_publish(subparsers: Subparsers) -> None:
-    publish = add_command(subparsers, "publish", "serve the weights of a run under a name")
+    publish = add_command(subparsers, "publish", "publish the weights of a run under a name")
     publish.set_defaults(run=run_publish)
     publish.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder of `seq2exp train`")
     publish.add_argument("--as", dest="name", metavar="NAME", help="e.g. K562 (with --to: by default the cell type)")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from kipoi_seq2exp.effects.run import EffectStore
 
-_DESCRIPTION = """Predict what variants do: per variant and gene within reach, the change of expression and of the mask.
+_DESCRIPTION = """Predict the effect of variants on expression and mask, for each gene whose window contains them.
 
   seq2exp variants variants.vcf K562 --fasta genome.fa --genes genes.tsv --track ... -o out/
 
@@ -36,7 +36,7 @@ writes into out/
                   both alleles (log10) and the change of the mask; a row per variant and gene
   variants.vcf    the VCF with the same in its INFO (SEQ2EXP)
   variants.json   what was used, and what was left out
-  variants.sqlite every row as it is done: an interrupted run goes on from it
+  variants.sqlite the results row by row: an interrupted run continues from it
 
 REF is checked against the FASTA; multi-allelic records are split; windows with indels stay centred on the TSS.
 """
@@ -49,7 +49,7 @@ NO_DNA = (
 
 def add_to(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = add_command(subparsers, "variants", "what variants do to expression and masks", _DESCRIPTION)
+    parser = add_command(subparsers, "variants", "predict the effect of variants on expression and mask", _DESCRIPTION)
     parser.set_defaults(run=run)
     parser.add_argument("vcf", type=Path, metavar="VCF", help="variants, plain or .gz")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
@@ -58,7 +58,7 @@ def add_to(subparsers: Subparsers) -> None:
     add_network_options(parser)
     add_cluster_option(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="start anew where other results are")
+    parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
