@@ -47,7 +47,7 @@ def add_track_options(parser: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="NAME=FILE",
         help="file of a track; repeat the option for each: bigWig, bedGraph or called peaks (.narrowPeak, .broadPeak, "
-        ".bed; their signal value, or FILE::COLUMN for another column, or FILE::presence for 1 in every peak); contacts "
+        ".bed; their signal value, or FILE::COLUMN for another column, or FILE::presence for 1 in each peak); contacts "
         "as .cool, .mcool or .hic, or the word powerlaw if there is no Hi-C (e.g. --track dnase=dnase.bw --track "
         "hic=powerlaw)",
     )
