@@ -50,6 +50,7 @@ _DAMAGE = (
     MemoryError,
     OSError,
     RuntimeError,
+    SystemError,  # of texts whose characters are numbers that are none of Unicode's
     TypeError,
     ValueError,
     csv.Error,

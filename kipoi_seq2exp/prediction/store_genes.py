@@ -72,7 +72,7 @@ def _given_genes(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFr
 def texts(values: Any) -> list[str]:
     """Return the values of an array on disk as text; a damaged one may hold what is none, which is a ValueError."""
     found = [item.decode() if isinstance(item, bytes) else str(item) for item in np.asarray(values[...]).ravel()]
-    "".join(found).encode()  # fails on half a character
+    "".join(found).encode().decode()  # fails on half a character, and on numbers that are none of Unicode's
     return found
 
 

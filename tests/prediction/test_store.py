@@ -337,10 +337,12 @@ def test_a_damaged_part_is_one_sentence(tmp_path, name, content):
         read_predictions(tmp_path / "p.zarr").mask(0)
 
 
-def test_half_a_character_is_damage(tmp_path):
+@pytest.mark.parametrize("code", [0xD800, 0x200000])
+def test_what_is_no_character_is_damage(tmp_path, code):
     PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(0.5))
-    zarr.open_group(str(tmp_path / "p.zarr"), mode="r+")["metadata/gene_id"][1] = "\ud800"
-    with pytest.raises(InputError, match=r"p\.zarr are damaged .*surrogates not allowed.*--overwrite"):
+    ids = np.array([ord("A"), code, ord("C")], dtype="<u4").view("<U1")
+    zarr.open_group(str(tmp_path / "p.zarr"), mode="r+")["metadata/gene_id"][:] = ids
+    with pytest.raises(InputError, match=r"p\.zarr are damaged .*(codec can't|invalid maximum character).*--overwrite"):
         read_predictions(tmp_path / "p.zarr")
 
 
