@@ -52,7 +52,7 @@ class _Overview:
     """Bins of one width, in order of the genome; the last one may still grow."""
 
     width_bp: int
-    parts: list[NDArray[Any]] = field(default_factory=list)
+    parts: bytearray = field(default_factory=bytearray)  # thousands of small arrays would split up the heap for good
 
     def add(self, chrom: int, start: int, values: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
         """Summarise a piece by bin, from its values and their squares."""
@@ -64,11 +64,11 @@ class _Overview:
         records["count"] = ends - edges
         records["min"], records["max"] = np.minimum.reduceat(values, edges), np.maximum.reduceat(values, edges)
         records["sum"], records["squares"] = np.add.reduceat(values, edges), np.add.reduceat(squares, edges)
-        self.parts.append(records)
+        self.parts += records.tobytes()
 
     def records(self) -> NDArray[Any]:
         """Return the bins, the halves of bins that two pieces share joined."""
-        halves = np.concatenate(self.parts) if self.parts else np.zeros(0, dtype=_ZOOM_RECORD)
+        halves = np.frombuffer(self.parts, dtype=_ZOOM_RECORD)
         if not len(halves):
             return halves
         place = halves["start"] // self.width_bp

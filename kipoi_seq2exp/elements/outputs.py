@@ -33,6 +33,7 @@ from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo.registry import PROVISIONAL
 
 TABLE, ELEMENTS, TRACK, PROVENANCE = "predictions.tsv", "elements.bed", "element_mask.bw", "provenance.json"
+PLACED_TOGETHER = 256  # genes: a table each is slow, and small arrays of all genes between large ones split up the heap
 
 DECIMALS = 6
 _DECIMAL_COLUMNS = (
@@ -71,7 +72,7 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     deviation over its members), observed (if there are labels), kept_fraction (`calls.KEPT_WORDS`), mean_mask (over the
     window), n_elements, known_fraction (bases that are no N).
     """
-    found, rows = [], []
+    tables, found, rows = [], [], []
     for index in range(len(predictions)):
         mask = predictions.mask(index)
         if mask is None:
@@ -80,6 +81,9 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
         called = call_elements(mask, predictions.promoter, calls)
         found.append((called, predictions.locus(index)))
         rows.append((kept_fraction(mask, called.threshold), float(mask.mean(dtype=np.float64)), len(called)))
+        if len(found) == PLACED_TOGETHER:
+            tables.append(place_all(found))
+            found = []
     masks = pd.DataFrame(rows, columns=["kept_fraction", "mean_mask", "n_elements"])
     genes = pd.concat([predictions.genes, masks], axis=1)
     columns = ["gene_id", "chrom", "tss", "strand", "start", "end", "expression"]
@@ -87,7 +91,7 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     columns += ["kept_fraction", "mean_mask", "n_elements", "known_fraction"]
     if not predictions.has_mask:
         columns = [name for name in columns if name not in masks]
-    return Summary(genes[columns], join_elements([place_all(found)]))
+    return Summary(genes[columns], join_elements([*tables, place_all(found)]))
 
 
 def write_results(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pyBigWig
 import pytest
@@ -125,3 +127,16 @@ def test_a_full_disk_is_an_error_of_the_operating_system(room):
         writer = BigWigWriter(Full(room), LENGTHS)
         writer.add("chr1", 0, np.random.default_rng(0).random(50_000).astype(np.float32))
     assert (writer is None) == (room == 100)
+
+
+def test_no_array_of_a_piece_stays_behind(tmp_path):
+    with (tmp_path / "x.bw").open("wb") as handle:
+        writer = BigWigWriter(handle, {"chr1": 1_000_000})
+        tracemalloc.start()
+        for piece in range(40):
+            writer.add("chr1", 20_000 * piece, np.repeat(np.linspace(0, 1, 200, dtype=np.float32), 100))
+        arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+        kept = tracemalloc.take_snapshot().filter_traces([arrays]).statistics("filename")
+        tracemalloc.stop()
+        writer.close()
+    assert sum(kind.count for kind in kept) < 40  # a genome's pieces would split up the heap between them: gigabytes

@@ -55,6 +55,16 @@ def test_the_gene_table(tiny, run):
     assert table["known_fraction"][0] < 0.7  # reaches beyond the chromosome's start
 
 
+def test_elements_are_placed_some_genes_at_a_time(run, monkeypatch):
+    with read_predictions(run) as found:
+        whole, placed, place_all = outputs.summarise(found, CALLS), [], outputs.place_all
+        monkeypatch.setattr(outputs, "PLACED_TOGETHER", 2)
+        monkeypatch.setattr(outputs, "place_all", lambda calls: placed.append(len(calls)) or place_all(calls))
+        parts = outputs.summarise(found, CALLS)
+    assert placed == [2, 2, 2, 1]
+    pd.testing.assert_frame_equal(parts.elements, whole.elements)
+
+
 def test_elements_agree_with_the_masks_and_the_table(run):
     elements = read_tsv(run / ELEMENTS).rename(columns={"#chrom": "chrom"})
     assert tuple(elements.columns) == COLUMNS
