@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", help="what git calls the earlier one")
     parser.add_argument("--threads", type=int, action="append", help="repeatable (default: 1 and 2)")
+    parser.add_argument("--task", action="append", choices=list(TASKS), help="only this one (repeatable)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--length", type=int, default=100_000, help="bases of a prediction")
     parser.add_argument("--out", type=Path, help="folder of the report")
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = [
                 compared(task, d_model, threads, args, earlier)
                 for threads in args.threads or [1, 2]
-                for task in TASKS
+                for task in args.task or TASKS
                 for d_model in WIDTHS
             ]
         finally:

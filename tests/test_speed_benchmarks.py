@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -59,3 +60,19 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "| scan_backward |" in step
     shares = [float(line.split("|")[3].split()[0]) for line in step.splitlines() if line.endswith("% |")]
     assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_before_and_after_are_the_least_of_their_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before_after, isolated = (importlib.import_module(name) for name in ("before_after", "isolated"))
+    small = {**before_after.TOKENS, "window_bp": 6_000, "encoder_bp": 4_000, "d_model": 16}
+    assert isolated.train_tokens({"seed": 0, "network": small, "rounds": 1})["cpu_s"] > 0
+    taken = iter([4.0, 1.0, 2.0, 3.0])  # before, after, before, after
+
+    def measured(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, json.dumps({"cpu_s": next(taken)}), "")
+
+    monkeypatch.setattr(subprocess, "run", measured)
+    row = before_after.compared("predict", 16, 1, argparse.Namespace(rounds=2, length=400), tmp_path)
+    assert (row["before"], row["after"]) == (2.0, 1.0)
+    assert "| prediction | 16 | 1 | 2 | 1 | 2.00 |" in before_after.markdown([row], "HEAD~1")
