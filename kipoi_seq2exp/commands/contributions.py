@@ -328,6 +328,7 @@ def _write_tracks(
 
 def _draw(args: argparse.Namespace, dataset: WindowDataset, window: WindowInputs, found: Contributions) -> Path:
     from kipoi_seq2exp.view.contribution_plots import ContributionPicture, plot_contributions
+    from kipoi_seq2exp.view.locus import symbol_of
 
     picture = ContributionPicture(
         window,
@@ -335,6 +336,7 @@ def _draw(args: argparse.Namespace, dataset: WindowDataset, window: WindowInputs
         dataset.inputs,
         None if args.region is None else region_of(args.region, window, window.gene_id),
         f"{Path(args.model).name}; method {args.method}",
+        symbol_of(dataset.genes[dataset.genes["gene_id"] == window.gene_id].iloc[0]),
     )
     path: Path = args.output / f"{file_name(window.gene_id)}.contributions.{args.plot}"
     plot_contributions(picture, path)

@@ -16,7 +16,8 @@ _DESCRIPTION = """Write one page about a set of predicted genes: a table to sort
 writes into report/
   report.html        opens from disk, without a network connection
   report_loci/       the loci of more than 300 genes, a file each; keep it beside the page
-  igv_session.xml    genes, tracks, mask and elements for IGV     tracks.ini   the same for pyGenomeTracks
+  igv_session.xml    genes, CRISPRi pairs, tracks, mask and elements for IGV, by paths relative to the folder
+  tracks.ini         the same without the pairs, for pyGenomeTracks
 """
 
 
@@ -39,13 +40,14 @@ def add_to(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace, say: Say) -> int:
     """Write the page and the sessions."""
     from kipoi_seq2exp.api import read_results
+    from kipoi_seq2exp.data.pairs import read_pairs
     from kipoi_seq2exp.data.tables import write_lines, write_tsv
     from kipoi_seq2exp.elements.mask_track import write_mask_track
     from kipoi_seq2exp.elements.outputs import ELEMENTS, TRACK, as_texts, describe_lines, summarise
     from kipoi_seq2exp.files import make_folder, whole_file
     from kipoi_seq2exp.view.locus import Surroundings
     from kipoi_seq2exp.view.report import build_page
-    from kipoi_seq2exp.view.sessions import genome_tracks_ini, igv_session, shown_files
+    from kipoi_seq2exp.view.sessions import PAIRS, crispri_lines, genome_tracks_ini, igv_session, shown_files
 
     calls = options.call_settings(args)
     around = Surroundings(options.track_sources(args), gtf=args.gtf, crispri=args.crispri)
@@ -62,9 +64,13 @@ def run(args: argparse.Namespace, say: Say) -> int:
             mask = args.output / TRACK
             with whole_file(mask) as temporary:
                 write_mask_track(predictions, temporary)
-        shown = shown_files(predictions, around, mask, elements)
-        files = {"report.html": page}
-        files["igv_session.xml"] = igv_session(predictions, shown)
+        files, pairs = {"report.html": page}, None
+        if args.crispri is not None:
+            pairs = args.output / PAIRS
+            loci = [predictions.locus(index) for index in range(len(predictions))]
+            write_lines(crispri_lines(read_pairs(args.crispri), loci), pairs)
+        shown = shown_files(predictions, around, mask, elements, pairs)
+        files["igv_session.xml"] = igv_session(predictions, shown, args.output)
         files["tracks.ini"] = genome_tracks_ini(shown)
         for name, text in files.items():
             write_lines(text.removesuffix("\n").split("\n"), args.output / name)

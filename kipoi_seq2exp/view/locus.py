@@ -143,7 +143,7 @@ def gather(predictions: Predictions, gene_id: str, calls: CallSettings, around: 
         blacklist=_blacklist(predictions.provenance, around.blacklist, locus),
         unit=unit_of(predictions.provenance),
         caption=caption_of(predictions.provenance),
-        symbol=_symbol(gene),
+        symbol=symbol_of(gene),
     )
 
 
@@ -192,7 +192,7 @@ def gather_window(
         effects=effects,
         unit=unit_of(provenance),
         caption=status_line(name, model.provenance.status),
-        symbol=_symbol(dataset.genes.iloc[row]),
+        symbol=symbol_of(dataset.genes.iloc[row]),
     )
 
 
@@ -218,7 +218,8 @@ def unit_of(provenance: Mapping[str, Any]) -> str:
     return short[: short.index(")") + 1] if ")" in short else short
 
 
-def _symbol(gene: pd.Series) -> str:
+def symbol_of(gene: pd.Series) -> str:
+    """Return the symbol of a gene of a table; empty where the table has none."""
     symbol = gene.get(NAME_COLUMN, "")
     return symbol if isinstance(symbol, str) else ""  # a table may lack it for some
 

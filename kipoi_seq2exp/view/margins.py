@@ -38,6 +38,13 @@ def note_lines(text: str) -> str:
     return textwrap.fill(text, NOTE_LETTERS, max_lines=NOTE_LINES, placeholder=" ...")
 
 
+def shortened(text: str, letters: int) -> str:
+    """Return a text of at most so many letters; a longer one loses its middle."""
+    if len(text) <= letters:
+        return text
+    return f"{text[: letters // 2]}\u2026{text[len(text) - (letters - 1) // 2 :]}"
+
+
 def fit_left(figure: Figure, grid: GridSpec, panels: Sequence[Axes]) -> float:
     """Place the names of panels beside their ticks and give both the room that they need.
 
@@ -68,10 +75,11 @@ def fit_left(figure: Figure, grid: GridSpec, panels: Sequence[Axes]) -> float:
     names: list[Any] = [text for axes in panels for text in axes.texts if text.get_gid() == PANEL_NAME]
     room = LARGEST * width - ticks - _EDGE
     for text in names:
-        whole, kept = text.get_text(), len(text.get_text())
-        while text.get_window_extent(renderer).width * points > room and kept > 2:
-            kept -= 1
-            text.set_text(f"{whole[: (kept + 1) // 2]}\u2026{whole[len(whole) - kept // 2 :]}")
+        whole = text.get_text()
+        for letters in range(len(whole) - 1, 2, -1):
+            if text.get_window_extent(renderer).width * points <= room:
+                break
+            text.set_text(shortened(whole, letters))
     widest = max(text.get_window_extent(renderer).width for text in names) * points
     for text in names:
         text.xyann = (-ticks, text.xyann[1])

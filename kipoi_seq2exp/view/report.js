@@ -305,7 +305,8 @@ function start(data) {
     for (const gene of known) paper.fillRect(across(gene.observed) - 1, up(gene.expression) - 1, 2, 2);
     byId("scatter").addEventListener("click", (event) => {
       const box = byId("scatter").getBoundingClientRect();
-      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      const shrunk = 380 / box.width; // a narrow screen draws it smaller
+      const [x, y] = [(event.clientX - box.left) * shrunk, (event.clientY - box.top) * shrunk];
       const far = (gene) => (across(gene.observed) - x) ** 2 + (up(gene.expression) - y) ** 2;
       const nearest = known.reduce((best, gene) => (far(gene) < far(best) ? gene : best));
       if (far(nearest) < 64) choose(nearest);
@@ -334,7 +335,7 @@ function start(data) {
   function drawTitle(gene) {
     const observed = absent(gene.observed) ? "" : `, observed ${gene.observed.toFixed(3)}`;
     const name = gene.name && gene.name !== gene.gene_id ? `${gene.name} (${gene.gene_id})` : gene.gene_id;
-    byId("title").textContent = `${name}  ${gene.place}: predicted ${gene.expression.toFixed(3)}${observed}`;
+    byId("title").textContent = `${name}  ${gene.place}: predicted ${gene.expression.toFixed(3)}${observed}, ${data.unit}`;
     const words = !absent(gene.n_elements) ? ["Red: called elements; grey: the promoter, always kept and never called; dotted: the mask that a call reaches."] : [];
     if (gene.n_pairs) words.push("Arcs: CRISPRi pairs of this gene, red where it is regulated.");
     byId("legend").textContent = words.join(" ");

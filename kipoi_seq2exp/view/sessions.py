@@ -1,22 +1,31 @@
 """The tracks of a report for other browsers: an IGV session, and the settings of a pyGenomeTracks picture.
 
 Contract: both name files that lie on this machine; nothing is read here. Their order is that of the page: genes,
-signals, mask, elements.
+CRISPRi pairs (IGV), signals, mask, elements. The session names files relative to its folder, so that both can be moved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
 from kipoi_seq2exp.config import TrackKind
+from kipoi_seq2exp.data.pairs import pairs_of
 from kipoi_seq2exp.data.tracks.signals import SignalFormat, signal_file, signal_format
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import track_specs
 from kipoi_seq2exp.view.locus import Surroundings, assembly_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kipoi_seq2exp.data.windows import Locus
+
+PAIRS = "crispri.bedpe"
 _GENES, _MASK, _ELEMENTS = "#22303c", "#7a3e9d", "#d1495b"
 _SIGNALS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
 _KINDS = {SignalFormat.BIGWIG: "bigwig", SignalFormat.BEDGRAPH: "bedgraph", SignalFormat.PEAKS: "bed"}
@@ -24,7 +33,7 @@ _KINDS = {SignalFormat.BIGWIG: "bigwig", SignalFormat.BEDGRAPH: "bedgraph", Sign
 
 @dataclass(frozen=True)
 class ShownFile:
-    """A file as a track: `kind` is gtf, bigwig, bedgraph or bed; `colour` is #rrggbb; `unit` may be empty."""
+    """A file as a track: `kind` is gtf, bigwig, bedgraph, bed or bedpe; `colour` is #rrggbb; `unit` may be empty."""
 
     name: str
     path: Path
@@ -34,13 +43,18 @@ class ShownFile:
 
 
 def shown_files(
-    predictions: Predictions, around: Surroundings, mask: Path | None, elements: Path | None
+    predictions: Predictions,
+    around: Surroundings,
+    mask: Path | None,
+    elements: Path | None,
+    crispri: Path | None = None,
 ) -> list[ShownFile]:
     """List the files of the tracks, from top to bottom; contacts are no track of a file and are left out."""
     specs = track_specs(predictions.provenance)
     given = dict(around.sources) or dict(predictions.provenance.get("sources", {}))
     signals = [(spec, given[name]) for name, spec in specs.items() if name in given and spec.kind is TrackKind.BIGWIG]
     files = [] if around.gtf is None else [ShownFile("genes", around.gtf.resolve(), "gtf", _GENES)]
+    files += [] if crispri is None else [ShownFile("CRISPRi", crispri.resolve(), "bedpe", _ELEMENTS)]
     for number, (spec, path) in enumerate(signals):
         colour = _SIGNALS[number % len(_SIGNALS)]
         kind = _KINDS[signal_format(path)]
@@ -52,8 +66,28 @@ def shown_files(
     return files
 
 
-def igv_session(predictions: Predictions, files: list[ShownFile]) -> str:
-    """Return an IGV session (XML) at the first gene; the genome is the model's assembly."""
+def crispri_lines(pairs: pd.DataFrame, loci: Iterable[Locus]) -> list[str]:
+    """Return the tested pairs of the genes as BEDPE: the element, the gene's TSS, and what was found.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        Of `data.pairs.read_pairs`.
+    loci : iterable of Locus
+        Windows of the genes; pairs that reach beyond are left out.
+    """
+    lines = []
+    for locus in loci:
+        for pair in pairs_of(pairs, locus).itertuples(index=False):
+            said = "regulates" if pair.regulated else "no_effect_on"
+            fields = (pair.chrom, pair.start, pair.end, locus.chrom, locus.tss, locus.tss + 1)
+            lines.append("\t".join(map(str, (*fields, f"{said}_{locus.gene_id}", int(pair.regulated)))))
+    return lines
+
+
+def igv_session(predictions: Predictions, files: list[ShownFile], folder: Path) -> str:
+    """Return an IGV session (XML) at the first gene, to lie in a folder; the genome is the model's assembly."""
+    paths = [os.path.relpath(file.path, folder.resolve()) for file in files]
     first = predictions.locus(0)
     place = f"{first.chrom}:{max(first.start, 0) + 1}-{first.end}"
     lines = ['<?xml version="1.0" encoding="UTF-8" standalone="no"?>']
@@ -61,11 +95,12 @@ def igv_session(predictions: Predictions, files: list[ShownFile]) -> str:
         f'<Session genome={quoteattr(assembly_of(predictions.provenance))} locus={quoteattr(place)} version="8">'
     )
     lines.append("  <Resources>")
-    lines += [f"    <Resource path={quoteattr(str(file.path))}/>" for file in files]
+    lines += [f"    <Resource path={quoteattr(path)}/>" for path in paths]
     lines += ["  </Resources>", '  <Panel name="DataPanel">']
-    for file in files:
-        start = f"    <Track id={quoteattr(str(file.path))} name={quoteattr(file.name)} color={_rgb(file.colour)}"
-        if file.kind in ("gtf", "bed"):
+    for file, path in zip(files, paths, strict=True):
+        name = quoteattr(f"{file.name} ({file.unit})" if file.unit else file.name)
+        start = f"    <Track id={quoteattr(path)} name={name} color={_rgb(file.colour)}"
+        if file.kind in ("gtf", "bed", "bedpe"):
             lines.append(f'{start} displayMode="COLLAPSED" visible="true"/>')
             continue
         fixed = file.colour == _MASK  # a probability; a signal's axis follows the view
@@ -81,7 +116,7 @@ def genome_tracks_ini(files: list[ShownFile]) -> str:
     """Return the settings of the same tracks for pyGenomeTracks."""
     signal: Mapping[str, object] = {"height": 2.5, "min_value": 0, "number_of_bins": 1000, "summary_method": "max"}
     lines = ["[x-axis]", "where = top", ""]
-    for file in files:
+    for file in (file for file in files if file.kind != "bedpe"):  # its links read scores where BEDPE has names
         settings: Mapping[str, object] = {
             "gtf": {"height": 4, "prefered_name": "gene_name", "merge_transcripts": "true", "style": "UCSC"},
             "bigwig": signal,

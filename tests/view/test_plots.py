@@ -14,11 +14,13 @@ from small_runs import PROMOTER_BP, small_request, small_weights
 from test_report import write_pairs
 
 from kipoi_seq2exp.data.windows import Locus
+from kipoi_seq2exp.effects.contributions import Contributions
 from kipoi_seq2exp.elements.calls import CallSettings
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.prediction.run import fill_store, prepare
 from kipoi_seq2exp.prediction.store import read_predictions
 from kipoi_seq2exp.view.annotation import read_gene_models, read_known_elements
+from kipoi_seq2exp.view.contribution_plots import ContributionPicture, draw_contributions
 from kipoi_seq2exp.view.locus import Surroundings, gather, unit_of
 from kipoi_seq2exp.view.margins import PANEL_NAME
 from kipoi_seq2exp.view.plots import BINS, GENE_ROWS, draw_locus, plot_locus
@@ -95,7 +97,7 @@ def boxes(figure):
     renderer = figure.canvas.get_renderer()
     found = [*figure.texts]
     for axes in figure.axes:
-        labels = [*axes.get_yticklabels(), *axes.get_xticklabels()] if axes.axison else []
+        labels = [tick.label1 for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()]  # those in view
         found += [*axes.texts, *labels, axes.xaxis.label, axes.title, axes._right_title]
     return [(text, text.get_window_extent(renderer)) for text in found if text.get_text() and text.get_visible()]
 
@@ -122,6 +124,27 @@ def test_no_text_is_cut_or_lies_on_another_panels_name(data, more, perturbed):
         assert not any(box.overlaps(tick) for tick in ticks), text
     for first, above in pairwise(sorted((box for _, box in names), key=lambda box: box.y0)):
         assert first.y1 <= above.y0 + 6  # descenders may touch
+
+
+@pytest.mark.parametrize("dna", [0.0, 1e-3])
+def test_no_text_of_the_picture_of_contributions_is_cut(tiny, dna):
+    with tiny.dataset() as windows:
+        window, inputs = windows[0], windows.inputs
+    tracks = tuple(dataclasses.replace(track, name=f"{track.name}_of_a_reference") for track in inputs.tracks)
+    features = tuple(dataclasses.replace(feature, from_tracks=()) for feature in inputs.features)
+    letters = np.full((4_000, 4), dna, np.float32)
+    values = np.linspace(-1e-4, 1e-4, 4_000)[:, None] * np.ones(len(tracks))
+    found = Contributions(letters, letters[:, 0], values, np.full(len(inputs.features), 0.25), 0.8, -0.3)
+    inputs = dataclasses.replace(inputs, tracks=tracks, features=features)
+    figure = draw_contributions(ContributionPicture(window, found, inputs, None, "K562; method integrated", "abc"))
+    shown = " ".join(texts(figure))
+    for word in ("abc (GENE01)", "dnase_of_a_reference", "not explained", "+0.250", "per 5 bp"):
+        assert word in shown
+    assert ("per base" in shown) == (dna > 0)
+    assert ("nothing from: DNA" in shown) == (dna == 0)
+    for text, box in boxes(figure):
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width, text
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.height, text
 
 
 def test_numbers_of_one_panel_do_not_run_into_the_next(data):

@@ -127,7 +127,7 @@ def test_bins_are_means_and_maxima(monkeypatch):
 
 
 def test_the_sessions_name_files_that_exist_in_the_same_order(made):
-    names = ["genes.gtf", "h3k27ac.bw", "dnase.bw", "element_mask.bw", "elements.bed"]
+    names = ["genes.gtf", "crispri.bedpe", "h3k27ac.bw", "dnase.bw", "element_mask.bw", "elements.bed"]
     session = ElementTree.parse(made / "igv_session.xml").getroot()
     assert session.attrib["genome"] == "hg38"
     assert session.attrib["locus"] == "chr1:1-2700"
@@ -135,12 +135,21 @@ def test_the_sessions_name_files_that_exist_in_the_same_order(made):
     assert [Path(path).name for path in paths] == names
     tracks = list(session.iter("Track"))
     assert [track.attrib["id"] for track in tracks] == paths
-    assert tracks[3].find("DataRange").attrib["maximum"] == "1.0"  # the mask is a probability
+    assert tracks[4].find("DataRange").attrib["maximum"] == "1.0"  # the mask is a probability
     settings = configparser.ConfigParser(strict=False)
     settings.read(made / "tracks.ini")
     files = [settings[name]["file"] for name in settings.sections() if "file" in settings[name]]
-    assert files == paths
-    assert all(Path(path).exists() for path in paths)
+    assert not any(Path(path).is_absolute() for path in paths)
+    whole = [(made / path).resolve() for path in paths]
+    assert all(path.exists() for path in whole)
+    assert files == [str(path) for path in whole if path.suffix != ".bedpe"]
+
+
+def test_the_session_has_the_tested_pairs_as_arcs(made):
+    rows = [line.split("\t")[:7] for line in (made / "crispri.bedpe").read_text().splitlines()]
+    assert ["chr1", "7500", "7700", "chr1", "9000", "9001", "regulates_GENE02"] in rows
+    assert ["chr1", "10100", "10400", "chr1", "9000", "9001", "no_effect_on_GENE02"] in rows
+    assert not any(row[1] == "30000" for row in rows)  # beyond the window
 
 
 def test_a_bedgraph_is_named_as_one(results, tmp_path):

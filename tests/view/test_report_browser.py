@@ -107,6 +107,33 @@ def tracks(driver):
     return driver.execute_script("return report.browser.trackViews.map((view) => view.track.name).filter(Boolean)")
 
 
+def real_names(driver):
+    """Put names of the usual length into the rows that are on show."""
+    driver.execute_script(
+        "for (const row of document.querySelectorAll('#table tbody tr:not(.space)')) "
+        "['ENSG00000100226', 'APOBEC3C', 'chr22:39,101,949 +'].forEach((text, at) => row.cells[at].textContent = text);"
+    )
+
+
+@pytest.mark.parametrize("width_px", [1_400, 390])
+def test_nothing_sticks_out_of_the_page(driver, page, width_px):
+    screen = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": width_px < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        for _ in opened_page(driver, page):
+            real_names(driver)
+            assert driver.execute_script("return document.documentElement.scrollWidth") <= width_px
+            hidden = driver.execute_script(
+                "const d = document.getElementById('list'); return d.scrollWidth - d.clientWidth"
+            )
+            assert hidden <= 0 or width_px < 600  # every column is seen; a phone scrolls within the table
+            for name in ("search", "scatter", "list", "locus"):
+                box = driver.execute_script(f"return document.getElementById('{name}').getBoundingClientRect().right")
+                assert box <= width_px, name
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_complaints_and_requests_are_noticed(driver, tmp_path):
     page = tmp_path / "bad.html"
     page.write_text("<img src='https://example.org/a.png'><script>console.error('broken'); missing();</script>")
