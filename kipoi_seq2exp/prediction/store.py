@@ -37,7 +37,7 @@ from kipoi_seq2exp.data.windows import Locus, Window
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.files import output_error, whole_file
 from kipoi_seq2exp.prediction.store_files import check_arrays, check_chunks, damaged, open_hdf5, open_zarr, reading
-from kipoi_seq2exp.prediction.store_genes import genes_of, holds, texts
+from kipoi_seq2exp.prediction.store_genes import genes_of, holds, provenance_of_kipoi, texts
 
 STORE_NAME = "predictions.zarr"
 IN_MEMORY = Path("the predictions in memory")
@@ -266,7 +266,7 @@ class Predictions(Closes):
     has_mask, has_beta : bool
         Whether `mask` and `concentrations` return arrays.
     provenance : dict
-        As stored; of Kipoi's outputs what was read, and the lengths of the chromosomes.
+        As stored; of Kipoi's outputs the weights, what was read, and the lengths of the chromosomes.
     """
 
     def __init__(self, path: Path, root: Any, genes: pd.DataFrame, rows: NDArray[np.int64]) -> None:
@@ -279,9 +279,7 @@ class Predictions(Closes):
         self.provenance: dict[str, Any] = json.loads(attributes.get("provenance", "{}"))
         made_by = json.loads(attributes.get("made_by", "{}"))
         if made_by.get("reads") and not self.provenance:  # of `kipoi predict`: what the weights read, units and label
-            self.provenance = {"inputs": made_by["reads"]}
-            if "chrom_lengths" in made_by:
-                self.provenance["chrom_lengths"] = made_by["chrom_lengths"]
+            self.provenance = provenance_of_kipoi(made_by)
         self.request: dict[str, Any] = json.loads(attributes.get("request", "{}"))
 
     def __len__(self) -> int:

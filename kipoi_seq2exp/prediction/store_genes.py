@@ -1,7 +1,11 @@
-"""Which genes a result holds: from its own metadata, which our results and Kipoi's share, or from the gene table."""
+"""Which genes a result holds: from its own metadata, which our results and Kipoi's share, or from the gene table.
+
+And what an output of `kipoi predict` says of its origin, in the words of ours.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pandas as pd
 
 from kipoi_seq2exp.data.genes import NAME_COLUMN
 from kipoi_seq2exp.data.naming import check_places
+from kipoi_seq2exp.data.tracks.contacts import POWERLAW
 from kipoi_seq2exp.errors import InputError
 
 
@@ -79,3 +84,20 @@ def texts(values: Any) -> list[str]:
 def holds(root: Any, name: str) -> bool:
     """Whether there is an array of this name."""
     return name in root
+
+
+def provenance_of_kipoi(made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the origin of an output of Kipoi: what its weights read, and where the tracks lie.
+
+    Parameters
+    ----------
+    made_by : Mapping
+        What our data loader noted in the output; paths are relative to its `folder`.
+    """
+    origin: dict[str, Any] = {"inputs": made_by["reads"]}
+    origin |= {name: made_by[name] for name in ("chrom_lengths", "weights") if name in made_by}
+    sources = made_by.get("inputs", {}).get("sources", {})
+    if "folder" in made_by:
+        folder = Path(made_by["folder"])
+        origin["sources"] = {name: at if at == POWERLAW else str(folder / at) for name, at in sources.items()}
+    return origin

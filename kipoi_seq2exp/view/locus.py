@@ -206,8 +206,8 @@ def assembly_of(provenance: Mapping[str, Any]) -> str:
 
 def caption_of(provenance: Mapping[str, Any]) -> str:
     """Return the first line that every output of the model has; empty where the result does not say."""
-    if "model" not in provenance:
-        return ""
+    if "model" not in provenance:  # an output of Kipoi names its weights, not whether they are provisional
+        return f"weights {Path(provenance['weights']).stem}, by kipoi predict" if "weights" in provenance else ""
     return status_line(provenance["model"]["name"], provenance["model"]["provenance"]["status"])
 
 

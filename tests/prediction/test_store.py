@@ -21,7 +21,7 @@ from kipoi_seq2exp.prediction.store import Layout, PredictionStore, Row, is_stor
 from kipoi_seq2exp.prediction.store_files import LOCK, lock_folder, unlock_folder
 from kipoi_seq2exp.prediction.tracks import track_specs
 from kipoi_seq2exp.settings import to_mapping
-from kipoi_seq2exp.view.locus import unit_of
+from kipoi_seq2exp.view.locus import caption_of, unit_of
 
 L = 100
 GENES = pd.DataFrame(
@@ -189,11 +189,14 @@ def test_units_and_label_of_kipois_output_come_from_what_made_it(tmp_path):
     """Not from a table of cell types: its last row had other units."""
     inputs = InputSpec("mine", (TrackSpec("dnase", unit="furlongs"),), (), label="log10(TPM + 1)", promoter_bp=10)
     with h5py.File(make_h5(tmp_path / "out.h5"), "a") as root:
-        root.attrs["made_by"] = json.dumps({"weights": "w", "reads": to_mapping(inputs)})
+        given = {"inputs": {"sources": {"dnase": "in/d.bw", "hic": "powerlaw"}}, "folder": str(tmp_path)}
+        root.attrs["made_by"] = json.dumps({"weights": "weights/w.safetensors", "reads": to_mapping(inputs), **given})
     with read_predictions(tmp_path / "out.h5") as found:
         assert unit_of(found.provenance) == "log10(TPM + 1)"
         assert {name: spec.unit for name, spec in track_specs(found.provenance).items()} == {"dnase": "furlongs"}
         assert found.promoter == slice(L // 2 - 5, L // 2 + 5)
+        assert found.provenance["sources"] == {"dnase": str(tmp_path / "in" / "d.bw"), "hic": "powerlaw"}
+        assert caption_of(found.provenance) == "weights w, by kipoi predict"
 
 
 def test_an_output_of_expression_alone(tmp_path):
