@@ -106,8 +106,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
         }
         if not reached:
             raise InputError(
-                f"none of the {len(sites)} sites lies in the window of one of the {len(dataset)} genes "
-                f"({dataset.inputs.window_bp // 2:,} bp to either side of the TSS)."
+                f"no site lies in the window of a gene ({counted(len(sites), 'site')}, "
+                f"{counted(len(dataset), 'gene')}, {dataset.inputs.window_bp // 2:,} bp to either side of each TSS)."
             )
         size, tables, files = batch_size_for(request, model, dataset), [], []
         with options.progress_bar(sum(reached.values()), 0, "site") as bar:

@@ -14,7 +14,7 @@ from pathlib import Path
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.data.text import text_lines, whole_number
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, counted
 
 _BASES = re.compile(r"[ACGTN]+\Z")
 
@@ -89,7 +89,7 @@ def vcf_alleles(path: Path) -> Iterator[Variant | None]:
             count, no_sequence = count + (allele is not None), no_sequence + (allele is None)
             yield allele
     if not count:
-        why = f" with plain sequences ({no_sequence} alleles are symbolic or absent)" if no_sequence else ""
+        why = f" with plain sequences ({counted(no_sequence, 'allele')}, symbolic or absent)" if no_sequence else ""
         raise InputError(f"{path} holds no variants{why}.")
 
 
@@ -161,4 +161,6 @@ def compared(
             )
         yield variant, fits
     if not good:
-        raise InputError(f"{where}: the REF of none of its {bad} variants is what the FASTA has: other genome build?")
+        raise InputError(
+            f"{where}: no REF agrees with the FASTA ({counted(bad, 'variant')}): is it of another genome build?"
+        )

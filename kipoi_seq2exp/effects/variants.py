@@ -24,7 +24,7 @@ from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.sequence import encode_bases
 from kipoi_seq2exp.data.variants import Variant
 from kipoi_seq2exp.effects.variant_table import VariantTable
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, counted
 from kipoi_seq2exp.prediction.run import predict_windows
 from kipoi_seq2exp.prediction.store import Row
 
@@ -166,8 +166,8 @@ def spans_in_reach(dataset: WindowDataset, table: VariantTable) -> list[tuple[in
     found = [(gene, span) for gene, span in spans if table.count(*span)]
     if not found:
         raise InputError(
-            f"none of the {len(table)} variants lies in the window of one of the {len(dataset)} genes "
-            f"({half:,} bp to either side of the TSS)."
+            f"no variant lies in the window of a gene ({counted(len(table), 'variant')}, "
+            f"{counted(len(dataset), 'gene')}, {half:,} bp to either side of each TSS)."
         )
     return found
 

@@ -21,7 +21,7 @@ from kipoi_seq2exp.data.pairs import file_baselines
 from kipoi_seq2exp.data.tables import write_lines, write_tsv
 from kipoi_seq2exp.data.windows import Locus, written
 from kipoi_seq2exp.elements.find import GeneWindows
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, counted
 from kipoi_seq2exp.judge.ranking import RECALL, rank_scores
 from kipoi_seq2exp.metrics import score_columns
 from kipoi_seq2exp.prediction.masking import predict_masked
@@ -116,12 +116,12 @@ def judge_pairs(
         scored["status"] = JUDGED
     judged = scored[scored["status"].isin([JUDGED, BEYOND])]
     if predictions is not None and not (judged["status"] == JUDGED).any():
-        raise InputError(f"{where}: no element of its {len(pairs)} pairs lies in the window of its gene.")
+        raise InputError(f"{where}: no element lies in the window of its gene ({counted(len(pairs), 'pair')}).")
     positive = judged["regulated"].to_numpy(bool)
     if positive.all() or not positive.any():
         raise InputError(
-            f"{where}: all {len(judged)} pairs that can be judged are {'positive' if positive.any() else 'negative'}: "
-            f"there is nothing to rank."
+            f"{where}: every pair that can be judged is {'positive' if positive.any() else 'negative'} "
+            f"({counted(len(judged), 'pair')}): there is nothing to rank."
         )
     return Judgement(scored, _rank(judged, [*ours, *baselines], bootstrap), tuple(notes))
 
@@ -262,7 +262,7 @@ def _notes(scored: pd.DataFrame) -> list[str]:
         BEYOND: "elements beyond the window: counted as misses",
     }
     notes = [
-        f"{len(rows)} pairs ({int(rows['regulated'].sum())} positive) have {what[status]}"
+        f"{counted(len(rows), 'pair')} ({int(rows['regulated'].sum())} positive) with {what[status]}"
         for status, rows in counts.items()
     ]
     missed = counts[BEYOND][counts[BEYOND]["regulated"]]

@@ -105,7 +105,7 @@ def _measured(
     """Measure every score on all pairs and on the same resamples of them."""
     positives = int(labels.sum())
     if not positives:
-        raise InputError(f"none of the {labels.size} pairs is positive: nothing can be ranked.")
+        raise InputError(f"no pair is positive ({counted(labels.size, 'pair')}): nothing can be ranked.")
     for name, values in scores.items():
         if values.shape != labels.shape or np.isnan(values).any():
             raise InputError(f"the score '{name}' must hold one number for each of the {labels.size} pairs.")

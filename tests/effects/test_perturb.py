@@ -243,7 +243,7 @@ def test_shuffles_have_bounds():
         (["--insert", "ACGT", "--at", "chr1"], "--at chr1 is no position: write CHR:BASE"),
         (["--insert", "ACGT", "--at", "chr1:5", "--how", "dna"], "leave one out"),
         (["--tile", "chr1"], "--tile chr1 is no region: write CHR:FIRST-LAST"),
-        (["--tile", "chr1:45001-47000"], "none of the 3 sites lies in the window of one of the 7 genes"),
+        (["--tile", "chr1:45001-47000"], "no site lies in the window of a gene (3 sites, 7 genes, 2,000 bp"),
         (["--regions", "absent.bed"], "regions absent.bed: no such file"),
         (["--tile", "chr1:20001-21000", "--gtf", "x.gtf"], "--gtf is drawn by --plot"),
     ],
