@@ -167,7 +167,7 @@ def test_bins_of_one_kind_are_not_ranked(tmp_path):
     pairs = read_pairs(write_pairs(tmp_path / "p.tsv", [pair for pair in PAIRS if abs(pair[3]) < 10_000 or pair[5]]))
     assert set(judge_pairs(pairs, bootstrap=0).table["bin"]) == {"0-10 kb", "0-100 kb", "all"}
     only = read_pairs(write_pairs(tmp_path / "p.tsv", [pair for pair in PAIRS if pair[5]]))
-    with pytest.raises(InputError, match="every pair that can be judged is positive .6 pairs."):
+    with pytest.raises(InputError, match=r"every pair that can be judged is positive .6 pairs."):
         judge_pairs(only, bootstrap=0, where="p.tsv")
 
 
@@ -188,7 +188,7 @@ def test_effects_are_the_loss_without_the_element(pairs, predictions, run):
         ([("GENE02", "chr1", 309_000, 500, 100, True)], "different genome builds"),
         ([("GENE02", "chr1", 9_000, 55_000, 100, True)], "an element ends at chr1:64,050 but chr1 is 60,000 bp long"),
         ([("GENE02", "1", 9_000, 500, 100, True)], "names a chromosome '1' that is 'chr1'"),
-        ([("GENE04", "chr1", 33_210, 15_000, 400, True)], "no element lies in the window of its gene (1 pair)"),
+        ([("GENE04", "chr1", 33_210, 15_000, 400, True)], "no element lies in the window of its gene .1 pair."),
     ],
 )
 def test_pairs_that_do_not_belong_to_the_predictions_are_one_sentence(tmp_path, predictions, changed, message):
