@@ -176,11 +176,12 @@ in differences.
 - *window cut*: signal tracks 0 and DNA N beyond the cut; the networks are not trained again.
 - *DNA shuffled*, *DNA set to N*: genes with at least {KNOWN_DNA:.0%} of their DNA known alone (shuffles of seed
   {less_input.SHUFFLE_SEED}).
-- *a track at zero*: with the features that are computed from it. *Without the reference cell type*: the own tracks in
-  place of those of the other cell type, as a user who has one cell type predicts.
+- *a track at zero*: with the features that are computed from it. *Left out*: an optional track is not given, as by a
+  user who has none, and its stand-in is read in its place; `reference` tracks are those of the other cell type, and of
+  GM12878 there is no H3K4me1 and H3K4me3 here.
 - *ridge*, *boosting*: scikit-learn's RidgeCV and HistGradientBoosting on ln(x + 1) of the track means at the TSS
-  (P: +-0.5, 1 and 5 kb) and in 5-kb bins over 200 kb, of the own cell type unless both are named, fitted on the
-  training genes."""
+  (P: +-0.5, 1 and 5 kb) and in 5-kb bins over 200 kb, of H3K27ac and DNase of the own cell type or, where that is
+  said, of all tracks that the network reads there, fitted on the training genes."""
 
 
 def tables_of(found: dict[str, Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """What a network must beat: ridge regression and boosted trees on the tracks' means at the TSS and in bins.
 
 Definitions: P is ln(x + 1) of each signal track's mean at the TSS +-0.5, 1 and 5 kb; bins are ln(x + 1) of its means in
-5-kb bins over the window, 5' to 3' of the gene. All are fitted on the training genes. Tracks of a reference cell type
-(those with a stand-in) are read by `BOTH` alone.
+5-kb bins over the window, 5' to 3' of the gene. All are fitted on the training genes. Optional tracks (those with a
+stand-in) are read by `ALL` alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 FLANKS_BP = (500, 1_000, 5_000)
 BIN_BP = 5_000
 MEAN, RIDGE, PROMOTER, BEST = "mean", "ridge, TSS +-1 kb", "boosting, P", "boosting, P and bins"
-BOTH = "boosting, P and bins of both cell types"
+ALL = "boosting, P and bins of all its tracks"
 
 
 def predict_baselines(cell: CellSet, rows: NDArray[np.int64], kept: Path) -> dict[str, Floats]:
@@ -64,7 +64,7 @@ def predict_baselines(cell: CellSet, rows: NDArray[np.int64], kept: Path) -> dic
         BEST: (HistGradientBoostingRegressor(random_state=0), every),
     }
     if len(own) < len(signals):
-        methods[BOTH] = (HistGradientBoostingRegressor(random_state=0), list(range(features.shape[1])))
+        methods[ALL] = (HistGradientBoostingRegressor(random_state=0), list(range(features.shape[1])))
     found = {MEAN: np.full(len(rows), labels[train].mean())}
     for name, (method, columns) in methods.items():
         found[name] = method.fit(features[train][:, columns], labels[train]).predict(features[rows][:, columns])

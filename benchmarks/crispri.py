@@ -47,7 +47,12 @@ EVIDENCE_SHARE = "evidence x contact / its sum over the window"
 READS = "activity x distance^-0.87, table's reads"
 FASTA = "hg19/hg19.parts.fa.gz"
 TRACKS = {"h3k27ac": "hg19/K562.h3k27ac.bw", "dnase": "hg19/K562.dnase.bw"}
-REFERENCE = {"h3k27ac_reference": "hg19/GM12878.h3k27ac.bw", "dnase_reference": "hg19/GM12878.dnase.bw"}  # if read
+OPTIONAL = {
+    "h3k27ac_reference": "hg19/GM12878.h3k27ac.bw",
+    "dnase_reference": "hg19/GM12878.dnase.bw",
+    "h3k4me3": "hg19/K562.h3k4me3.bw",
+    "h3k4me1": "hg19/K562.h3k4me1.bw",
+}  # if the weights read them
 
 
 def main() -> None:
@@ -120,7 +125,7 @@ def score_pairs(models: list[Seq2Exp], pairs: pd.DataFrame, data: Path) -> pd.Da
     genes = pairs[keys].drop_duplicates().reset_index(drop=True)
     genes["name"] = genes["gene_id"]
     genes["gene_id"] = [f"{gene}_{row}" for row, gene in enumerate(genes["gene_id"])]
-    files = {**TRACKS, **{name: path for name, path in REFERENCE.items() if name in inputs.track_names}}
+    files = {**TRACKS, **{name: path for name, path in OPTIONAL.items() if name in inputs.track_names}}
     sources = {**{name: data / path for name, path in files.items()}, "hic": "powerlaw"}
     windows = WindowDataset(inputs, genes, data / FASTA, sources)
     found: dict[str, np.ndarray[Any, Any]] = {}

@@ -26,7 +26,7 @@ Condition = Callable[[Seq2Exp, TokenGrid, Batch], Batch]
 BATCH = 16
 WINDOWS_BP = (2_500, 10_000, 50_000)
 SHUFFLE_SEED = 0
-NETWORK, ALONE = "network", "without the reference cell type"
+NETWORK, ALONE = "network", "every optional track left out"
 OWN_BEST, PEAKS, ROTATED = "its best tokens as mask", "DNase peaks as mask, as many", "rotated peaks as mask"
 
 
@@ -118,8 +118,11 @@ def conditions(model: Seq2Exp) -> dict[str, Condition]:
     tracks = model.inputs.tracks if model.inputs else ()
     for spec in tracks:
         found[f"{spec.name} at zero"] = without_track(spec.name)
+    for spec in tracks:
+        if spec.stand_in:
+            found[f"{spec.name} left out"] = left_out(spec.name)
     if any(spec.stand_in for spec in tracks):
-        found[ALONE] = without_reference
+        found[ALONE] = left_out(None)
     return found
 
 
@@ -190,11 +193,18 @@ def without_track(name: str) -> Condition:
     return condition
 
 
-def without_reference(model: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:
-    """Give the network its cell type alone: the stand-ins of the reference's tracks, and their features."""
-    assert model.inputs is not None
-    stands = StandIns.of(model.inputs)
-    return {**batch, "tracks": batch["tracks"][..., stands.tracks], "features": batch["features"][:, stands.features]}
+def left_out(name: str | None) -> Condition:
+    """Leave out an optional track, or (None) all of them: what stands in is read, in the features as well."""
+
+    def condition(model: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:
+        assert model.inputs is not None
+        stands = StandIns.of(model.inputs)
+        column = None if name is None else model.inputs.track_names.index(name)
+        groups = [group for group, (tracks, _) in enumerate(stands.groups) if column is None or column in tracks]
+        tracks, features = stands.replaced(groups)
+        return {**batch, "tracks": batch["tracks"][..., tracks], "features": batch["features"][:, features]}
+
+    return condition
 
 
 def without_dna(_: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:

@@ -122,16 +122,19 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
 
 @dataclass(frozen=True)
 class StandIns:
-    """Which track and which feature takes the place of each when the tracks with a stand-in are replaced.
+    """What takes the place of tracks with a stand-in, and of the features computed from them.
 
     Attributes
     ----------
-    tracks, features : list of int
-        Columns to read instead; its own where nothing stands in.
+    groups : list of (dict, dict)
+        Columns of tracks, and of features, with those to read instead. Tracks from which one feature is computed are
+        of one group, and replaced together.
+    n_tracks, n_features : int
     """
 
-    tracks: list[int]
-    features: list[int]
+    groups: list[tuple[dict[int, int], dict[int, int]]]
+    n_tracks: int
+    n_features: int
 
     @classmethod
     def of(cls, inputs: InputSpec) -> StandIns:
@@ -142,18 +145,42 @@ class StandIns:
         ConfigError
             If a feature is computed from a track with a stand-in, and none is computed alike from the stand-in.
         """
-        stands = {track.name: track.stand_in or track.name for track in inputs.tracks}
+        stands = {track.name: track.stand_in for track in inputs.tracks if track.stand_in}
         made = [(f.from_tracks, f.flank_bp, f.transform) for f in inputs.features]
-        features = []
+        groups: list[tuple[set[str], dict[int, int]]] = [({name}, {}) for name in stands]
         for place, feature in enumerate(inputs.features):
-            alike = (tuple(stands[name] for name in feature.from_tracks), feature.flank_bp, feature.transform)
-            if feature.from_tracks and alike not in made:
+            read = set(feature.from_tracks) & set(stands)
+            if not read:
+                continue
+            alike = (tuple(stands.get(name, name) for name in feature.from_tracks), feature.flank_bp, feature.transform)
+            if alike not in made:
                 raise ConfigError(
                     f"feature '{feature.name}' is computed from {' and '.join(feature.from_tracks)}: list one that is "
                     f"computed alike from {' and '.join(alike[0])}, which may stand in."
                 )
-            features.append(made.index(alike) if feature.from_tracks else place)
-        return cls([inputs.track_names.index(stands[name]) for name in inputs.track_names], features)
+            together = [group for group in groups if group[0] & read]
+            joined: tuple[set[str], dict[int, int]] = (set(), {place: made.index(alike)})
+            for names, columns in together:
+                joined[0].update(names)
+                joined[1].update(columns)
+            groups = [group for group in groups if group not in together] + [joined]
+        place_of = inputs.track_names.index
+        columns_of = [({place_of(name): place_of(stands[name]) for name in names}, f) for names, f in groups]
+        return cls(columns_of, len(inputs.tracks), len(inputs.features))
+
+    def replaced(self, groups: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the columns of tracks and of features to read where these groups are left out."""
+        tracks, features = list(range(self.n_tracks)), list(range(self.n_features))
+        for group in groups:
+            for columns, changes in zip((tracks, features), self.groups[group], strict=True):
+                for ours, theirs in changes.items():
+                    columns[ours] = theirs
+        return tracks, features
+
+    def draw(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+        """Leave out a random number of groups, at least one and each number alike likely."""
+        number = rng.integers(1, len(self.groups) + 1)
+        return self.replaced(rng.choice(len(self.groups), number, replace=False).tolist())
 
 
 class LabelledWindows(Dataset[dict[str, Any]]):
@@ -178,7 +205,8 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         as_tokens = (
             config.run.cache and network.token_bp > 1 and not config.augment.max_shift_bp and not config.mask_from
         )
-        self.stand_ins = StandIns.of(config.inputs) if config.augment.stand_in else None
+        stand_ins = StandIns.of(config.inputs) if config.augment.stand_in else None
+        self.stand_ins = stand_ins if stand_ins is not None and stand_ins.groups else None
         self.grid = TokenGrid(self.window_bp, network.promoter_bp, network.token_bp) if as_tokens else None
 
     def __len__(self) -> int:
@@ -198,9 +226,9 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, draw.position])
         changed = augment_window(window, self.augment, self.window_bp, rng)
         if self.stand_ins is not None and rng.random() < self.augment.stand_in:
+            tracks, features = self.stand_ins.draw(rng)
             name = "tracks" if "tracks" in changed else "signals"
-            changed = {**changed, name: changed[name][:, self.stand_ins.tracks]}
-            changed["features"] = changed["features"][self.stand_ins.features]
+            changed = {**changed, name: changed[name][:, tracks], "features": changed["features"][features]}
         return changed
 
     def read(self, row: int) -> dict[str, Any]:

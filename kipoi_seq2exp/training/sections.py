@@ -144,8 +144,8 @@ class AugmentConfig:
     drop_dna : float
         Probability that a window's DNA is replaced by N, so that the network also predicts without it.
     stand_in : float
-        Probability that tracks with a stand-in are replaced by it, and the features computed from them likewise, so
-        that the network also predicts without them.
+        Probability that some of the tracks with a stand-in, a random number of them, are replaced by it, and the
+        features computed from them likewise, so that the network also predicts without them.
     """
 
     max_shift_bp: int = 0

@@ -67,12 +67,17 @@ def test_the_served_recipe_is_ours_and_holds_out_the_papers_fold():
     assert [data.cell_type for data in config.data] == ["K562", "GM12878"]
     network = config.network
     assert (network.token_bp, network.encoder_bp, network.contact_pool, network.strand_feature) == (100, 40_000, 4, 0)
-    assert (config.members, network.reads_dna, config.augment.stand_in) == (2, False, 0.25)
+    assert (config.members, network.reads_dna, config.augment.stand_in) == (3, False, 0.3)
     assert config.inputs.track_names[network.contact_track] == "hic"
     assert config.inputs.feature_names[0] == "STRAND"
     assert all(feature.from_tracks for feature in config.inputs.features[1:])
     stand_ins = {track.name: track.stand_in for track in config.inputs.tracks if track.stand_in}
-    assert stand_ins == {"h3k27ac_reference": "h3k27ac", "dnase_reference": "dnase"}
+    assert stand_ins == {
+        "h3k27ac_reference": "h3k27ac",
+        "dnase_reference": "dnase",
+        "h3k4me3": "h3k27ac",
+        "h3k4me1": "h3k27ac",
+    }
     assert network.prior_weights[-2:] == (-20.0, -20.0), "a reference is no evidence of this cell type's elements"
     assert (config.split.scheme, config.split.column) == (Scheme.COLUMN, "split")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from kipoi_seq2exp.training.config import training_config
 from kipoi_seq2exp.training.data import (
     Draw,
     LabelledWindows,
+    StandIns,
     StreamSampler,
     collate,
     crop,
@@ -111,6 +113,25 @@ def test_stand_ins_replace_tracks_and_their_features_as_often_as_asked(tiny):
         replaced += same
     assert 70 < replaced < 130
     assert not np.array_equal(windows[1]["signals"][:, 3], windows[1]["signals"][:, 1]), "as it is: not replaced"
+
+
+def test_any_number_of_tracks_is_left_out_and_those_of_one_feature_together(tiny):
+    spec = opened(tiny, **with_reference(tiny))[0].cells[0].windows.inputs
+    own, other = spec.tracks[1], spec.tracks[3]
+    names = ("a", "b", "c")
+    tracks = (*spec.tracks[:3], *(dataclasses.replace(other, name=name, stand_in=own.name) for name in names))
+    made = [dataclasses.replace(spec.features[0], name=name, from_tracks=(name,)) for name in (own.name, "a", "b", "c")]
+    pairs = [
+        dataclasses.replace(made[0], name=f"both {x}", from_tracks=(x, y)) for x, y in (("b", "c"), ("dnase",) * 2)
+    ]
+    stands = StandIns.of(dataclasses.replace(spec, tracks=tracks, features=(*made, *pairs)))
+    rng = np.random.default_rng(0)
+    drawn = Counter((tuple(tracks), tuple(features)) for tracks, features in (stands.draw(rng) for _ in range(400)))
+    a, b_and_c, none_of_both = (0, 1, 2, 1, 4, 5), (0, 1, 2, 3, 1, 1), (0, 1, 2, 1, 1, 1)
+    assert {tracks for tracks, _ in drawn} == {a, b_and_c, none_of_both}
+    assert {features for tracks, features in drawn if tracks == a} == {(0, 0, 2, 3, 4, 5)}
+    assert {features for tracks, features in drawn if tracks == b_and_c} == {(0, 1, 0, 0, 5, 5)}
+    assert 160 < sum(number for (tracks, _), number in drawn.items() if tracks == none_of_both) < 240
 
 
 def test_a_feature_without_a_counterpart_of_the_stand_in_is_named(tiny):
