@@ -21,7 +21,8 @@ LIMIT := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 HUMAN := example/human
 HUMAN_ARGS := {"genes_file": "$(HUMAN)/genes.tsv", "fasta_file": "$(HUMAN)/genome.fa.gz", \
 "h3k27ac_file": "$(HUMAN)/K562.h3k27ac.bw", "dnase_file": "$(HUMAN)/K562.dnase.bw", "hic_file": "powerlaw", \
-"h3k27ac_reference_file": "$(HUMAN)/GM12878.h3k27ac.bw", "dnase_reference_file": "$(HUMAN)/GM12878.dnase.bw"}
+"h3k27ac_reference_file": "$(HUMAN)/GM12878.h3k27ac.bw", "dnase_reference_file": "$(HUMAN)/GM12878.dnase.bw", \
+"h3k4me3_file": "$(HUMAN)/K562.h3k4me3.bw", "h3k4me1_file": "$(HUMAN)/K562.h3k4me1.bw"}
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -16,6 +16,7 @@ def draw() -> None:
     tracks = ["--track", f"h3k27ac={HUMAN}/K562.h3k27ac.bw", "--track", f"dnase={HUMAN}/K562.dnase.bw"]
     other = ["--track", f"h3k27ac_reference={HUMAN}/GM12878.h3k27ac.bw"]
     other += ["--track", f"dnase_reference={HUMAN}/GM12878.dnase.bw"]
+    other += ["--track", f"h3k4me3={HUMAN}/K562.h3k4me3.bw", "--track", f"h3k4me1={HUMAN}/K562.h3k4me1.bw"]
     genes = ["--genes", f"{HUMAN}/genes.tsv", "--label", "K562_log10p1"]
     tracks += ["--track", "hic=powerlaw"]
     inputs = ["--fasta", f"{HUMAN}/genome.fa.gz", *genes, *tracks, *other]

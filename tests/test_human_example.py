@@ -20,6 +20,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "example" / "human"
 CHR22_BP = 51_304_566  # hg19
 START, END = 38_970_000, 39_650_000
 TRACKS = [f"{cell}.{track}.bw" for cell in ("K562", "GM12878") for track in ("dnase", "h3k27ac")]
+TRACKS += ["K562.h3k4me1.bw", "K562.h3k4me3.bw"]
 CODONS = {"+": "ATG", "-": "CAT"}
 
 
@@ -66,7 +67,8 @@ def test_tracks_lie_in_the_piece_and_mark_the_promoters_of_genes_that_are_on(gen
         assert intervals[0][0] >= START
         assert intervals[-1][1] <= END
         expression = genes[f"{name.split('.')[0]}_log10p1"]
-        assert np.mean(np.array(near)[expression > 1] > 0) > 0.6
+        if "h3k4me1" not in name:  # marks enhancers, and what lies beside a promoter
+            assert np.mean(np.array(near)[expression > 1] > 0) > 0.6
 
 
 def test_gene_models_fit_the_sequence(gtf, piece, genes):

@@ -10,12 +10,12 @@ are nearly silent in one cell type (NPTXR, APOBEC3H).
 |---|---|
 | genome.fa.gz | UCSC's human sequence, chr22 at its full hg19 length with N outside the piece, compressed by bgzip |
 | *.dnase.bw | ENCODE, UW/Duke uniform DNase narrowPeaks (hg19): the signal value at every base of a peak |
-| *.h3k27ac.bw | ENCODE, Broad histone broadPeaks (hg19): the same |
+| *.h3k27ac.bw, K562.h3k4me1.bw, K562.h3k4me3.bw | ENCODE, Broad histone broadPeaks (hg19): the same |
 | genes.tsv | TSS and mRNA features of Xpresso; log10(RPKM + 1) of ENCODE RNA-seq in both cell types |
 | genes.gtf.gz | GENCODE v25, the basic transcripts of genes that lie in the piece, shifted from hg38 to hg19 |
 | crispri.tsv | the ENCODE CRISPRi benchmark (K562): the pairs whose gene and element lie in the piece |
 
-`DIR` holds the sources: `hg19/` (hg19.parts.fa.gz, four bigWigs, genes.tsv, crispri_K562_training.hg19.tsv.gz),
+`DIR` holds the sources: `hg19/` (hg19.parts.fa.gz, six bigWigs, genes.tsv, crispri_K562_training.hg19.tsv.gz),
 `chr22x/` (hg38.chr22.fa.gz, genes.tsv) and `chr22/` (gencode.v25.chr22.gtf.gz). In the piece hg19 and hg38 are one
 ungapped block, 396,005 bases apart, and the script checks that the two sequences are equal base by base. The bases come
 from the hg38 assembly, so single bases can differ from UCSC's own hg19 file.
@@ -38,7 +38,8 @@ CHROM, START, END = "chr22", 38_970_000, 39_650_000  # hg19, 0-based half-open
 HG38_SHIFT_BP = 396_005  # hg19 position minus hg38 position, the same for every base of the piece
 WINDOW_BP = 200_000
 LINE_BP = 60
-CELLS, TRACKS = ("K562", "GM12878"), ("dnase", "h3k27ac")
+CELLS = ("K562", "GM12878")
+TRACKS = [f"{cell}.{track}" for cell in CELLS for track in ("dnase", "h3k27ac")] + ["K562.h3k4me1", "K562.h3k4me3"]
 FEATURES = [f"{name}_log10zscore" for name in ("UTR5LEN", "CDSLEN", "INTRONLEN", "UTR3LEN")]
 FEATURES += ["UTR5GC", "CDSGC", "UTR3GC", "ORFEXONDENSITY"]
 ATTRIBUTES = ("gene_id", "gene_name", "gene_type", "transcript_id", "transcript_type", "exon_number")
@@ -125,9 +126,8 @@ def make_example(data: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     bases, length = read_piece(data)
     write_genome(folder / "genome.fa.gz", bases, length)
-    for cell in CELLS:
-        for track in TRACKS:
-            write_track(data / "hg19" / f"{cell}.{track}.bw", folder / f"{cell}.{track}.bw", length)
+    for track in TRACKS:
+        write_track(data / "hg19" / f"{track}.bw", folder / f"{track}.bw", length)
     choose_genes(data).to_csv(folder / "genes.tsv", sep="\t", index=False, lineterminator="\n")
     (folder / "genes.gtf.gz").write_bytes(gzip.compress(gene_models(data).encode("ascii"), mtime=0))
     tested_pairs(data).to_csv(folder / "crispri.tsv", sep="\t", index=False, lineterminator="\n")

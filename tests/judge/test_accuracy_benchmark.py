@@ -129,7 +129,7 @@ def test_tracks_taken_away_take_their_features_along() -> None:
     assert not zero["tracks"][..., 1].any()
     assert torch.equal(zero["tracks"][..., 0], batch["tracks"][..., 0])
     assert zero["features"].tolist() == [[1.0, 2.0, 0.0], [-1.0, 4.0, 0.0]]
-    alone = less_input.without_reference(reads, grid, batch)
+    alone = less_input.left_out("dnase_reference")(reads, grid, batch)
     assert torch.equal(alone["tracks"], batch["tracks"][..., [0, 0]])
     assert alone["features"].tolist() == [[1.0, 2.0, 2.0], [-1.0, 4.0, 4.0]]
 
