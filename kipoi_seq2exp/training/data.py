@@ -114,8 +114,11 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
         missing_features=data.missing_features,
     )
     labels = read_labels(genes, data.label, root, windows.genome)
-    peaks = None if data.peaks is None else Regions(root / data.peaks, "peaks")
-    if peaks is not None:
+    peaks: Regions | PeakTrack | None = None
+    if data.peaks is not None and Path(data.peaks).suffix.lower() in BIGWIG:
+        peaks = PeakTrack(root / data.peaks)
+    elif data.peaks is not None:
+        peaks = Regions(root / data.peaks, "peaks")
         peaks.check_against(windows.genome)
     return CellSet(genes, labels, make_split(genes, config.split), windows, peaks)
 
@@ -255,6 +258,7 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         return arrays
 
 
+BIGWIG = (".bw", ".bigwig")
 NO_DNA = np.zeros((0, 4), dtype=np.uint8)  # of a window as tokens without any known base: no view, which keeps a window
 PER_BASE = ("onehot", "signals", "blacklist", "peaks", "tracks", "kept")  # or per token
 

@@ -57,7 +57,8 @@ class DataConfig:
     sources : dict of str to str
         Track name to file, or "powerlaw" for contacts without Hi-C.
     blacklist, peaks : str or None
-        BED of bases that may not be kept; of peaks that serve as the mask (variant "peaks").
+        BED of bases that may not be kept; BED, or bigWig with values above 0, of peaks that serve as the mask (variant
+        "peaks").
     label : LabelConfig or None
         Where the labels come from.
     missing_features : str

@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import write_bigwig
 from training_runs import run_settings
 
 from kipoi_seq2exp.errors import ConfigError, InputError
@@ -208,6 +209,19 @@ def test_a_constant_track_is_named(tiny, caplog):
     with caplog.at_level(logging.WARNING):
         assert warn_constant_tracks(windows, config.inputs) == ["hic"]  # the power law is flat within 5 kb
     assert "the track 'hic' has the same value over all 4 genes" in caplog.text
+
+
+def test_peaks_in_a_bigwig_are_those_of_the_bed(tiny, tmp_path):
+    rows = [line.split("\t")[:3] for line in tiny.peaks.read_text().splitlines() if line.strip()]
+    values = {chrom: np.zeros(len(bases), dtype=np.float32) for chrom, bases in tiny.bases.items()}
+    for chrom, start, end in rows:
+        values[chrom][int(start) : int(end)] = 5
+    write_bigwig(tmp_path / "peaks.bw", values)
+    changes = {"network__variant": "peaks", "inputs__window_bp": 2_000, "train_window_bp": None}
+    bed, bigwig = (opened(tiny, data__0__peaks=str(path), **changes)[0] for path in (tiny.peaks, tmp_path / "peaks.bw"))
+    assert any(bed[row]["peaks"].any() for row in range(len(bed)))
+    for row in range(len(bed)):
+        np.testing.assert_array_equal(bed[row]["peaks"], bigwig[row]["peaks"])
 
 
 def test_peaks_become_the_mask_of_the_window(tiny):
