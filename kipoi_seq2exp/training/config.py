@@ -17,6 +17,7 @@ from typing import Any
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant
 from kipoi_seq2exp.data.cells import cell_inputs
+from kipoi_seq2exp.data.text import as_whole
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import is_plain_name
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest, to_mapping
@@ -320,12 +321,23 @@ def _section(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, A
 
 
 def _set(values: dict[str, Any], names: list[str], value: Any, whole: str) -> None:
+    """Replace one field; an entry of a list is named by its number, from 0."""
     section: Any = values
     for name in names[:-1]:
-        section = section.setdefault(name, {})
-        if not isinstance(section, dict):
+        if isinstance(section, list):
+            section = section[_entry(section, name, whole)]
+        else:
+            section = section.setdefault(name, {})
+        if not isinstance(section, dict | list):
             raise ConfigError(f"--set {whole}: '{name}' is no section of the config.")
-    section[names[-1]] = value
+    section[_entry(section, names[-1], whole) if isinstance(section, list) else names[-1]] = value
+
+
+def _entry(entries: list[Any], name: str, whole: str) -> int:
+    number = as_whole(name)
+    if number is None or not 0 <= number < len(entries):
+        raise ConfigError(f"--set {whole}: '{name}' names no entry: they are counted from 0 to {len(entries) - 1}.")
+    return number
 
 
 def _expand(data_root: Any, path: Path) -> str:
