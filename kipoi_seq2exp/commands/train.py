@@ -37,7 +37,12 @@ def add_to(subparsers: Subparsers) -> None:
     train.add_argument("--data", type=Path, metavar="FOLDER", help=_DATA)
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
     train.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help="replace a field of CONFIG (an entry of a list by its number: data.0.peaks=FILE)"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field of CONFIG (an entry of a list by its number: data.0.peaks=FILE)",
     )
     add_cells_option(train)
     train.add_argument(

@@ -324,10 +324,8 @@ def _set(values: dict[str, Any], names: list[str], value: Any, whole: str) -> No
     """Replace one field; an entry of a list is named by its number, from 0."""
     section: Any = values
     for name in names[:-1]:
-        if isinstance(section, list):
-            section = section[_entry(section, name, whole)]
-        else:
-            section = section.setdefault(name, {})
+        is_list = isinstance(section, list)
+        section = section[_entry(section, name, whole)] if is_list else section.setdefault(name, {})
         if not isinstance(section, dict | list):
             raise ConfigError(f"--set {whole}: '{name}' is no section of the config.")
     section[_entry(section, names[-1], whole) if isinstance(section, list) else names[-1]] = value
