@@ -121,6 +121,10 @@ class NetworkConfig:
         How much of the centre of the window the encoder reads, in base pairs. What lies beyond reaches the expression
         by `contact_pool` alone, whose activities then come from a convolution over nine positions: the effect of a far
         element is its own activity x contact x mask. None: as published, the whole window.
+    spans_bp : tuple of int
+        Distances from the TSS, rising, that bound spans on either side of it: of each span the head reads the mean of
+        every track x mask. So an element counts by where it lies and how much of it the mask keeps, past RMSNorm, which
+        hides most of what a soft mask takes away. Published: none.
     strand_feature : int or None
         Which gene feature is the strand (1 or -1), from 0: the window of a gene on the reverse strand is read from the
         other strand, so that the network sees every gene 5' to 3'; what comes out lies on the forward strand again. The
@@ -161,6 +165,7 @@ class NetworkConfig:
     contact_pool: int = 0
     contact_track: int | None = None
     encoder_bp: int | None = None
+    spans_bp: tuple[int, ...] = ()
     strand_feature: int | None = None
     reads_dna: bool = True
     members: int = 1
@@ -204,6 +209,12 @@ class NetworkConfig:
                 f"encoder_bp ({self.encoder_bp:,}) must hold the promoter ({self.promoter_bp:,} bp) and lie in the "
                 f"window ({self.window_bp:,} bp)."
             )
+        edges = (0, *self.spans_bp, self.window_bp // 2 + 1)
+        if any(first >= second for first, second in itertools.pairwise(edges)):
+            raise ConfigError(
+                f"spans_bp must rise from above 0 to at most half the window ({self.window_bp // 2:,} bp), found "
+                f"{list(self.spans_bp)}."
+            )
         if self.encoder_bp is not None and not self.contact_pool:
             raise ConfigError("encoder_bp needs contact_pool: nothing else reads what lies beyond.")
         if self.strand_feature is not None and not 0 <= self.strand_feature < self.n_features:
@@ -234,6 +245,11 @@ class NetworkConfig:
     def generates_mask(self) -> bool:
         """Whether the network makes its own mask (the two published variants do)."""
         return self.variant in (Variant.SOFT, Variant.HARD)
+
+    @property
+    def n_span_means(self) -> int:
+        """Number of means that the head reads: of each track over each span, on both sides of the TSS."""
+        return 2 * len(self.spans_bp) * self.n_tracks
 
     @property
     def d_inner(self) -> int:

@@ -17,8 +17,8 @@ Glossary (ours = paper's symbol)
                                                                                  features -> MLP <-+      -> expression
 
 Source: Su et al., ICLR 2025, arXiv 2502.13991. Ours beyond it, all off by default: tokens, the reach of the states
-(`memory_bp`), and what the rest of the window adds to the promoter as activity x contact x mask (`contact_pool`,
-`encoder_bp`).
+(`memory_bp`), what the rest of the window adds to the promoter as activity x contact x mask (`contact_pool`,
+`encoder_bp`), and the means of track x mask in spans round the TSS (`spans_bp`).
 """
 
 from __future__ import annotations
@@ -162,7 +162,11 @@ class Seq2Exp(nn.Module):
                 self.activity_context = nn.Conv1d(D, D, CONTEXT, padding=CONTEXT // 2)
             self.activity_gain = nn.Parameter(torch.full((config.contact_pool,), GAIN))
         self.expression_head = nn.Sequential(
-            nn.Linear(D + config.n_features, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 1)
+            nn.Linear(D + config.n_span_means + config.n_features, D),
+            nn.ReLU(),
+            nn.Linear(D, D),
+            nn.ReLU(),
+            nn.Linear(D, 1),
         )
 
     def forward(
@@ -271,9 +275,17 @@ class Seq2Exp(nn.Module):
     def express(self, embedded: Tensor, mask: Tensor | None, tokens: Tokens, grid: TokenGrid) -> Tensor:
         """Predict the expression, (B,), from what the mask keeps of the embedded window."""
         pooled, distal = self.encode(embedded, mask, tokens.tracks, grid)
-        features = tokens.features.to(pooled.dtype)
-        expression: Tensor = self.expression_head(torch.cat([pooled, features], dim=-1)).squeeze(-1)
+        read = [pooled, tokens.features.to(pooled.dtype)]
+        if self.config.spans_bp:
+            read.insert(1, self.span_means(tokens.tracks, mask, grid).to(pooled.dtype))
+        expression: Tensor = self.expression_head(torch.cat(read, dim=-1)).squeeze(-1)
         return expression if distal is None else expression + distal.to(expression.dtype)
+
+    def span_means(self, tracks: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
+        """Average track x mask over each span round the TSS: (B, spans x S)."""
+        kept = tracks if mask is None else tracks * mask[..., None].to(tracks.dtype)
+        shares = grid.span_shares(self.config.spans_bp).to(kept)
+        return torch.einsum("nt,bts->bns", shares, kept).flatten(1)
 
     def embed_sequence(self, tokens: Tokens, grid: TokenGrid) -> Tensor:
         """Embed the DNA of the distinct windows of a batch, (U, T, D)."""

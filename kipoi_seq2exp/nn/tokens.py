@@ -16,6 +16,8 @@ The rules that tie tokens to bases are all here (`TokenGrid`):
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +87,20 @@ class TokenGrid:
         """Return the tokens of the central bases of the window, the promoter's among them."""
         flank = min(self.side, max(0, length_bp - self.promoter_bp) // (2 * self.token_bp))
         return slice(self.promoter.start - flank, self.promoter.stop + flank)
+
+    def span_shares(self, edges_bp: Sequence[int]) -> Tensor:
+        """Return the share that each token has in each span round the TSS, (2 * edges, T).
+
+        The spans lie between distances 0, edge, edge, ... from the TSS, upstream ones first, from the farthest to the
+        farthest. What a window is too short for counts as zeros.
+        """
+        bounds, half = [*(-edge for edge in reversed(edges_bp)), 0, *edges_bp], self.window_bp // 2
+        start = torch.arange(self.length) * self.token_bp - self.beyond_bp - half
+        rows = []
+        for first, last in itertools.pairwise(bounds):
+            shared = (start + self.token_bp).clamp(max=min(last, half)) - start.clamp(min=max(first, -half))
+            rows.append(shared.clamp(min=0) / (last - first))
+        return torch.stack(rows)
 
     def to_bases(self, tokens: Tensor) -> Tensor:
         """Give every base its token's value: (B, T, ...) -> (B, L, ...)."""

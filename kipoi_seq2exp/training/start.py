@@ -76,10 +76,7 @@ def start_from_weights(config: TrainingConfig) -> Seq2Exp:
         if name == "signal_embedding.weight":
             state[name] = _columns(value, known.get(name), tracks)
         elif name == "expression_head.0.weight":
-            first = value.shape[1] - config.network.n_features
-            head = known[name][:, :first]
-            rest = _columns(value[:, first:], known[name][:, first:], features)
-            state[name] = torch.cat([head, rest], dim=1)
+            state[name] = _head(network.config, value, source.config, known[name], tracks, features)
         elif name not in ("prior_weights", "signal_betas") and name in known:
             state[name] = known[name]
     network.load_state_dict(state)
@@ -157,6 +154,19 @@ def _evidence_settings(network: NetworkConfig, source: Seq2Exp, tracks: Match) -
     for ours, theirs in zip(tracks.ours, tracks.theirs, strict=True):
         weights[ours], betas[ours] = float(source.prior_weights[theirs]), float(source.signal_betas[theirs])
     return dataclasses.replace(network, prior_weights=tuple(weights), signal_betas=tuple(betas))
+
+
+def _head(
+    ours: NetworkConfig, fresh: Tensor, theirs: NetworkConfig, known: Tensor, tracks: Match, features: Match
+) -> Tensor:
+    """Return the head's first weights: what the promoter's tokens, the spans' means and the features add."""
+    new = fresh.split([ours.d_model, ours.n_span_means, ours.n_features], dim=1)
+    old = known.split([theirs.d_model, theirs.n_span_means, theirs.n_features], dim=1)
+    spans = torch.zeros_like(new[1])
+    if ours.spans_bp == theirs.spans_bp and ours.spans_bp:  # other spans start silent
+        by_track = (spans.unflatten(1, (-1, ours.n_tracks)), old[1].unflatten(1, (-1, theirs.n_tracks)))
+        by_track[0][..., list(tracks.ours)] = by_track[1][..., list(tracks.theirs)]
+    return torch.cat([old[0], spans, _columns(new[2], old[2], features)], dim=1)
 
 
 def _columns(fresh: Tensor, known: Tensor | None, match: Match) -> Tensor:

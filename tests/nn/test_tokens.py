@@ -211,6 +211,34 @@ def test_beyond_the_encoder_only_activity_and_contact_count() -> None:
 
 
 @pytest.mark.parametrize("token_bp", [1, 32, 128])
+def test_spans_average_track_x_mask_over_their_bases(token_bp: int) -> None:
+    """The mean over the bases of a span, each with the values of its token; zeros beyond the window."""
+    edges = (50, 200, 600)
+    model = network(token_bp=token_bp, spans_bp=edges, window_bp=1_300)
+    grid, signals, mask = model.grid(1_000), windows(2)["signals"], torch.rand(2, 1_000)
+    tracks, kept = grid.to_tokens(signals), grid.to_tokens(mask)
+    bases = (grid.to_bases(tracks) * grid.to_bases(kept)[..., None]).numpy()
+    found = model.span_means(tracks, kept, grid).numpy().reshape(2, 6, 3)
+    for place, (first, last) in enumerate([(-600, -200), (-200, -50), (-50, 0), (0, 50), (50, 200), (200, 600)]):
+        inside = bases[:, max(0, 500 + first) : 500 + last]
+        expected = inside.sum(1) / (last - first)
+        np.testing.assert_allclose(found[:, place], expected, rtol=1e-5)
+
+
+def test_the_head_reads_spans_through_the_mask() -> None:
+    plain, model = (network(contact_pool=0, contact_track=None, spans_bp=spans) for spans in ((), (64, 500)))
+    batch = windows()
+    assert model.expression_head[0].in_features == plain.expression_head[0].in_features + 4 * 3
+    with torch.no_grad():
+        model.expression_head[0].weight[:, :16] = 0  # of what the encoder read, nothing
+    whole, cut = torch.ones(3, 1_000), torch.ones(3, 1_000)
+    cut[:, 620:700] = 0
+    with torch.inference_mode():
+        one, other = (model(**batch, mask=mask).expression for mask in (whole, cut))
+    assert bool(((one - other).abs() > 1e-4).all())
+
+
+@pytest.mark.parametrize("token_bp", [1, 32, 128])
 def test_the_centre_is_the_promoter_and_as_much_on_either_side(token_bp: int) -> None:
     grid = TokenGrid(1_000, 128, token_bp)
     assert grid.centre(128) == grid.promoter
@@ -231,6 +259,9 @@ def test_the_centre_is_the_promoter_and_as_much_on_either_side(token_bp: int) ->
         ({"token_bp": 0}, "token_bp must be above 0"),
         ({"encoder_bp": 96}, r"encoder_bp \(96\) must hold the promoter \(128 bp\) and lie in the window \(1,000 bp\)"),
         ({"encoder_bp": 256, "contact_pool": 0}, "encoder_bp needs contact_pool"),
+        ({"spans_bp": (100, 100)}, r"spans_bp must rise from above 0 to at most half the window \(500 bp\), found"),
+        ({"spans_bp": (0, 100)}, "spans_bp must rise from above 0"),
+        ({"spans_bp": (100, 501)}, "spans_bp must rise from above 0"),
     ],
 )
 def test_bad_settings(changes: dict[str, Any], message: str) -> None:
@@ -240,7 +271,7 @@ def test_bad_settings(changes: dict[str, Any], message: str) -> None:
 
 def test_a_gene_on_the_reverse_strand_is_read_from_there() -> None:
     """The mirror image of a window, with the other strand, gives the same expression and the mirrored mask."""
-    model = network(n_features=2, strand_feature=1)
+    model = network(n_features=2, strand_feature=1, spans_bp=(100, 300))
     batch = windows()
     strand = torch.tensor([[1.0], [-1.0], [1.0]])
     batch["features"] = torch.cat([batch["features"], strand], dim=1)

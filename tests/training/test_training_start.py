@@ -76,6 +76,27 @@ def test_new_tracks_and_features_are_silent_and_order_does_not_matter(tiny, trai
 
 
 @torch.inference_mode()
+def test_spans_are_taken_over_and_new_ones_are_silent(tiny, trained, tmp_path):
+    spans = small_weights(tiny, tmp_path, spans_bp=(100, 300))
+    inputs = to_mapping(dataclasses.replace(tiny.inputs, window_bp=1_200, promoter_bp=400))
+    inputs["tracks"] = [to_mapping(TrackSpec("atac")), *inputs["tracks"][::-1]]
+    for weights, changes, kept in (
+        (spans, {}, (100, 300)),
+        (spans, {"spans_bp": [100]}, (100,)),
+        (trained, {"spans_bp": [100, 600]}, (100, 600)),
+    ):
+        config = training_config(settings(tiny, weights, inputs=inputs, network=changes), "run")
+        assert config.network.spans_bp == kept
+        started, source = start_from_weights(config).eval(), load_model(weights, "cpu")
+        if kept != source.config.spans_bp:  # what the head read of other spans is lost
+            first = source.expression_head[0].weight
+            first[:, source.config.d_model : source.config.d_model + source.config.n_span_means] = 0
+        onehot, signals, features = batch(4, len(source.inputs.features))
+        known = source(onehot, signals[..., [3, 2, 1]], features)
+        torch.testing.assert_close(started(onehot, signals, features).expression, known.expression)
+
+
+@torch.inference_mode()
 def test_of_an_ensemble_each_seed_starts_from_its_member(tiny, trained, tmp_path):
     members = [load_model(trained, "cpu") for _ in range(2)]
     members[1].expression_head[-1].bias += 1.0
