@@ -123,8 +123,8 @@ class NetworkConfig:
         element is its own activity x contact x mask. None: as published, the whole window.
     spans_bp : tuple of int
         Distances from the TSS, rising, that bound spans on either side of it: of each span the head reads the mean of
-        every track x mask, as ln(10 x mean + 1). So an element counts by where it lies and how much of it the mask keeps, past RMSNorm, which
-        hides most of what a soft mask takes away. Published: none.
+        every track x mask, as ln(10 x mean + 1). So an element counts by where it lies and by how much of it the mask
+        keeps, past RMSNorm, which hides most of what a soft mask takes away. Published: none.
     strand_feature : int or None
         Which gene feature is the strand (1 or -1), from 0: the window of a gene on the reverse strand is read from the
         other strand, so that the network sees every gene 5' to 3'; what comes out lies on the forward strand again. The
