@@ -26,6 +26,7 @@ from kipoi_seq2exp.training.sections import (
     DataConfig,
     Keep,
     Layout,
+    Learns,
     OptimiserConfig,
     RunConfig,
     Scheme,
@@ -157,6 +158,8 @@ class TrainingConfig:
     def _check_start(self) -> None:
         if self.start == Start.LINEAR.value and self.network.n_features == 0:
             raise ConfigError("start 'linear' needs gene features: the head begins as their regression.")
+        if self.optimiser.learns is Learns.HEAD and self.start_weights is None:
+            raise ConfigError("optimiser.learns 'head' needs trained weights in 'start': nothing else is trained.")
         for name in self.linear_on:
             if name not in self.inputs.feature_names:
                 raise ConfigError(f"linear_on: unknown feature '{name}'{suggest(name, self.inputs.feature_names)}.")

@@ -27,8 +27,10 @@ from kipoi_seq2exp.nn.network import Seq2Exp, Seq2ExpOutput
 from kipoi_seq2exp.nn.tokens import Tokens
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
-from kipoi_seq2exp.training.sections import OptimiserConfig
+from kipoi_seq2exp.training.sections import Learns, OptimiserConfig
 from kipoi_seq2exp.zoo.models import load_model
+
+HEAD = "expression_head."  # names of the parameters that learn alone where `optimiser.learns` says so
 
 
 class TrainingModule(pl.LightningModule):
@@ -53,6 +55,10 @@ class TrainingModule(pl.LightningModule):
             if isinstance(stack, MambaStack):
                 stack.checkpoint_layers = config.run.checkpoint_activations
         self._judged: list[tuple[Tensor, Tensor]] = []
+        self.head_alone = config.optimiser.learns is Learns.HEAD
+        if self.head_alone:
+            for name, parameter in self.network.named_parameters():
+                parameter.requires_grad_(name.startswith(HEAD))
 
     def forward(self, batch: dict[str, Any], sample: Tensor | None = None) -> Seq2ExpOutput:
         """Run the network on a batch of `LabelledWindows`, of bases or of tokens."""
@@ -83,6 +89,7 @@ class TrainingModule(pl.LightningModule):
         """Return the loss of a batch; stop with the genes' names when it is no number."""
         torch.manual_seed(_noise_seed(self.config.seed, self.global_step, batch_idx, self.global_rank))
         optimiser = self.config.optimiser
+        self.network.train(not self.head_alone)  # where the mask is not learned it is read as in predictions
         losses = seq2exp_loss(self(batch), batch["label"], optimiser.kl_weight, optimiser.error)
         if not self.all_finite(losses.total):
             raise InputError(
@@ -121,11 +128,10 @@ class TrainingModule(pl.LightningModule):
         self.log("validation_pearson", _pearson(predicted, observed), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW over all parameters; the rate changes with every step."""
+        """AdamW over the parameters that learn; the rate changes with every step."""
         settings = self.config.optimiser
-        optimiser = AdamW(
-            self.network.parameters(), lr=settings.peak_lr, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimiser = AdamW(learned, lr=settings.peak_lr, betas=settings.betas, weight_decay=settings.weight_decay)
         schedule = LambdaLR(optimiser, lambda step: learning_rate(step, settings) / settings.peak_lr)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

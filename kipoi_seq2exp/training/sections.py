@@ -163,6 +163,13 @@ class AugmentConfig:
                 raise ConfigError(f"{name} must be a probability, found {getattr(self, name)}.")
 
 
+class Learns(str, enum.Enum):
+    """Which parameters training changes."""
+
+    ALL = "all"
+    HEAD = "head"  # the layers that turn what was read into the expression
+
+
 @dataclass(frozen=True)
 class OptimiserConfig:
     """AdamW, the schedule of its learning rate, and the objective.
@@ -180,6 +187,9 @@ class OptimiserConfig:
         Applied to every parameter, as published.
     clip : float
         Largest norm of the gradient.
+    learns : Learns
+        "all", or the "head" alone, afresh: everything else stays as the weights of `start` have it, and the mask is
+        read as its mean, as in predictions. A stage of minutes after the training of the whole network.
     error : ErrorLoss
         How errors of the expression count: "smooth_l1" as published, or "squared".
     kl_weight : float
@@ -196,6 +206,7 @@ class OptimiserConfig:
     weight_decay: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
+    learns: Learns = Learns.ALL
     error: ErrorLoss = ErrorLoss.SMOOTH_L1
     kl_weight: float = 0.01
     batch_size: int = 8

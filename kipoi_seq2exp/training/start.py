@@ -2,7 +2,8 @@
 
 Contract for trained ones: with the same tracks and features the run starts with exactly their predictions. Tracks and
 features are matched by name; new ones start silent (no weight reads them, and a track has no share in the evidence of
-the mask), so that the network predicts what it did and learns what they add. Of an ensemble the run starts from one
+the mask), so that the network predicts what it did and learns what they add. Where the head alone learns it starts
+afresh. Of an ensemble the run starts from one
 member, the number of its seed modulo their number: the members of a run start from different ones.
 """
 
@@ -22,7 +23,8 @@ from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import Start, TrainingConfig
 from kipoi_seq2exp.training.data import LabelledWindows, feature_table
-from kipoi_seq2exp.training.module import build_network, start_from_regression
+from kipoi_seq2exp.training.module import HEAD, build_network, start_from_regression
+from kipoi_seq2exp.training.sections import Learns
 from kipoi_seq2exp.zoo.models import load_model
 
 SILENT = -20.0  # of a new track's weight before the softmax, below the smallest: a share of 2e-9
@@ -73,6 +75,8 @@ def start_from_weights(config: TrainingConfig) -> Seq2Exp:
     network = build_network(dataclasses.replace(config, network=_evidence_settings(config.network, source, tracks)))
     state, known = network.state_dict(), source.state_dict()
     for name, value in state.items():
+        if config.optimiser.learns is Learns.HEAD and name.startswith(HEAD):
+            continue
         if name == "signal_embedding.weight":
             state[name] = _columns(value, known.get(name), tracks)
         elif name == "expression_head.0.weight":

@@ -17,6 +17,7 @@ from kipoi_seq2exp.config import TrackSpec
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.training.config import training_config
+from kipoi_seq2exp.training.fit import fit
 from kipoi_seq2exp.training.start import describe_start, start_from_weights
 from kipoi_seq2exp.zoo.models import load_model
 
@@ -107,6 +108,29 @@ def test_of_an_ensemble_each_seed_starts_from_its_member(tiny, trained, tmp_path
         arrays = batch(3, len(config.inputs.features))
         started, wanted = start_from_weights(config).eval(), members[seed % 2].eval()
         torch.testing.assert_close(started(*arrays).expression, wanted(*arrays).expression)
+
+
+def test_the_head_alone_learns_afresh_from_the_mean_of_the_mask(tiny, trained, tmp_path, monkeypatch):
+    read_mask, sampled = Seq2Exp.read_mask, set()
+
+    def noted(self, z, sample):
+        sampled.add(self.training)
+        return read_mask(self, z, sample)
+
+    monkeypatch.setattr(Seq2Exp, "read_mask", noted)
+    changes = {"start": str(trained), "network": {"spans_bp": [100, 300]}, "optimiser__learns": "head"}
+    result = fit(write_run(tiny, tmp_path, **changes, optimiser__max_steps=3), tmp_path / "runs")
+    assert sampled == {False}
+    learned, known = load_model(result.weights, "cpu"), load_model(trained, "cpu").state_dict()
+    assert learned.config.spans_bp == (100, 300)
+    for name, value in learned.state_dict().items():
+        alike = name in known and torch.equal(value, known[name])
+        assert alike != name.startswith("expression_head."), name
+
+
+def test_the_head_alone_needs_trained_weights(tiny):
+    with pytest.raises(ConfigError, match=r"optimiser\.learns 'head' needs trained weights in 'start'"):
+        training_config(run_settings(tiny, optimiser__learns="head"), "run")
 
 
 def test_another_architecture_is_named(tiny, trained):
