@@ -1,12 +1,12 @@
 """Held-out accuracy on human genes: networks, simple baselines, and the networks with less to read.
 
-    SEQ2EXP_DATA=... python benchmarks/accuracy.py [--config configs/human.yaml] [--weights K562=K562 GM12878=GM12878]
+    SEQ2EXP_DATA=... python benchmarks/accuracy.py [--config configs/human_head.yaml]
+        [--weights K562=K562 GM12878=GM12878]
 
 Predicts the test genes of the config's split (chr22 and chrX) in each cell type, and writes accuracy.md and
 accuracy.json beside this script. Several weights of one cell type, as CELL=A,B,C, are an ensemble: the mean of their
-predictions. Networks given by --beside were trained on the same data and inputs in another way (without a mask, with
-peaks as the mask); they are scored in each cell type. The baselines are fitted on the config's training genes; their
-features are kept in --work. Intervals are 95 %, 1,000 bootstrap resamples of 1-Mb blocks, seed 0.
+predictions. The baselines are fitted on the config's training genes; their features are kept in --work. Intervals are
+95 %, 1,000 bootstrap resamples of 1-Mb blocks, seed 0.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ PLACE = ("gene_id", "chrom", "tss", "dna_known", "observed")
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "human.yaml")
+    parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "human_head.yaml")
     parser.add_argument("--weights", nargs="+", default=["K562=K562", "GM12878=GM12878"], metavar="CELL=NAME_OR_FILE")
-    parser.add_argument("--beside", nargs="+", default=[], metavar="NAME=FILE", help="networks trained otherwise")
     parser.add_argument("--work", type=Path, default=Path("runs/accuracy"), help="folder of kept features")
     parser.add_argument("--part", default="test", help="part of the split that is judged")
     parser.add_argument("--genes", type=int, metavar="N", help="only N genes, evenly chosen, for a trial")
@@ -56,7 +55,8 @@ def main() -> None:
     for folder in (args.work, args.output):
         make_folder(folder)
     started, load = time.process_time(), os.getloadavg()[0]
-    config = read_training_config(args.config)
+    judged_first = args.weights[0].partition("=")[2].split(",")[0]
+    config = read_training_config(args.config, overrides={"start": judged_first})  # settings follow from those weights
     cells = {data.cell_type: cell for data, cell in zip(config.data, open_cells(config), strict=True)}
     results: dict[str, Any] = {"command": shlex.join(sys.argv), "part": args.part, "load": load, "cells": {}}
     tables = {}
@@ -91,8 +91,7 @@ def predictions(name: str, models: list[Seq2Exp], cell: CellSet, args: argparse.
     table = cell.genes.iloc[rows][["gene_id", "chrom", "tss", "dna_known"]].reset_index(drop=True)
     table["observed"] = cell.labels[rows].astype(np.float64)
     with_dna = (table["dna_known"] >= KNOWN_DNA).to_numpy(bool)
-    beside = {label: load_model(source, "cpu") for label, source in (entry.split("=", 1) for entry in args.beside)}
-    columns = less_input.predict_conditions(models, cell, rows, with_dna, beside)
+    columns = less_input.predict_conditions(models, cell, rows, with_dna)
     columns |= baselines.predict_baselines(cell, rows, args.work / f"{name}.npz")
     return table.assign(**columns)
 

@@ -49,7 +49,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
-    parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "human.yaml")
+    parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "human_head.yaml")
     parser.add_argument(
         "--models", nargs="+", help="served name or .safetensors for each of --cells (default: the same)"
     )

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kipoi_seq2exp.config import TrackKind, Variant
-from kipoi_seq2exp.nn.bottleneck import annotate_tokens
+from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens
 from kipoi_seq2exp.training.data import CellSet, StandIns, collate, tokenise
@@ -36,7 +35,6 @@ def predict_conditions(
     cell: CellSet,
     rows: NDArray[np.int64],
     with_dna: NDArray[np.bool_],
-    beside: Mapping[str, Seq2Exp] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Predict genes under every condition, the mean over the models.
 
@@ -49,17 +47,14 @@ def predict_conditions(
         Rows of the cell's genes.
     with_dna : ndarray of bool, (n,)
         Genes whose DNA is shuffled and set to N; NaN for the others.
-    beside : mapping of str to Seq2Exp, optional
-        Networks trained otherwise on the same inputs: each reads everything; of the variant "peaks", with the DNase
-        peaks as its mask.
 
     Returns
     -------
     dict of str to ndarray, (n,)
     """
-    named, beside = conditions(models[0]), beside or {}
+    named = conditions(models[0])
     dna = {"DNA shuffled": shuffle_dna, "DNA set to N": without_dna}
-    found = {name: np.full(len(rows), np.nan) for name in (*named, *dna, *beside)}
+    found = {name: np.full(len(rows), np.nan) for name in (*named, *dna)}
     grid = models[0].grid(cell.windows.inputs.window_bp)
     dnase = cell.windows.inputs.track_names.index("dnase")
     with torch.inference_mode():
@@ -73,16 +68,7 @@ def predict_conditions(
                     batch = collate([read_window(cell, int(rows[row]), grid, dnase) for row in here])
                     for name, values in _predict(models, grid, batch, conditions_here).items():
                         found[name][here] = values
-                    for name, other in beside.items():
-                        found[name][here] = run(other, with_peaks(other, grid, batch), grid).expression.double().numpy()
     return found
-
-
-def with_peaks(model: Seq2Exp, grid: TokenGrid, batch: Batch) -> Batch:
-    """Give a network of the variant "peaks" the DNase peaks as its mask, as its training did."""
-    if model.config.variant is not Variant.PEAKS:
-        return batch
-    return {**batch, "mask": annotate_tokens(batch["peaks"], batch["kept"], grid.promoter)}
 
 
 def read_window(cell: CellSet, row: int, grid: TokenGrid, dnase: int) -> dict[str, Any]:
