@@ -243,7 +243,7 @@ def training_config(values: Mapping[str, Any], where: str, cells: str | Path | N
     if "inputs" not in values:
         raise ConfigError(f"{where}: the field 'inputs' is missing (e.g. inputs: {{cell_type: K562}}).")
     inputs = _inputs(values["inputs"], f"{where}: inputs", cells)
-    network = {**_started_from(values), **_section(values, "network", where)}
+    network = {**_started_from(values, inputs), **_section(values, "network", where)}
     derived = {
         "window_bp": inputs.window_bp,
         "promoter_bp": inputs.promoter_bp,
@@ -282,15 +282,28 @@ PUBLISHED_TRACKS = ("h3k27ac", "dnase", "hic")
 """Tracks whose share and evidence are the defaults of `NetworkConfig`."""
 
 
-def _started_from(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings of the network that follow from the weights a run starts from."""
+def _started_from(values: Mapping[str, Any], inputs: InputSpec) -> Mapping[str, Any]:
+    """Return the settings of the network that follow from the weights a run starts from.
+
+    The feature that says which strand a gene is read from is found by its name.
+    """
     start = values.get("start", Start.RANDOM.value)
     if not isinstance(start, str) or start in [known.value for known in Start]:
         return {}
     from kipoi_seq2exp.zoo.models import load_model
 
-    settings = to_mapping(load_model(start, "cpu").config)
-    return {name: value for name, value in settings.items() if name not in (*FREE, "promoter_bp")}
+    source = load_model(start, "cpu")
+    settings = to_mapping(source.config)
+    found = {name: value for name, value in settings.items() if name not in (*FREE, "promoter_bp")}
+    if source.config.strand_feature is not None and source.inputs is not None:
+        strand = source.inputs.feature_names[source.config.strand_feature]
+        if strand not in inputs.feature_names:
+            raise ConfigError(
+                f"start: the weights '{start}' read each gene from its own strand, which their feature '{strand}' "
+                "tells: list it in inputs.features."
+            )
+        found["strand_feature"] = inputs.feature_names.index(strand)
+    return found
 
 
 FREE = (

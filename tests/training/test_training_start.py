@@ -77,6 +77,26 @@ def test_new_tracks_and_features_are_silent_and_order_does_not_matter(tiny, trai
 
 
 @torch.inference_mode()
+def test_genes_are_read_from_their_strand_as_the_weights_do(tiny, trained, tmp_path):
+    source = load_model(trained, "cpu")
+    names = source.inputs.feature_names
+    turned = Seq2Exp(dataclasses.replace(source.config, strand_feature=2), source.inputs).eval()
+    turned.load_state_dict(source.state_dict())
+    save_model(turned, tmp_path / "turned.safetensors")
+    inputs = to_mapping(dataclasses.replace(tiny.inputs, window_bp=1_200, promoter_bp=400))
+    inputs["features"] = inputs["features"][::-1]
+    config = training_config(settings(tiny, tmp_path / "turned.safetensors", inputs=inputs, augment={}), "run")
+    assert config.network.strand_feature == len(names) - 3
+    onehot, signals, features = batch(3, len(names))
+    features[:, 2] = torch.tensor([1.0, -1.0])
+    started = start_from_weights(config).eval()(onehot, signals, features.flip(1))
+    torch.testing.assert_close(started.expression, turned(onehot, signals, features).expression)
+    del inputs["features"][-3]
+    with pytest.raises(ConfigError, match=f"which their feature '{names[2]}' tells: list it in inputs.features"):
+        training_config(settings(tiny, tmp_path / "turned.safetensors", inputs=inputs, augment={}), "run")
+
+
+@torch.inference_mode()
 def test_spans_are_taken_over_and_new_ones_are_silent(tiny, trained, tmp_path):
     spans = small_weights(tiny, tmp_path, spans_bp=(100, 300))
     inputs = to_mapping(dataclasses.replace(tiny.inputs, window_bp=1_200, promoter_bp=400))
