@@ -87,10 +87,15 @@ def test_a_fault_of_ours_says_where_its_details_are(error, monkeypatch, capsys, 
     [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
 )
 def test_every_signal_is_a_ctrl_c(number, status, name, monkeypatch, capsys):
-    handler = signal.getsignal(number)
-    found = ended_by(lambda: signal.raise_signal(number), monkeypatch, capsys)
-    assert found == (status, f"seq2exp: 'seq2exp show' was interrupted ({name}) before it was done.\n")
-    assert signal.getsignal(number) is handler
+    before = signal.getsignal(number)
+    handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, handler)  # also where the tests themselves run under nohup
+    try:
+        found = ended_by(lambda: signal.raise_signal(number), monkeypatch, capsys)
+        assert found == (status, f"seq2exp: 'seq2exp show' was interrupted ({name}) before it was done.\n")
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_nohup_ignores_stays_ignored():

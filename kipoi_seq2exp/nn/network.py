@@ -40,10 +40,18 @@ from kipoi_seq2exp.nn.bottleneck import BetaParams, Evidence, mean_evidence
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs, check_results
 from kipoi_seq2exp.nn.mamba import MambaStack, has_hooks
 from kipoi_seq2exp.nn.remembered import Remembered
-from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, read_5_to_3, to_tokens, turned, without_dna
+from kipoi_seq2exp.nn.tokens import (
+    TokenGrid,
+    Tokens,
+    TokenStem,
+    read_5_to_3,
+    span_means,
+    to_tokens,
+    turned,
+    without_dna,
+)
 
 GAIN = -2.0  # of each sum of `contact_pool` at the start, before softplus
-SPAN_SCALE = 10.0  # of the means in `spans_bp`: those of long spans are small, and the head learns from all alike
 CONTEXT = 9  # positions that an activity is read from where the encoder reads the centre alone
 ACTIVITY_BIAS = -3.0  # of the activities of `contact_pool` at the start: next to none, as of most of a window
 
@@ -278,15 +286,9 @@ class Seq2Exp(nn.Module):
         pooled, distal = self.encode(embedded, mask, tokens.tracks, grid)
         read = [pooled, tokens.features.to(pooled.dtype)]
         if self.config.spans_bp:
-            read.insert(1, self.span_means(tokens.tracks, mask, grid).to(pooled.dtype))
+            read.insert(1, span_means(tokens.tracks, mask, grid, self.config.spans_bp).to(pooled.dtype))
         expression: Tensor = self.expression_head(torch.cat(read, dim=-1)).squeeze(-1)
         return expression if distal is None else expression + distal.to(expression.dtype)
-
-    def span_means(self, tracks: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
-        """Average track x mask over each span round the TSS, as ln(10 x mean + 1): (B, spans x S)."""
-        kept = tracks if mask is None else tracks * mask[..., None].to(tracks.dtype)
-        shares = grid.span_shares(self.config.spans_bp).to(kept)
-        return torch.log1p(SPAN_SCALE * torch.einsum("nt,bts->bns", shares, kept)).flatten(1)
 
     def embed_sequence(self, tokens: Tokens, grid: TokenGrid) -> Tensor:
         """Embed the DNA of the distinct windows of a batch, (U, T, D)."""

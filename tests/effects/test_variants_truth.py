@@ -55,7 +55,7 @@ def reader(genome):
     """A network that knows the motifs of enhancers, on both strands, and remembers them over the window."""
     settings = genome[0].settings
     sizes = {"window_bp": settings.window_bp, "promoter_bp": 2_048, "d_model": 8, "d_state": 4, "token_bp": 32}
-    config = NetworkConfig(**sizes, n_features=0, generator_layers=1, encoder_layers=1, memory_bp=settings.window_bp)
+    config = NetworkConfig(**sizes, n_features=2, generator_layers=1, encoder_layers=1, memory_bp=settings.window_bp)
     torch.manual_seed(0)
     network = Seq2Exp(config, genome[0].inputs).eval()
     with torch.no_grad():

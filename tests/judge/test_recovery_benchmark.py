@@ -57,7 +57,6 @@ def test_from_memory_and_from_files_give_the_same_numbers(tmp_path, capsys):
     [
         (["--genes", "6"], "give a --task"),
         (["--task", "dna", "--genes", "10"], "leave no gene to hold out"),
-        ([*SMALL[:-1], "0"], "steps must be at least 1, found 0"),
         (["--from-files", "absent"], "genome.yaml: no such file"),
         (["--from-files", "absent", "--seed", "3"], "--from-files holds a genome as it is: leave out --seed"),
     ],
