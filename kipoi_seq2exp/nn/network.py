@@ -40,16 +40,7 @@ from kipoi_seq2exp.nn.bottleneck import BetaParams, Evidence, mean_evidence
 from kipoi_seq2exp.nn.inputs import Inputs, check_inputs, check_results
 from kipoi_seq2exp.nn.mamba import MambaStack, has_hooks
 from kipoi_seq2exp.nn.remembered import Remembered
-from kipoi_seq2exp.nn.tokens import (
-    TokenGrid,
-    Tokens,
-    TokenStem,
-    read_5_to_3,
-    span_means,
-    to_tokens,
-    turned,
-    without_dna,
-)
+from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, TokenStem, read_5_to_3, to_tokens, turned, without_dna
 
 GAIN = -2.0  # of each sum of `contact_pool` at the start, before softplus
 CONTEXT = 9  # positions that an activity is read from where the encoder reads the centre alone
@@ -286,7 +277,7 @@ class Seq2Exp(nn.Module):
         pooled, distal = self.encode(embedded, mask, tokens.tracks, grid)
         read = [pooled, tokens.features.to(pooled.dtype)]
         if self.config.spans_bp:
-            read.insert(1, span_means(tokens.tracks, mask, grid, self.config.spans_bp).to(pooled.dtype))
+            read.insert(1, grid.span_means(tokens.tracks, mask, self.config.spans_bp).to(pooled.dtype))
         expression: Tensor = self.expression_head(torch.cat(read, dim=-1)).squeeze(-1)
         return expression if distal is None else expression + distal.to(expression.dtype)
 

@@ -31,8 +31,6 @@ from kipoi_seq2exp.nn.inputs import Inputs
 from kipoi_seq2exp.nn.mamba import has_hooks
 
 SPAN_SCALE = 10.0  # of the means of tracks over spans: those of long spans are small, the head learns from all alike
-    10.0  # of the means of tracks over spans: those of long spans are small, and the head learns from all alike
-)
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,12 @@ class TokenGrid:
             shared = (start + self.token_bp).clamp(max=min(last, half)) - start.clamp(min=max(first, -half))
             rows.append(shared.clamp(min=0) / (last - first))
         return torch.stack(rows)
+
+    def span_means(self, tracks: Tensor, mask: Tensor | None, edges_bp: Sequence[int]) -> Tensor:
+        """Average track x mask, (B, T, S) and (B, T), over the spans, as ln(10 x mean + 1): (B, 2 * edges * S)."""
+        kept = tracks if mask is None else tracks * mask[..., None].to(tracks.dtype)
+        means = torch.einsum("nt,bts->bns", self.span_shares(edges_bp).to(kept), kept)
+        return torch.log1p(SPAN_SCALE * means).flatten(1)
 
     def to_bases(self, tokens: Tensor) -> Tensor:
         """Give every base its token's value: (B, T, ...) -> (B, L, ...)."""
@@ -189,13 +193,6 @@ def read_5_to_3(tokens: Tokens, reverse: Tensor | None) -> Tokens:
         if (value := getattr(tokens, name)) is not None
     }
     return dataclasses.replace(tokens, onehot=complement, **changes)
-
-
-def span_means(tracks: Tensor, mask: Tensor | None, grid: TokenGrid, edges_bp: Sequence[int]) -> Tensor:
-    """Average track x mask, (B, T, S) and (B, T), over spans round the TSS, as ln(10 x mean + 1): (B, spans x S)."""
-    kept = tracks if mask is None else tracks * mask[..., None].to(tracks.dtype)
-    means = torch.einsum("nt,bts->bns", grid.span_shares(edges_bp).to(kept), kept)
-    return torch.log1p(SPAN_SCALE * means).flatten(1)
 
 
 def distinct_windows(onehot: Tensor) -> tuple[Tensor, bool, Tensor | slice]:

@@ -17,7 +17,7 @@ from kipoi_seq2exp.elements.fdr import mask_under
 from kipoi_seq2exp.errors import ConfigError, ShapeError
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.scan import Backend
-from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, known_rows, span_means
+from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens, known_rows
 from kipoi_seq2exp.training.data import tokenise
 
 SMALL = NetworkConfig(
@@ -217,7 +217,7 @@ def test_spans_average_track_x_mask_over_their_bases(token_bp: int) -> None:
     grid, signals, mask = TokenGrid(1_000, 128, token_bp), windows(2)["signals"], torch.rand(2, 1_000)
     tracks, kept = grid.to_tokens(signals), grid.to_tokens(mask)
     bases = (grid.to_bases(tracks) * grid.to_bases(kept)[..., None]).numpy()
-    found = span_means(tracks, kept, grid, edges).numpy().reshape(2, 6, 3)
+    found = grid.span_means(tracks, kept, edges).numpy().reshape(2, 6, 3)
     for place, (first, last) in enumerate([(-600, -200), (-200, -50), (-50, 0), (0, 50), (50, 200), (200, 600)]):
         inside = bases[:, max(0, 500 + first) : 500 + last]
         expected = np.log(10 * inside.sum(1) / (last - first) + 1)
