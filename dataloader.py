@@ -24,6 +24,8 @@ class Seq2ExpDataset(GroupDataset):
         hic_file: str,
         h3k27ac_reference_file: str | None = None,
         dnase_reference_file: str | None = None,
+        h3k4me3_file: str | None = None,
+        h3k4me1_file: str | None = None,
         blacklist_file: str | None = None,
         missing_features: str = "error",
         gene_ids: list[str] | str | None = None,
@@ -35,6 +37,8 @@ class Seq2ExpDataset(GroupDataset):
             "hic": hic_file,
             "h3k27ac_reference": h3k27ac_reference_file,
             "dnase_reference": dnase_reference_file,
+            "h3k4me3": h3k4me3_file,
+            "h3k4me1": h3k4me1_file,
         }
         self.open(model, genes_file, fasta_file, sources, blacklist_file, missing_features, gene_ids)
 
