@@ -203,7 +203,9 @@ def write_bigwig(path: Path, values: dict[str, np.ndarray], lengths: dict[str, i
 
 def write_cooler(path: Path, counts: dict[str, np.ndarray], lengths: dict[str, int], bin_bp: int) -> None:
     """Write a .cool of symmetric count matrices, one per chromosome, through hictkpy."""
-    import hictkpy
+    from kipoi_seq2exp.data.tracks.contact_files import import_hictkpy
+
+    hictkpy = import_hictkpy()
     import pandas as pd
 
     writer = hictkpy.cooler.FileWriter(str(path), lengths, resolution=bin_bp)
@@ -234,7 +236,9 @@ def write_mcool(path: Path, cool: Path, bin_bp: int) -> None:
 
 def write_hic(path: Path, counts: dict[str, np.ndarray], lengths: dict[str, int], bin_bp: int) -> None:
     """Write a .hic of symmetric count matrices, one per chromosome, through hictkpy."""
-    import hictkpy
+    from kipoi_seq2exp.data.tracks.contact_files import import_hictkpy
+
+    hictkpy = import_hictkpy()
     import pandas as pd
 
     writer = hictkpy.hic.FileWriter(str(path), lengths, resolution=bin_bp)

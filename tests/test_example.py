@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hictkpy
 import numpy as np
 import pandas as pd
 import pyBigWig
 import pytest
+
+from kipoi_seq2exp.data.tracks.contact_files import import_hictkpy
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example"
 MADE = (
@@ -55,7 +56,7 @@ def test_all_files_share_one_assembly(genome):
     for name in ("h3k27ac.bw", "dnase.bw"):
         with pyBigWig.open(str(EXAMPLE / name)) as track:
             assert track.chroms() == lengths
-    assert dict(hictkpy.File(EXAMPLE / "contacts.cool", 5_000).chromosomes()) == lengths
+    assert dict(import_hictkpy().File(EXAMPLE / "contacts.cool", 5_000).chromosomes()) == lengths
     for name in ("blacklist.bed", "elements.bed"):
         for line in (EXAMPLE / name).read_text().splitlines():
             chrom, start, end = line.split("\t")[:3]
@@ -153,7 +154,7 @@ def test_only_enhancers_and_promoters_have_an_effect(elements, genes):
 
 
 def test_contacts_fall_with_distance_and_across_domains():
-    file = hictkpy.File(EXAMPLE / "contacts.cool", 5_000)
+    file = import_hictkpy().File(EXAMPLE / "contacts.cool", 5_000)
     counts = file.fetch("chr1", normalization="VC").to_numpy()
     near, far = np.nanmean(np.diag(counts, 2)), np.nanmean(np.diag(counts, 16))
     expected = (2 / 16) ** -0.87

@@ -185,6 +185,13 @@ def test_one_thing_is_written_once(what, home):
     assert places <= {home, "training/fetch.py"}
 
 
+def test_hictkpy_is_imported_without_its_handlers_of_forks():
+    """Imported elsewhere it makes one fork in nine of the same process hang: a data loader's worker, or a test."""
+    everywhere = [path for path in tracked_files() if path.suffix == ".py"]
+    importing = {path.name for path in everywhere if re.search(r"^\s*import hictkpy", text_of(path), re.MULTILINE)}
+    assert importing == {"contact_files.py"}
+
+
 def test_no_file_names_a_place_of_somebodys_machine():
     folders = "|".join(("work", "root", "home", "Users", "farm"))
     somewhere = re.compile(rf"(^|[^A-Za-z0-9_.\]\"'}}])/({folders})/|\.\./sha" + "red")

@@ -47,7 +47,7 @@ RAW = "NONE"
 """The name that asks for raw counts."""
 
 
-def _hictkpy() -> Any:
+def import_hictkpy() -> Any:
     """Import hictkpy with its log off, and without its handlers of forks.
 
     The log runs in a thread, which a forked process lacks; hictkpy 1.4 makes that process wait for the log's lock. When
@@ -144,14 +144,14 @@ class HicContacts(LazyFile[Any], ContactSource):
 
     def _open(self) -> Any:
         with damage_as(self._unreadable):
-            return _hictkpy().File(self.path, self.resolution_bp)
+            return import_hictkpy().File(self.path, self.resolution_bp)
 
     def _unreadable(self, what: str) -> InputError:
         return InputError(f"{self.where} cannot be read as Hi-C ({what}).")
 
     def _pick_resolution(self, asked: str) -> int:
         """Return the resolution asked for, or 5 kb, or that of a .cool, after checking that the file has it."""
-        hictkpy = _hictkpy()
+        hictkpy = import_hictkpy()
         check_regular(self.path, self.where)
         text = asked.rstrip("/").removeprefix("/resolutions/")
         wanted = as_whole(text) if text else None

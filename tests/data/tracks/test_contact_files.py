@@ -153,9 +153,9 @@ def test_no_handler_of_hictkpy_runs_at_a_fork():
         "import os\n"
         "registered, register = [], os.register_at_fork\n"
         "os.register_at_fork = lambda **handlers: (registered.extend(handlers.values()), register(**handlers))\n"
-        "from kipoi_seq2exp.data.tracks.contact_files import _hictkpy\n"
+        "from kipoi_seq2exp.data.tracks.contact_files import import_hictkpy\n"
         "mine = os.register_at_fork\n"
-        "_hictkpy()\n"
+        "import_hictkpy()\n"
         "assert os.register_at_fork is mine\n"
         "print([call for call in registered if type(call).__module__ == 'nanobind'])\n"
     )
