@@ -14,7 +14,7 @@ from kipoi_seq2exp.files import whole_file
 from kipoi_seq2exp.metrics import Score
 
 PANELS = (  # what is drawn together, and what its y-axis is
-    (("train_prediction", "validation_mse"), "smooth L1 (training),\nMSE (validation)"),
+    (("train_prediction", "validation_mse"), "error loss (training),\nMSE (validation)"),
     (("train_kl",), "KL term, nats"),
     (("validation_pearson",), "Pearson, validation"),
     (("learning_rate",), "learning rate"),

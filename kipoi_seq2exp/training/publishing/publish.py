@@ -22,7 +22,7 @@ from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.settings import from_mapping, read_json, read_yaml, suggest
 from kipoi_seq2exp.training.config import TrainingConfig, training_config
 from kipoi_seq2exp.training.publishing.use import use_lines
-from kipoi_seq2exp.training.sections import Scheme, SplitConfig
+from kipoi_seq2exp.training.sections import Learns, Scheme, SplitConfig
 from kipoi_seq2exp.zoo.group import MADE, check_agreement, member_inputs, read_about
 from kipoi_seq2exp.zoo.models import load_model
 from kipoi_seq2exp.zoo.registry import PROVISIONAL, ServedModel, group_dir, read_served, write_served
@@ -290,7 +290,7 @@ def training_procedure(config: TrainingConfig) -> str:
         f"{ERRORS[o.error]} + {o.kl_weight:g} KL",
         f"shifts up to {config.augment.max_shift_bp} bp, reverse complement with probability "
         f"{config.augment.reverse_complement:g}",
-        f"start {config.start}",
+        f"start {config.start}" + (", the head alone learned" if o.learns is Learns.HEAD else ""),
         f"{config.run.keep.value} weights, {seeds}",
     ]
     return "; ".join(parts)
