@@ -25,6 +25,7 @@ from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.data.track_ranges import LOOKED_AT, noted_ranges
+from kipoi_seq2exp.data.tracks.bigwig_file import ENDINGS
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.tokens import TokenGrid, known_rows
 from kipoi_seq2exp.training.config import TrainingConfig
@@ -115,7 +116,7 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
     )
     labels = read_labels(genes, data.label, root, windows.genome)
     peaks: Regions | PeakTrack | None = None
-    if data.peaks is not None and Path(data.peaks).suffix.lower() in BIGWIG:
+    if data.peaks is not None and data.peaks.lower().endswith(ENDINGS):
         peaks = PeakTrack(root / data.peaks)
     elif data.peaks is not None:
         peaks = Regions(root / data.peaks, "peaks")
@@ -258,7 +259,6 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         return arrays
 
 
-BIGWIG = (".bw", ".bigwig")
 NO_DNA = np.zeros((0, 4), dtype=np.uint8)  # of a window as tokens without any known base: no view, which keeps a window
 PER_BASE = ("onehot", "signals", "blacklist", "peaks", "tracks", "kept")  # or per token
 

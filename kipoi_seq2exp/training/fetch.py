@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.data.handles import file_ends
-from kipoi_seq2exp.data.tracks.bigwig_file import check_bigwig
+from kipoi_seq2exp.data.tracks.bigwig_file import ENDINGS, check_bigwig
 from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, brief
 from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
@@ -170,7 +170,7 @@ def check_format(path: Path, where: str) -> None:
         If it does not; a bigWig is checked as a whole.
     """
     name = path.name.lower()
-    if name.endswith((".bigwig", ".bw")):
+    if name.endswith(ENDINGS):
         check_bigwig(path, where)
         return
     _, head, _ = file_ends(path, where, "a file of data", (512, 0))

@@ -2,9 +2,9 @@
 
 Contract for trained ones: with the same tracks and features the run starts with exactly their predictions. Tracks and
 features are matched by name; new ones start silent (no weight reads them, and a track has no share in the evidence of
-the mask), so that the network predicts what it did and learns what they add. Where the head alone learns it starts
-afresh. Of an ensemble the run starts from one
-member, the number of its seed modulo their number: the members of a run start from different ones.
+the mask), so that the network predicts what it did and learns what they add. Of an ensemble the run starts from one
+member, the number of its seed modulo their number: the members of a run start from different ones. Where the head
+alone learns, the contract is about everything before it: the head starts afresh.
 """
 
 from __future__ import annotations

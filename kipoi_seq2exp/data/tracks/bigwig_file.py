@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.handles import file_ends
 from kipoi_seq2exp.errors import InputError
 
+ENDINGS = (".bigwig", ".bw")  # of names, in small letters
 _MAGICS = (struct.pack("<I", 0x888FFC26), struct.pack(">I", 0x888FFC26))
 _BIGBED_MAGICS = (struct.pack("<I", 0x8789F2EB), struct.pack(">I", 0x8789F2EB))
 _CHROM_MAGIC, _INDEX_MAGIC = 0x78CA8C91, 0x2468ACE0
