@@ -3,7 +3,7 @@
 Contract: one window in; one number per base, per track value and per gene feature out, in units of the prediction. The
 mask, the encoder and the features that are computed from tracks (`FeatureRules`) all take part, so that the parts of
 integrated gradients add up to the prediction minus that of the baseline: no DNA, no signal, features at their baseline.
-Where the mask is read with a threshold (any mask mode but soft) no gradient passes through it: it is held as it is, for
+Where the mask is read with a threshold (any mask mode but soft) no gradient passes through it: it is held fixed, for
 the window and for the baseline. The gradients are captum's (the extra `interpret`), one window and one layer's
 intermediates in memory at a time.
 """
@@ -47,11 +47,11 @@ class Contributions:
     letters : ndarray, (L, 4)
         What each letter would contribute at each base: "hypothetical contributions", as TF-MoDISco reads them.
     dna : ndarray, (L,)
-        Of the letter that each base has; 0 for N.
+        Contribution of the letter that each base has; 0 for N.
     tracks : ndarray, (L, S)
-        Of each track's value, the part that it has through computed features included.
+        Contribution of each track value, including what it contributes through computed features.
     features : ndarray, (F,)
-        Of each gene feature; 0 for those that are computed from tracks.
+        Contribution of each gene feature; 0 for those that are computed from tracks.
     prediction, baseline : float
         Expression of the window and of the baseline; the latter is NaN for plain gradients, which have none.
     """
@@ -70,7 +70,7 @@ class Contributions:
 
     @property
     def delta(self) -> float:
-        """What the contributions add up to, minus what they should; more steps make it smaller."""
+        """The sum of the contributions minus what it should be; more steps bring it closer to 0."""
         return self.sum - (self.prediction - self.baseline)
 
 
@@ -104,19 +104,19 @@ def integrated_gradients(
     on_step: Callable[[], None] | None = None,
     rules: FeatureRules | None = None,
 ) -> Contributions:
-    """Average the gradient on the way from the baseline to the window (Sundararajan et al. 2017), by input.
+    """Integrate the gradient along the path from the baseline to the window (Sundararajan et al. 2017).
 
     Parameters
     ----------
     model : Seq2Exp
     window : WindowInputs
     steps : int
-        Points on the way (midpoints of equal parts); more bring `delta` closer to 0. Each keeps a copy of the inputs
+        Points on the path (midpoints of equal parts); more bring `delta` closer to 0. Each keeps a copy of the inputs
         and of their gradients: 11 MB at 200 kb.
     on_step : callable, optional
-        Called after each.
+        Called after each step.
     rules : FeatureRules, optional
-        Of the window's data set; without them the features stay as they are.
+        Rules of the window's data set; without them the features stay as they are.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def integrated_gradients(
 
 
 class Expression:
-    """The expression of one window as a function of its DNA, tracks and features, which gradients pass through.
+    """The expression of one window as a function of its DNA, tracks and features, through which gradients pass.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class Expression:
         return found
 
     def _complete(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Put the inputs that have no width back to their places."""
+        """Put inputs of width 0, which `inputs` leaves out, back in their places."""
         given = list(inputs[1:])
         tracks, features = (
             given.pop(0) if values.numel() else values.expand(len(inputs[0]), *values.shape[1:])
@@ -214,7 +214,7 @@ class Expression:
         return inputs[0], tracks, features
 
     def contributions(self, slopes: tuple[Tensor, ...], baselines: tuple[Tensor, ...] | None) -> Contributions:
-        """Multiply slopes by the inputs' distance from the baselines (None: from 0), and predict both ends."""
+        """Multiply slopes by the inputs' differences from the baselines (None: from 0), and predict both ends."""
         import torch
 
         with torch.no_grad():
@@ -244,7 +244,7 @@ def mutagenesis(
     batch_size: int = 1,
     on_base: Callable[[], None] | None = None,
 ) -> Floats:
-    """Replace each base of a region by each other letter.
+    """Replace each base of a region by each of the other letters.
 
     Parameters
     ----------
@@ -298,7 +298,7 @@ def _mutated(window: WindowInputs, place: int, letter: int) -> WindowInputs:
 
 
 def summary(gene_id: str, found: Contributions, dataset: WindowDataset) -> dict[str, Any]:
-    """Return the row of one gene: prediction, baseline, what DNA, each track and each feature contribute, the rest."""
+    """Return the row of one gene: prediction, baseline, contributions of each source, and the rest."""
     row = {"gene_id": gene_id, "expression": found.prediction, "baseline": found.baseline}
     row |= {"dna": float(found.dna.sum())}
     row |= dict(zip(dataset.inputs.track_names, found.tracks.sum(axis=0).tolist(), strict=True))
@@ -310,14 +310,14 @@ def summary(gene_id: str, found: Contributions, dataset: WindowDataset) -> dict[
 
 @dataclass(frozen=True)
 class ContributionJob:
-    """Explains a row of the gene table, as a unit of work (`prediction.units`).
+    """Computes the contributions of a row of the gene table, as a unit of work (`prediction.units`).
 
     Attributes
     ----------
     steps : int or None
-        Of integrated gradients; None: gradient x input.
+        Steps of integrated gradients; None for gradient x input.
     on_step : callable or None
-        Called after each, in this process.
+        Called after each step, in this process.
     """
 
     steps: int | None

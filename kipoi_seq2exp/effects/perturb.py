@@ -1,8 +1,8 @@
-"""What becomes of a prediction when a stretch of DNA is silenced, shuffled, or written anew.
+"""How a prediction changes when a stretch of DNA is silenced, shuffled or replaced.
 
-Contract: a gene's window and sites on its chromosome in; the expression without each site out. One code serves
-`elements --perturb` and `perturb`. Everything else of the gene stays as it is, but for what follows from what was
-changed: the mask that the network makes, and features that are computed from tracks.
+Contract: a gene's window and sites on its chromosome in; the expression with each site changed out. The same code
+serves `elements --perturb` and `perturb`. Everything else about the gene stays as it is, except what follows from the
+change: the mask that the network makes, and features that are computed from tracks.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class PerturbSettings:
     ----------
     how : How
     shuffles : int
-        Where DNA is shuffled: the effect is the mean over so many shuffles.
+        Number of shuffles, where DNA is shuffled; the effect is their mean.
     seed : int
-        Of the shuffles; they do not depend on the order of sites.
+        Seed of the shuffles, which do not depend on the order of the sites.
     """
 
     how: How = How.MASK
@@ -83,17 +83,17 @@ class PerturbSettings:
 
     @property
     def versions(self) -> int:
-        """How many changed windows there are for each site."""
+        """Number of changed windows for each site."""
         return self.shuffles if self.how in (How.DNA, How.ALL) else 1
 
 
 def tiles(chrom: str, start: int, end: int, width_bp: int, step_bp: int) -> list[Site]:
-    """Cover a locus with sites of one width, as a screen tiles it; the last ones end where the locus ends.
+    """Tile a locus with sites of one width, as a screen does; the last ones end where the locus ends.
 
     Raises
     ------
     ConfigError
-        If width or step are no lengths, or the locus is shorter than a site.
+        If the width or the step is not above 0, or the locus is shorter than a site.
     """
     if not step_bp > 0 or not 0 < width_bp <= end - start:
         raise ConfigError(
@@ -104,7 +104,7 @@ def tiles(chrom: str, start: int, end: int, width_bp: int, step_bp: int) -> list
 
 
 def insertion(chrom: str, start: int, motif: str, strand: str = "+") -> Site:
-    """Return the site that holds a motif from `start` on, written on `strand`.
+    """Return the site at `start` into which a motif is written, read on `strand`.
 
     Raises
     ------
@@ -148,13 +148,13 @@ def perturb_gene(
     -------
     DataFrame
         `COLUMNS`, in the order of the sites. distance_to_tss is that of the site's middle along the gene; overlap_bp
-        and promoter_bp are the bases of the site in the window and in the promoter, which the mask always keeps (a site
-        within it has no effect by the mask: NaN); delta_sd is over shuffles.
+        and promoter_bp are the bases of the site in the window and in the promoter, which the mask always keeps
+        (masking a site within it has no effect: NaN); delta_sd is the standard deviation over shuffles.
 
     Raises
     ------
     ConfigError
-        If the mask is to be changed, and the network makes none.
+        If the mask is to be changed but the network makes none.
     """
     window = dataset[gene]
     inside = [site for site in sites if reaches(site, window)]
@@ -165,7 +165,7 @@ def perturb_gene(
     spans = _spans(inside, window)
     if settings.how is How.MASK:
         if before.mask is None:
-            raise ConfigError("this network makes no mask that could be changed: perturb tracks or DNA.")
+            raise ConfigError("this network makes no mask to change: perturb tracks or DNA instead.")
         masks = masked_out(before.mask, spans[:, 0], spans[:, 1], promoter)
         found = predict_masked(model, window, _counted(masks, on_site), batch_size)[:, None]
     else:
@@ -191,12 +191,12 @@ def perturb_gene(
 
 
 def reaches(site: Site, window: Window | WindowInputs) -> bool:
-    """Whether a site has a base in a window."""
+    """Return whether a site overlaps a window."""
     return site.chrom == window.chrom and site.start < window.end and site.end > window.start
 
 
 def _spans(sites: Sequence[Site], window: WindowInputs) -> NDArray[np.int64]:
-    """Return each site's bases from the window's start, cut to the window: (E, 2)."""
+    """Return start and end of each site, counted from the window's start and cut to the window: (E, 2)."""
     ends = np.array([(site.start, site.end) for site in sites], dtype=np.int64) - window.start
     return np.clip(ends, 0, len(window.onehot))
 

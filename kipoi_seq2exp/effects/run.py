@@ -31,7 +31,7 @@ Span = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class GeneVariants:
-    """A row of the gene table, and some variants in its reach with their rows in the list of all variants."""
+    """A row of the gene table, and some of the variants in its reach with their rows in the list of all variants."""
 
     gene: int
     numbers: tuple[int, ...]
@@ -39,7 +39,7 @@ class GeneVariants:
 
 
 class EffectUnits:
-    """The work of a run, every gene with the variants in its reach, `UNIT` at a time; can be iterated again.
+    """The units of a run: every gene with the variants in its reach, `UNIT` at a time; can be iterated repeatedly.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """One gene's network as other packages expect a model: DNA (B, 4, L) in, expression (B, 1) out.
 
 tangermeme (`predict`, `saturation_mutagenesis`, `marginalize`, `ablate`; name the network's device) and captum's
-gradient methods work on it. DeepLIFT does not, for it has no rule for a state space model.
+gradient methods work on it. DeepLIFT does not, because it has no rule for a state space model.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class SequenceModel(nn.Module):
     network : Seq2Exp
         In eval mode.
     window : WindowInputs
-        Gives tracks, features and blacklist, which stay as they are.
+        The window that gives tracks, features and blacklist, which stay as they are.
     rules : FeatureRules, optional
-        Of the window's data set: features that are computed from tracks then follow `signals`.
+        Rules of the window's data set: features that are computed from tracks then follow `signals`.
     """
 
     def __init__(self, network: Seq2Exp, window: WindowInputs, rules: FeatureRules | None = None) -> None:

@@ -1,6 +1,6 @@
-"""DNA shuffled with every dinucleotide kept: what a stretch of that composition says by chance.
+"""DNA shuffled with every dinucleotide kept: what DNA of the same composition does by chance.
 
-Own code, since the packages that have it want known bases only and bring a deep-learning stack of their own.
+Written here because the packages that offer it accept known bases only and bring a deep-learning stack of their own.
 """
 
 from __future__ import annotations

@@ -27,15 +27,15 @@ class ComputedFeature:
     Attributes
     ----------
     column : int
-        Of the features.
+        Column among the features.
     tracks : tuple of int
-        Columns of the signals.
+        Columns among the signals.
     track_transforms : tuple of Transform
-        What was applied to each of these tracks.
+        Transform that was applied to each of these tracks.
     transform : Transform
-        What is applied to the feature.
+        Transform that is applied to the feature.
     flank_bp : int
-        How far it reads to either side of the TSS.
+        Bases that are read on either side of the TSS.
     """
 
     column: int
@@ -53,8 +53,8 @@ class FeatureRules:
     ----------
     names : tuple of str, F
     baseline : ndarray of float32, (F,)
-        A gene of which nothing is known: the mean over the training genes where the weights state it, else 0; NaN for
-        the strand, which stays that of the gene.
+        Features of a gene about which nothing is known: the mean over the training genes where the weights state it,
+        else 0; NaN for the strand, which stays that of the gene.
     computed : tuple of ComputedFeature
         Features that follow from the tracks; their baseline is that of an empty window.
     """
@@ -81,12 +81,12 @@ class FeatureRules:
         return np.where(np.isnan(self.baseline), features, self.baseline)
 
     def compute(self, features: Tensor, signals: Tensor) -> Tensor:
-        """Return the features (B, F) with those that follow from the signals (B, L, S) computed anew.
+        """Return the features (B, F) with those that follow from the signals (B, L, S) recomputed.
 
         Raises
         ------
         ConfigError
-            If the window is too short to hold what they are computed from.
+            If the window is shorter than the stretch that they are computed from.
         """
         if not self.computed:
             return features

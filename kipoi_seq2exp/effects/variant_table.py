@@ -1,7 +1,7 @@
 """The variants of a VCF by place, on disk: a million of them take no more memory than a thousand.
 
-Contract: a temporary SQLite file that goes with the process. A variant's number is its row, from 0, in the order in
-which it was added; its place is that of what it changes (`Variant.core`), a base at least.
+Contract: a temporary SQLite file that disappears with the process. A variant's number is its row, from 0, in the order
+of addition; its place is that of the bases it changes (`Variant.core`), at least one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _REACHING = "FROM variant WHERE chrom = ? AND first > ? AND first < ? AND last >
 
 @dataclass
 class Counts:
-    """Alleles of a VCF.
+    """Numbers of alleles of a VCF.
 
     Attributes
     ----------
     plain, no_sequence : int
-        With a plain sequence, and without one.
+        Alleles with a plain sequence, and without one.
     mismatches : int
-        Those whose REF is not that of the genome.
+        Alleles whose REF is not what the genome has.
     """
 
     plain: int = 0
@@ -39,12 +39,12 @@ class Counts:
 
 
 class VariantTable(Closes):
-    """Variants by place; a context that ends with their file.
+    """Variants by place; a context manager that removes their file at its end.
 
     Parameters
     ----------
     variants : iterable of Variant
-        To begin with.
+        Variants to start with.
     """
 
     def __init__(self, variants: Iterable[Variant] = ()) -> None:
@@ -66,7 +66,7 @@ class VariantTable(Closes):
         Raises
         ------
         OutputError
-            If there is no room for them.
+            If the disk has no room for them.
         """
         try:
             with self._connection:
@@ -82,7 +82,7 @@ class VariantTable(Closes):
             ) from None
 
     def read(self, path: Path, genome: Genome, *, skip_mismatch: bool = False) -> Counts:
-        """Add the variants of a VCF whose REF is that of the genome; errors as of `vcf_alleles` and `compared`."""
+        """Add the variants of a VCF whose REF matches the genome; errors as in `vcf_alleles` and `compared`."""
         counts = Counts()
 
         def plain() -> Iterable[Variant]:
@@ -99,7 +99,7 @@ class VariantTable(Closes):
     def add_fitting(
         self, variants: Iterable[Variant], genome: Genome, where: str, *, skip_mismatch: bool = False
     ) -> int:
-        """Add the variants whose REF is that of the genome; return the number of the others.
+        """Add the variants whose REF matches the genome; return the number of the others.
 
         Arguments and errors are those of `compared`.
         """
@@ -122,7 +122,7 @@ class VariantTable(Closes):
         return int(self._connection.execute(query, self._where(chrom, start, end)).fetchone()[0])
 
     def numbers(self, chrom: str, start: int, end: int, skip: int = 0, most: int = -1) -> list[int]:
-        """Return the numbers of the variants that change a base of an interval, rising; `most` after `skip` of them."""
+        """Return the sorted numbers of variants that change a base of an interval: `most` after the first `skip`."""
         query = f"SELECT number {_REACHING} ORDER BY number LIMIT ? OFFSET ?"
         found = self._connection.execute(query, (*self._where(chrom, start, end), most, skip))
         return [number - 1 for (number,) in found]

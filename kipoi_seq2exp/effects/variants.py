@@ -1,4 +1,4 @@
-"""What variants do to the expression of the genes round them, and to their masks.
+"""What variants do to the expression and the masks of the genes around them.
 
 Contract: a variant reaches a gene when it changes a base of the gene's window. The alternative window is centred on the
 TSS too: an insertion or deletion moves the bases that lie beyond it, seen from the TSS, and the far end of the window
@@ -66,7 +66,7 @@ class AltWindow:
     origin : ndarray of int64, (L,)
         Position on the reference that each base comes from.
     inserted : ndarray of bool, (L,)
-        Bases that the variant wrote.
+        Bases that come from the variant.
     """
 
     window: WindowInputs
@@ -76,7 +76,7 @@ class AltWindow:
 
 @dataclass(frozen=True)
 class Reference:
-    """A gene as it is: its row of the gene table, its window and what is predicted of it."""
+    """A gene without any variant: its row of the gene table, its window and its prediction."""
 
     gene: int
     window: WindowInputs
@@ -99,8 +99,8 @@ def gene_effects(
 ) -> list[dict[str, Any]]:
     """Predict one gene with each of some variants.
 
-    Windows that the network reads alike are predicted once: variants that write the same DNA, and for a network that
-    reads no DNA every substitution, whose window is the reference.
+    Windows that look the same to the network are predicted once: those of variants that give the same DNA and, for a
+    network that reads no DNA, those of substitutions, which equal the reference.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def gene_effects(
     dataset : WindowDataset
     reference : Reference
     numbers : sequence of int
-        What the column `variant` says of each variant.
+        Value of the column `variant` for each variant.
     variants : sequence of Variant
     batch_size : int
         Windows that go through the network together.
@@ -139,7 +139,7 @@ def gene_effects(
 
 
 def _as_read(model: Seq2Exp, window: WindowInputs, reference: WindowInputs, tracks: bytes) -> bytes:
-    """Return a digest of what the network reads of a window; `tracks`: that of the reference's, which it may share."""
+    """Return a digest of what the network reads of a window; `tracks` is that of the reference, which it may share."""
     if window.signals is not reference.signals:
         tracks = _digest(window.signals, window.blacklist)
     return tracks + (_digest(window.onehot) if model.config.reads_dna else b"")
@@ -257,7 +257,7 @@ def effects_table(effects: pd.DataFrame, model: str) -> pd.DataFrame:
     Parameters
     ----------
     effects : DataFrame
-        Of `variant_effects`.
+        Result of `variant_effects`.
     model : str
         A served model, or the file of its weights.
 

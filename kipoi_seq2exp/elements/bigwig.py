@@ -38,7 +38,7 @@ _RUN = np.dtype([("start", "<u4"), ("end", "<u4"), ("value", "<f4")])
 
 @dataclass(frozen=True)
 class _Entry:
-    """A block of the file as its index names it: from (chrom, start) to end, at `offset`, `size` bytes."""
+    """An entry of the index: a block with the bases `start` to `end` of a chromosome, `size` bytes at `offset`."""
 
     chrom: int
     start: int
@@ -49,7 +49,7 @@ class _Entry:
 
 @dataclass
 class _Overview:
-    """Bins of one width, in order of the genome; the last one may still grow."""
+    """Bins of one width, in genome order; the last one may still grow."""
 
     width_bp: int
     parts: bytearray = field(default_factory=bytearray)  # thousands of small arrays would split up the heap for good
@@ -67,7 +67,7 @@ class _Overview:
         self.parts += records.tobytes()
 
     def records(self) -> NDArray[Any]:
-        """Return the bins, the halves of bins that two pieces share joined."""
+        """Return the bins; the two halves of a bin that two pieces share are joined."""
         halves = np.frombuffer(self.parts, dtype=_ZOOM_RECORD)
         if not len(halves):
             return halves
@@ -97,7 +97,7 @@ class BigWigWriter:
     Raises
     ------
     OSError
-        If the disk does not take a block; the file is then worthless.
+        If a block cannot be written; the file is then unusable.
     """
 
     def __init__(self, handle: BinaryIO, lengths: Mapping[str, int]) -> None:
@@ -153,7 +153,7 @@ class BigWigWriter:
         )
 
     def close(self) -> None:
-        """Write indices, overviews and the header; the file is whole after it."""
+        """Write the indexes, the overviews and the header; the file is then complete."""
         handle = self._handle
         index_at = handle.tell()
         handle.write(_index(self._entries, index_at))
@@ -184,7 +184,7 @@ class BigWigWriter:
         return _Entry(chrom, start, end, offset, len(packed))
 
     def _write_overview(self, overview: _Overview) -> tuple[int, int, int, int] | None:
-        """Write a zoom level; return its header, or None when it would say no more than nothing."""
+        """Write a zoom level and return its header, or None if no base has a value."""
         records = overview.records()
         if not len(records):
             return None
@@ -215,7 +215,7 @@ def _chrom_tree(lengths: Mapping[str, int], ids: Mapping[str, int]) -> bytes:
 
 
 def _index(entries: Sequence[_Entry], at: int) -> bytes:
-    """Return the R-tree over blocks that are sorted by position; `at` is where in the file it will lie."""
+    """Return the R-tree over blocks that are sorted by position; `at` is its own offset in the file."""
     levels = [_groups([_bounds(entry, entry) for entry in entries])]  # of each node, the bounds of its children
     while len(levels[-1]) > 1:
         levels.append(_groups([(*node[0][:2], *node[-1][2:]) for node in levels[-1]]))

@@ -34,7 +34,7 @@ COLUMNS = (
     "length_bp",
 )
 
-KEPT_WORDS = "share of the window's bases, promoter included, whose mask reaches that of the called ones"
+KEPT_WORDS = "share of the window's bases, promoter included, whose mask is at least the lowest mask that was called"
 DISTANCE_WORDS = "bp from the TSS to the middle of the element, negative upstream of the gene"
 
 
@@ -45,15 +45,15 @@ class CallSettings:
     Attributes
     ----------
     threshold : float or None
-        A base is called when its mask reaches this probability. None: `top_fraction` says which.
+        A base is called when its mask reaches this probability. If None, `top_fraction` decides.
     top_fraction : float
-        Call at most this fraction of the bases outside the promoter, joined gaps included: those with the highest mask.
-        A base is called only if its mask stands out from the window's median by `STANDS_OUT`. Bases that share the
-        highest value are called together, even if they are more.
+        Call the bases with the highest mask: at most this fraction of the bases outside the promoter, counting gaps
+        that are joined. A base is called only if its mask is above the window's median by at least `STANDS_OUT`. If
+        more bases than that share the highest value, all of them are called.
     min_length_bp : int
         Shorter calls are dropped, after merging.
     merge_gap_bp : int
-        Calls that lie at most this far apart become one.
+        Calls that are at most this far apart are merged.
     """
 
     threshold: float | None = None
@@ -74,7 +74,7 @@ class CallSettings:
 
     @property
     def rule(self) -> str:
-        """Which bases are called, in words."""
+        """The rule by which bases are called, in words."""
         if self.threshold is not None:
             return f"mask >= {self.threshold:g}"
         return f"the top {self.top_fraction:.2%} of each window"
@@ -148,14 +148,14 @@ def call_elements(mask: NDArray[np.floating], promoter: slice, settings: CallSet
 
 
 def kept_fraction(mask: NDArray[np.floating], threshold: float) -> float:
-    """Return the share of the window's bases whose mask reaches a threshold, or is 1 (`KEPT_WORDS`)."""
+    """Return the share of the window's bases whose mask reaches a threshold; a mask of 1 always does (`KEPT_WORDS`)."""
     return float(np.count_nonzero(mask >= min(threshold, 1.0))) / mask.size
 
 
 def _runs(values: NDArray[np.float64], promoter: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the first base of each run of equal values, and its value; -inf in the promoter and beyond the end.
 
-    Masks are often equal over a token of many bases: what follows looks at runs instead.
+    A mask is often constant over a token of many bases, so the search for a cut works on runs.
     """
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     first = np.unique(np.concatenate([[0, promoter.start, promoter.stop, values.size], changes]))
@@ -167,7 +167,7 @@ def _runs(values: NDArray[np.float64], promoter: slice) -> tuple[NDArray[np.int6
 def _cut_of_top(
     distal: NDArray[np.float64], heights: NDArray[np.float64], fraction: float, called: Callable[[float], int]
 ) -> float:
-    """Return the lowest of the heights at which at most a fraction of the bases is called: a lower cut calls more."""
+    """Return the lowest cut among the heights that calls at most a fraction of the bases; a lower cut calls more."""
     most = int(distal.size * fraction)
     cuts = np.unique(heights[heights >= np.median(distal) + STANDS_OUT])
     if most == 0 or not cuts.size:
@@ -197,7 +197,7 @@ def _merge(start: NDArray[np.int64], end: NDArray[np.int64], promoter: slice, ga
 def _summaries(
     values: NDArray[np.float64], start: NDArray[np.int64], end: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and maximum over each interval: reduceat over [start, end, start, end, ...], odd entries dropped."""
+    """Return mean and maximum over each interval: reduceat over [start, end, start, end, ...], odd entries dropped."""
     if not len(start):
         return np.empty(0), np.empty(0)
     padded = np.append(values, 0.0)  # an end may be L, which reduceat does not take
@@ -219,7 +219,7 @@ def place_elements(calls: Calls, locus: Locus) -> pd.DataFrame:
 
 
 def place_all(found: Sequence[tuple[Calls, Locus]]) -> pd.DataFrame:
-    """Turn the calls of many genes into one table, as `place_elements` does those of one: a table each is slow."""
+    """Turn the calls of many genes into one table with the columns of `place_elements`; a table per gene is slow."""
     counts = [len(calls) for calls, _ in found]
 
     def joined(name: str) -> NDArray[Any]:

@@ -1,7 +1,7 @@
-"""What each source said of the called elements: the DNA, every track, and all together with a credible interval.
+"""The evidence of each source for the called elements: DNA, every track, and all together with a credible interval.
 
-The Beta of a base adds up from its sources (`nn.bottleneck`), and the tracks' part follows from their values alone, so
-the DNA's part is what remains of the stored sum: nothing is computed by the network again.
+The Beta of a base is the sum of its sources (`nn.bottleneck`). The tracks' part follows from their values alone, so the
+DNA's part is the rest of the stored sum, and the network need not run again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Sources:
 def split_evidence(
     model: Seq2Exp, concentrations: tuple[NDArray[np.floating], NDArray[np.floating]], signals: NDArray[np.floating]
 ) -> Sources:
-    """Take the Beta of each base apart into what the DNA and each track said.
+    """Split the Beta of each base into the evidence of the DNA and of each track.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def split_evidence(
     Raises
     ------
     ShapeError
-        If these do not belong together.
+        If the signals do not fit the concentrations or the network's tracks.
     """
     import torch
 
@@ -66,7 +66,7 @@ def split_evidence(
 
     alpha, beta = (np.asarray(values, dtype=np.float64) for values in concentrations)
     if signals.shape != (alpha.size, model.config.n_tracks):
-        raise ShapeError(f"signals {signals.shape} do not belong to the {alpha.size} bases of the stored Beta.")
+        raise ShapeError(f"signals must have shape {(alpha.size, model.config.n_tracks)}, found {signals.shape}.")
     read = model.tracks_as_read(torch.from_numpy(signals.astype(np.float64))[None])[0]
     prior = bottleneck.signal_evidence(read, model.signal_betas.double().cpu(), model.config)
     shares = track_shares(model)
@@ -78,7 +78,7 @@ def split_evidence(
 
 
 def track_shares(model: Seq2Exp) -> Floats:
-    """Return the share that each track has in the evidence: (S,), sums to 1."""
+    """Return each track's share of the tracks' evidence: (S,), summing to 1."""
     shares: Floats = model.prior_weights.double().cpu().softmax(0).numpy()
     return shares
 
@@ -98,13 +98,13 @@ def credible_columns(
 ) -> dict[str, Floats]:
     """Return the probability of each interval with its credible interval.
 
-    The Beta of an interval has the mean concentrations of its bases: it is that of a typical base of it, since the
-    evidence of neighbouring bases is not independent and must not be added up.
+    The Beta of an interval has the mean concentrations of its bases. It describes a typical base: the evidence of
+    neighbouring bases is not independent and must not be added up.
 
     Returns
     -------
     dict
-        probability, probability_low, probability_high; (E,) each, the latter at `CREDIBLE`.
+        probability, probability_low and probability_high, (E,) each; the last two are the quantiles `CREDIBLE`.
     """
     alpha, beta = (interval_means(values, intervals) for values in concentrations)
     low, high = beta_quantiles(alpha, beta, CREDIBLE)
@@ -112,7 +112,7 @@ def credible_columns(
 
 
 def source_columns(model: Seq2Exp, sources: Sources, intervals: Intervals) -> pd.DataFrame:
-    """Return what each source said of each interval: columns dna and the names of the tracks, (E,) each."""
+    """Return each source's probability for each interval: columns dna and the tracks' names, (E,) each."""
     names = model.inputs.track_names if model.inputs else tuple(f"track{i}" for i in range(model.config.n_tracks))
     tracks = interval_means(sources.tracks, intervals)
     columns = {"dna": interval_means(sources.dna, intervals)}

@@ -1,10 +1,10 @@
 """How many bases would be called if the tracks' peaks lay elsewhere: a null for the mask, and its false discovery rate.
 
-The null keeps the values of the tracks and the shapes of their peaks, and breaks their places. In each window every
-track that is read from a signal file is rotated through the bases outside the promoter, by its own random number of
-whole blocks, so that tracks no longer agree with the DNA or with each other. Contact with the TSS follows from distance
-and stays. The false discovery rate at a threshold is the number of bases that reach it under the null (mean over the
-shuffles), divided by the number that reach it in the real window, over all genes.
+The null keeps the values of the tracks and the shapes of their peaks, but moves them to other places. In each window
+every track that is read from a signal file is rotated through the bases outside the promoter, by its own random number
+of whole blocks, so that tracks no longer agree with the DNA or with each other. Contact with the TSS follows from
+distance and stays as it is. The false discovery rate at a threshold is the number of bases that reach it under the null
+(mean over the shuffles), divided by the number that reach it in the real window, over all genes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class NullSettings:
     Attributes
     ----------
     fdr : float
-        False discovery rate that is allowed.
+        Highest false discovery rate that is allowed.
     shuffles : int
         Shuffles of each window.
     block_bp : int
@@ -82,7 +82,7 @@ class Null:
         self.add_counts(histogram(real), total, len(shuffled))
 
     def add_counts(self, real: Counts, shuffled: Counts, shuffles: int) -> None:
-        """Add counts of one gene, (BINS + 1,) each, `shuffled` the sum over so many shuffles."""
+        """Add the counts of one gene, (BINS + 1,) each; `shuffled` is the sum over `shuffles` shuffles."""
         self.real += real
         self.shuffled += shuffled / shuffles
 
@@ -150,7 +150,7 @@ def shuffled_masks(
 
 
 def mask_under(model: Seq2Exp, window: WindowInputs, concentrations: Concentrations, signals: Floats) -> Floats:
-    """Return the mask (L,) that the network would read from other tracks."""
+    """Return the mask (L,) that the network would make from other tracks."""
     import torch
 
     from kipoi_seq2exp.nn import bottleneck

@@ -1,8 +1,8 @@
-"""From predictions of a gene set to its called elements, with the evidence for each and what it does to expression.
+"""From the predictions of a gene set to its called elements, with the evidence for each and its effect on expression.
 
 Contract: a finished set of predictions in (a results folder, or an .h5 or .zarr of `kipoi predict`), one table of
-elements and one of promoters out. What needs the network or its tracks (the evidence of each source, the null, the
-perturbation) needs the run that is open beside the predictions; calls and credible intervals do not.
+elements and one of promoters out. The evidence of each source, the null and the perturbation need the network or its
+tracks, and so the run opened beside the predictions; calls and credible intervals do not.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ DESCRIBED = ("name", "tss", "gene_strand", "peak")
 
 @dataclass(frozen=True)
 class ElementSettings:
-    """What is asked of the elements.
+    """How elements are called, and what is computed for each.
 
     Attributes
     ----------
     calls : CallSettings
         How the mask is cut; its threshold is replaced by that of the null, if there is one.
     null : NullSettings or None
-        Choose the threshold by a false discovery rate.
+        Choose the threshold by a false discovery rate; None keeps that of `calls`.
     perturb : bool
         Predict expression with each element masked out.
     """
@@ -57,12 +57,12 @@ class Found:
     ----------
     elements : DataFrame
         Sorted by position: `calls.COLUMNS`, then name, tss, gene_strand, peak, and as far as they could be computed
-        fdr, probability (with _low, _high), dna and every track (what each source said), expression_without and
+        fdr, probability (with _low, _high), dna and every track (each source's evidence), expression_without and
         delta_expression.
     promoters : DataFrame
         A row per gene: the promoter's bases with the same evidence. Always kept by the model, so never an element.
     calls : CallSettings
-        As they were used in the end.
+        The settings that were used in the end.
     null : Null or None
     """
 
@@ -73,7 +73,7 @@ class Found:
 
 
 class GeneWindows:
-    """Windows of a run by gene id; the last one is kept, since several steps read the same gene in turn.
+    """The windows of a run by gene id; the last one is kept, since several steps read the same gene in turn.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def find_elements(predictions: Predictions, settings: ElementSettings, results: 
     predictions : Predictions
     settings : ElementSettings
     results : callable, optional
-        Computes a job's units, and returns their results in the order of the units. That of `results_here` with the
-        run that made the predictions gives the evidence of each source, a null and perturbations; by default only what
-        the predictions themselves hold.
+        Computes a job's units and returns their results in the same order. `results_here`, given the run that made the
+        predictions, adds the evidence of each source, a null and perturbations; the default gives only what the
+        predictions themselves hold.
 
     Raises
     ------
@@ -134,12 +134,12 @@ def find_elements(predictions: Predictions, settings: ElementSettings, results: 
 
 
 def results_here(run: Run | Bench | None, on_gene: Callable[[], None] | None = None) -> Results:
-    """Return what computes jobs in this process, gene by gene.
+    """Return a function that computes jobs in this process, gene by gene.
 
     Parameters
     ----------
     run : Run, Bench or None
-        None: for jobs that do without the network.
+        None for jobs that do not need the network.
     on_gene : callable, optional
         Called after each gene.
     """
@@ -166,14 +166,14 @@ def _joined(rows: list[dict[str, Any]], null: Null | None) -> pd.DataFrame:
 
 
 def measure_null(predictions: Predictions, settings: NullSettings, results: Results) -> Null:
-    """Count the bases that reach each threshold, really and under shuffled tracks, over all genes.
+    """Count the bases that reach each threshold with the real and with shuffled tracks, over all genes.
 
     Parameters
     ----------
     predictions : Predictions
     settings : NullSettings
     results : callable
-        As of `find_elements`.
+        As in `find_elements`.
 
     Raises
     ------
@@ -187,5 +187,5 @@ def measure_null(predictions: Predictions, settings: NullSettings, results: Resu
 
 
 def empty_elements() -> pd.DataFrame:
-    """Return the table of no elements."""
+    """Return a table of elements without rows."""
     return pd.DataFrame(columns=[*COLUMNS, *DESCRIBED])

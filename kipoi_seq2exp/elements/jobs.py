@@ -1,8 +1,8 @@
-"""What is computed of one gene at a time: its elements with their evidence and effects, and the counts of its null.
+"""What is computed for one gene at a time: its elements with their evidence and effects, and the counts of its null.
 
-Contract: a job gets what is stored of a gene (`StoredGene`) and, where the network or its tracks are needed, a `Bench`;
-it returns plain numbers and texts, which JSON keeps as they are. So a gene's result is the same from this process, from
-a worker and from the store of an interrupted run.
+Contract: a job gets what is stored for a gene (`StoredGene`) and, where the network or its tracks are needed, a
+`Bench`. It returns plain numbers and texts, which JSON keeps unchanged, so that a gene's result is the same from this
+process, from a worker and from the store of an interrupted run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StoredGene:
-    """What predictions hold of a gene.
+    """What the predictions hold for a gene.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class StoredGene:
     mask : ndarray, (L,)
         0 beyond the chromosome's ends, where there is no DNA to call.
     network_mask : ndarray, (L,)
-        That the encoder saw.
+        The mask that the encoder saw.
     concentrations : (ndarray, ndarray) or None, (L,) each
         Alpha and beta of z.
     """
@@ -56,12 +56,12 @@ class StoredGene:
     concentrations: tuple[Floats, Floats] | None
 
     def window(self, bench: Bench) -> WindowInputs:
-        """Read what the network read."""
+        """Read the window again, as the network read it."""
         return bench.dataset[bench.rows[self.locus.gene_id]]
 
 
 def stored_gene(predictions: Predictions, index: int) -> StoredGene:
-    """Return what predictions hold of a gene.
+    """Return what the predictions hold for a gene.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class ElementJob:
 
 @dataclass(frozen=True)
 class NullJob:
-    """Counts the bases of a gene outside the promoter by mask, really and under shuffled tracks.
+    """Counts the bases of a gene outside the promoter by mask, with the real and with shuffled tracks.
 
     Attributes
     ----------
@@ -138,9 +138,9 @@ class NullJob:
 
 
 def gene_units(predictions: Predictions, job: ElementJob | NullJob) -> list[Unit]:
-    """Return the work of a job on predictions: a unit a gene."""
+    """Return the units of a job on predictions: one per gene."""
     settings = to_mapping(job)
-    settings.get("settings", {}).pop("fdr", None)  # what is allowed changes no count
+    settings.get("settings", {}).pop("fdr", None)  # the rate that is allowed changes no count
     made_by = hashlib.sha256(json.dumps(predictions.request, sort_keys=True).encode()).hexdigest()[:16]
     return [
         Unit(

@@ -1,4 +1,4 @@
-"""Values of bases as bigWig: the mask of many genes (where windows overlap, the maximum over the genes), one window."""
+"""Values per base as bigWig: the masks of many genes (the maximum where windows overlap), or one window."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def merged_masks(predictions: Predictions, lengths: Mapping[str, int]) -> Iterat
 
 
 def _maximum(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Maximum of two stretches that begin at the same base; where only one is, its value."""
+    """Return the maximum of two stretches that begin at the same base; where one has ended, the other's value."""
     longer, shorter = (first, second) if len(first) > len(second) else (second, first)
     merged = longer.copy()
     np.maximum(merged[: len(shorter)], shorter, out=merged[: len(shorter)])

@@ -69,8 +69,8 @@ def summarise(predictions: Predictions, calls: CallSettings) -> Summary:
     """Call the elements of every gene, and add to the gene table what its mask keeps.
 
     The table's columns: gene_id, chrom, tss, strand, start, end, expression, expression_sd (of an ensemble: the
-    deviation over its members), observed (if there are labels), kept_fraction (`calls.KEPT_WORDS`), mean_mask (over the
-    window), n_elements, known_fraction (bases that are no N).
+    standard deviation over its members), observed (if there are labels), kept_fraction (`calls.KEPT_WORDS`), mean_mask
+    (over the window), n_elements, known_fraction (the share of bases other than N).
     """
     tables, found, rows = [], [], []
     for index in range(len(predictions)):
@@ -106,7 +106,7 @@ def write_results(
     folder : Path
     calls : CallSettings
     about_run : Mapping, optional
-        What only this run knows (command line, versions, device, time): goes into provenance.json.
+        Facts about this run alone (command line, versions, device, time) for provenance.json.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def write_results(
 
 
 def as_texts(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose numbers are texts with the decimals that files of results have."""
+    """Return a table with its numbers as texts, with the decimals of result files."""
     texts = {
         name: ["" if np.isnan(value) else f"{value:.{DECIMALS}f}" for value in table[name]]
         for name in _DECIMAL_COLUMNS
@@ -140,7 +140,7 @@ def as_texts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = None) -> list[str]:
-    """Return what a reader of the results must know, a line each; 'provisional' weights come first."""
+    """Return what a reader of the results must know, a line each; the first says whether weights are provisional."""
     if "model" not in provenance:
         return []
     model, inputs, dataset = provenance["model"], provenance["inputs"], provenance["dataset"]
@@ -167,8 +167,8 @@ def describe_lines(provenance: Mapping[str, Any], calls: CallSettings | None = N
 
 
 def status_line(name: str, status: str) -> str:
-    """Return the first line of every output: the model, and whether its weights are only provisional."""
+    """Return the first line of every output: the model, and whether its weights are provisional."""
     name = Path(name).name
     if status == PROVISIONAL:
-        return f"provisional weights: {name} shows how it works, its numbers are not for use"
+        return f"provisional weights: {name} is for testing the software, do not use its numbers"
     return f"model {name} ({status} weights)"

@@ -1,4 +1,4 @@
-"""What elements overlap that is known already: promoters of other genes, and named intervals of BED files.
+"""Known regions that elements overlap: promoters of other genes, and named intervals of BED files.
 
 Contract: a table of elements in, columns of names out; one shared base is an overlap; strands do not matter.
 """
@@ -20,18 +20,18 @@ PROMOTERS_OF = "promoters_of"
 PROMOTER_FLANK_BP = 500
 """A promoter is the TSS +- this many bp."""
 UNNAMED = "yes"
-"""What an overlap with an interval without a name says."""
+"""What stands for an interval without a name."""
 
 
 class NamedIntervals:
-    """Intervals with names, to ask which of them overlap a stretch.
+    """Named intervals, searched for those that overlap a stretch.
 
     Parameters
     ----------
     table : DataFrame
         chrom, start, end (0-based, half-open), name.
     where : str
-        What they are, starts every message.
+        What they are; starts every message.
     """
 
     def __init__(self, table: pd.DataFrame, where: str) -> None:
@@ -43,7 +43,7 @@ class NamedIntervals:
             self._chroms[str(chrom)] = (starts, ends, np.maximum.accumulate(ends), rows["name"].tolist())
 
     def check_chromosomes(self, chroms: set[str]) -> None:
-        """Refuse another naming of chromosomes; intervals on others alone are no mistake.
+        """Check that chromosomes are named alike; to have intervals on other chromosomes only is no mistake.
 
         Raises
         ------
@@ -85,7 +85,7 @@ def read_named(source: str) -> NamedIntervals:
     Raises
     ------
     InputError, ConfigError
-        If the file cannot be read, or the column is no number, or a line does not have it.
+        If the file cannot be read, the column is not given by its number, or a line lacks it.
     """
     file, _, column = source.partition("::")
     number = whole_number(column, source, "the column of names") if column else 4
@@ -108,7 +108,7 @@ def read_named(source: str) -> NamedIntervals:
 def overlap_columns(
     elements: pd.DataFrame, others: NamedIntervals | None, named: Mapping[str, NamedIntervals]
 ) -> pd.DataFrame:
-    """Say what each element overlaps.
+    """Find what each element overlaps.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def overlap_columns(
     Raises
     ------
     InputError, ConfigError
-        If chromosomes are named otherwise, or a column of that name is there already.
+        If chromosomes are named differently, or a column of that name exists already.
     """
     chroms = set(elements["chrom"])
     columns: dict[str, list[str]] = {}

@@ -46,7 +46,7 @@ def test_what_the_sources_said_is_what_the_network_computed(run, predictions):
 
 
 def test_evidence_of_another_window_is_refused(run, predictions):
-    with pytest.raises(ShapeError, match="do not belong"):
+    with pytest.raises(ShapeError, match="must have shape"):
         split_evidence(run.model, predictions.concentrations(2), np.zeros((10, 3), np.float32))
 
 
