@@ -30,6 +30,7 @@ Needs the extra 'train'; what needs MACS3 is left out, and said so, where it is 
 writes into out/
   recovery.md, recovery.json   both tables: methods, and rankings of the elements
   recovery_pairs.tsv           every element of a held-out window: true effect, predicted effects, masks, tracks
+  recovery.safetensors         the weights of our network; every command takes them with the files of --to-files
 """
 
 

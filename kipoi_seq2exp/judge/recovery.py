@@ -121,12 +121,15 @@ class Recovery:
     pairs : DataFrame
         Every element of a held-out window with its true effect and all scores.
     notes : tuple of str
+    networks : mapping of str to Seq2Exp
+        The trained ones, by method.
     """
 
     methods: pd.DataFrame
     rankings: pd.DataFrame
     pairs: pd.DataFrame
     notes: tuple[str, ...] = field(default=())
+    networks: Mapping[str, Seq2Exp] = field(default_factory=dict)
 
 
 def benchmark_recovery(
@@ -176,7 +179,8 @@ def benchmark_recovery(
     ranked = rank_scores(labels, scores, groups=groups)
     rankings = pd.DataFrame([{"score": name, **score_columns({"auprc": one.auprc})} for name, one in ranked.items()])
     lines = () if macs3 is None else macs3.lines
-    return Recovery(methods, rankings, pairs.assign(**scores), (*notes, *lines))
+    networks_of = {name: one.training.network for name, one in judged.items() if one.training is not None}
+    return Recovery(methods, rankings, pairs.assign(**scores), (*notes, *lines), networks_of)
 
 
 def held_out_pairs(genome: Genome) -> pd.DataFrame:

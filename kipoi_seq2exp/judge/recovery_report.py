@@ -1,9 +1,10 @@
-"""The results of the known-truth benchmark as a page of tables, as JSON, and as a table of every element."""
+"""The results of the known-truth benchmark: a page of tables, JSON, a table of every element, weights."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pandas as pd
 
 from kipoi_seq2exp.data.tables import write_tsv
 from kipoi_seq2exp.files import write_text
-from kipoi_seq2exp.judge.recovery import Recipe, Recovery
+from kipoi_seq2exp.judge.recovery import OURS, Recipe, Recovery
 from kipoi_seq2exp.judge.recovery_genome import GenomeSettings
+from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.settings import to_mapping
 
 METHODS = {
@@ -71,7 +73,7 @@ def _entry(row: dict[str, Any], name: str) -> str:
 def write_recovery(
     result: Recovery, settings: GenomeSettings, recipe: Recipe, folder: Path, command: str
 ) -> tuple[Path, ...]:
-    """Write recovery.md, recovery.json and recovery_pairs.tsv; return them.
+    """Write recovery.md, recovery.json, recovery_pairs.tsv and, if our network was trained, its weights; return them.
 
     Raises
     ------
@@ -91,7 +93,18 @@ def write_recovery(
     }
     write_text(numbers, json.dumps(content, indent=1) + "\n")
     write_tsv(result.pairs, pairs, [command])
-    return page, numbers, pairs
+    if OURS not in result.networks:
+        return page, numbers, pairs
+    network, weights = result.networks[OURS], folder / "recovery.safetensors"
+    ours = result.methods.set_index("method").loc[OURS]
+    network.provenance = replace(
+        network.provenance,
+        trained_on=f"an invented genome: task {settings.task.value}, seed {settings.seed}",
+        source=command,
+        scores={name: float(ours[name]) for name in ("pearson", "mse")},
+    )
+    save_model(network, weights)
+    return page, numbers, pairs, weights
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

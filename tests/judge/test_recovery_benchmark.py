@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kipoi_seq2exp import load_model
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.judge import recovery, recovery_train
@@ -19,6 +20,7 @@ from kipoi_seq2exp.judge.recovery import Judged, benchmark_recovery, distal_shar
 from kipoi_seq2exp.judge.recovery_genome import WINDOWS_BP, GenomeSettings, RecoveryGenome, Task, invent_genome
 from kipoi_seq2exp.judge.recovery_rivals import ACTIVITY, ORACLE, PROMOTER, CalledTracks, predict_rivals, rank_by_tracks
 from kipoi_seq2exp.judge.recovery_train import predict_masks, predict_windows, train_network
+from kipoi_seq2exp.metrics import score
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.prediction.masking import predict_masked
 from kipoi_seq2exp.training.module import ridge_regression
@@ -50,6 +52,22 @@ def test_from_memory_and_from_files_give_the_same_numbers(tmp_path, capsys):
     assert "distal variance explained" in capsys.readouterr().out
     pairs = pd.read_csv(tmp_path / "memory" / "recovery_pairs.tsv", sep="\t", comment="#")
     assert {"effect", "regulated", "mask of Seq2Exp, tokens", "effect of Seq2Exp, tokens"} <= set(pairs)
+    ours = next(row for row in numbers(tmp_path / "memory")["methods"] if row["method"] == recovery.OURS)
+    predicted = of_held_out(tmp_path / "memory" / "recovery.safetensors", tmp_path / "files", tmp_path / "predicted")
+    found = score(predicted["observed"], predicted["expression"])
+    assert found["mse"].value == pytest.approx(ours["mse"], rel=1e-4)
+    assert load_model(tmp_path / "memory" / "recovery.safetensors").provenance.scores["mse"] == ours["mse"]
+
+
+def of_held_out(weights: Path, files: Path, folder: Path) -> pd.DataFrame:
+    """Predict the held-out genes from the files, as anybody would with these weights."""
+    genes = pd.read_csv(files / "genes.tsv", sep="\t")
+    words = ["predict", str(weights), "--fasta", str(files / "genome.fa"), "--genes", str(files / "genes.tsv")]
+    words += ["--gene-ids", *genes["gene_id"][genes["part"] == "test"], "--label", "expression", "--device", "cpu"]
+    for track, name in (("h3k27ac", "h3k27ac.bw"), ("dnase", "dnase.bw"), ("hic", "contacts.tsv")):
+        words += ["--track", f"{track}={files / name}"]
+    assert main([*words, "-o", str(folder)]) == 0
+    return pd.read_csv(folder / "predictions.tsv", sep="\t", comment="#")
 
 
 @pytest.mark.parametrize(
