@@ -336,7 +336,7 @@ def test_training_commands_refuse_what_is_no_run(tmp_path, capsys):
     for words, message in (
         (["train", str(tmp_path / "absent.yaml")], "absent.yaml: no such file"),
         (["train", str(tmp_path / "absent.yaml"), "--set", "seed"], "--set seed: expected FIELD=VALUE"),
-        (["publish", str(tmp_path), "--as", "K562"], "it is no finished run"),
+        (["publish", str(tmp_path), "--as", "K562"], "it is not a finished run"),
         (["evaluate", str(tmp_path)], "holds no best.safetensors"),
         (["evaluate", "K562"], "--config must say which data"),
     ):

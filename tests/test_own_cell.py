@@ -150,7 +150,7 @@ def test_registration_can_be_taken_back(group, tmp_path):
         (["publish", "{run}", "--to", "{place}/New", "--author", "A", "--licence", " "], "the licence is missing"),
         (["publish", "{run}", "--to", "{place}/My Lab", "--author", "A", "--licence", "MIT"], "group's name 'My Lab'"),
         (["publish", "{run}", "--to", "{place}/MyLab", "--author", "A", "--licence", "MIT"], "give --overwrite"),
-        (["publish", "{run}", "--to", "{place}/runs", "--author", "A", "--licence", "MIT"], "is no group made by"),
+        (["publish", "{run}", "--to", "{place}/runs", "--author", "A", "--licence", "MIT"], "is not a group made by"),
         (["publish", "{run}", "--to", "{place}/Seq2Exp", "--author", "A", "--licence", "MIT"], "package's own group"),
         (["publish", "{run}"], "say under which name"),
         (["register", "--from", "{place}/runs", "--offline"], "holds no group.yaml"),

@@ -296,7 +296,7 @@ def arguments_of(texts: list[str], entries: list[Entry]) -> dict[str, str]:
     Raises
     ------
     ConfigError, InputError
-        If a model has none, they belong to no model, or they are no JSON object.
+        If a model has none, they belong to no model, or they are not a JSON object.
     """
     runs = [entry.name for entry in entries if entry.runs]
     sources = {entry.source for entry in entries if entry.runs}

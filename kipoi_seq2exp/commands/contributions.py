@@ -203,7 +203,7 @@ def region_of(text: str, window: Window | WindowInputs, gene_id: str) -> slice:
     Raises
     ------
     ConfigError
-        If it is no region, or does not lie in the window.
+        If it is not a region, or does not lie in the window.
     """
     from kipoi_seq2exp.data.windows import parse_region, written
 

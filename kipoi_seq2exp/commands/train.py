@@ -212,8 +212,8 @@ def _model_and_config(args: argparse.Namespace) -> tuple[str | Path, TrainingCon
     run = Path(args.model)
     weights: str | Path = run / "best.safetensors" if run.is_dir() else args.model
     if run.is_dir() and not (run / "best.safetensors").is_file():
-        raise InputError(f"{run}: holds no best.safetensors: it is no finished run of 'seq2exp train'.")
+        raise InputError(f"{run}: holds no best.safetensors: it is not a finished run of 'seq2exp train'.")
     settings = args.config or (run / "config.yaml" if run.is_dir() else None)
     if settings is None:
-        raise ConfigError(f"{args.model}: is no run folder, so --config must say which data and split to use.")
+        raise ConfigError(f"{args.model}: is not a run folder, so --config must say which data and split to use.")
     return weights, read_training_config(settings, args.data, cells=args.cells)

@@ -276,7 +276,7 @@ _TRANSFORMS: dict[Transform, Callable[[NDArray[np.float32]], NDArray[np.float32]
 
 
 def _open_tracks(inputs: InputSpec, sources: Mapping[str, str | Path]) -> dict[str, SignalTrack[Any] | ContactSource]:
-    """Return the reader of each track, or say which track has no file and which name is no track."""
+    """Return the reader of each track, or say which track has no file and which name is not a track."""
     for name in sources:
         if name not in inputs.track_names:
             raise InputError(f"unknown track '{name}'{suggest(str(name), inputs.track_names)}.")

@@ -85,12 +85,12 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def _check_kind(path: Path) -> bool:
-    """Return whether the FASTA is compressed by bgzip; refuse what is no FASTA."""
+    """Return whether the FASTA is compressed by bgzip; refuse what is not a FASTA."""
     _, head, tail = file_ends(path, str(path), "a FASTA of the genome", (512, len(_BGZF_END)))
     if head[:2] != b"\x1f\x8b":
         if not head.lstrip().startswith((b">", b";")):
             shown = head[:20].decode("latin-1")
-            raise InputError(f"{path} is no FASTA: it starts with {shown!r} instead of '>'.")
+            raise InputError(f"{path} is not a FASTA: it starts with {shown!r} instead of '>'.")
         return False
     if head[12:14] != b"BC":
         raise InputError(f"{path} is compressed by plain gzip: decompress it, or compress it again with bgzip.")

@@ -96,7 +96,7 @@ def resolve_features(
     Raises
     ------
     InputError
-        If an entry is no number or beyond the feature's `limit`, or is missing under "error"; the row is named.
+        If an entry is not a number or beyond the feature's `limit`, or is missing under "error"; the row is named.
     """
     policy = parse_missing(missing)
     values = np.full((len(genes), len(inputs.features)), np.nan, dtype=np.float32)

@@ -36,7 +36,7 @@ class Regions:
     Raises
     ------
     InputError
-        If the file is missing, empty or damaged, or a line is no interval.
+        If the file is missing, empty or damaged, or a line is not an interval.
     """
 
     def __init__(self, path: str | Path, what: str = "regions") -> None:
@@ -134,7 +134,7 @@ def read_intervals(path: Path, where: str, value: ValueColumn | None = None, *, 
     Raises
     ------
     InputError
-        If the file is missing, empty or damaged, or a line is no interval; the line is named.
+        If the file is missing, empty or damaged, or a line is not an interval; the line is named.
     """
     import pandas as pd
 

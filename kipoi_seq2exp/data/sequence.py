@@ -89,7 +89,7 @@ class Genome(LazyFile[Any]):
         Raises
         ------
         InputError
-            If the chromosome is not in the file, or the file holds something that is no base.
+            If the chromosome is not in the file, or the file holds something that is not a base.
         """
         window = Window(chrom, start, end)
         first, last = window.inside(self.length(chrom))

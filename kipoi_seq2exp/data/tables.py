@@ -116,7 +116,7 @@ def _checked(rows: Rows, where: str, count: int, separators: str) -> Rows:
 
 
 def _split_lines(path: Path, where: str, comma: bool) -> Rows:
-    """Yield the fields of each line that is no comment; the first one is the header."""
+    """Yield the fields of each line that is not a comment; the first one is the header."""
     header = True
     for number, line in text_lines(path, where):
         if not line.strip() or (header and (line.startswith(("##", "# ")) or line.strip() == "#")):

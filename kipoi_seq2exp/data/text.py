@@ -53,7 +53,7 @@ def text_lines(path: Path, where: str) -> Iterator[tuple[int, str]]:
     except EOFError:
         raise InputError(f"{where} is truncated: its gzip stream ends too early; fetch the file again.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{where} is no text file.") from None
+        raise InputError(f"{where} is not a text file.") from None
     except (OSError, zlib.error) as error:
         raise InputError(f"{where} cannot be read ({error}).") from None
 
@@ -157,7 +157,7 @@ def bed_records(path: Path, where: str, needed: str = "chrom, start, end") -> It
     Raises
     ------
     InputError
-        If a line is no interval; the line is named.
+        If a line is not an interval; the line is named.
     """
     columns = needed.count(",") + 1
     for number, line in text_lines(path, where):
@@ -230,7 +230,7 @@ def gtf_records(path: Path, where: str) -> Iterator[GtfRecord]:
     Raises
     ------
     InputError
-        If a line is no GTF record; the line is named.
+        If a line is not a GTF record; the line is named.
     """
     for number, line in text_lines(path, where):
         if line.startswith("#") or not line.strip():
@@ -241,5 +241,5 @@ def gtf_records(path: Path, where: str) -> Iterator[GtfRecord]:
         start = whole_number(fields[3], here, "start (column 4)")
         end = whole_number(fields[4], here, "end (column 5)")
         if not 1 <= start <= end:
-            raise InputError(f"{here}: {start} to {end} is no interval (a GTF counts from 1, both ends in it).")
+            raise InputError(f"{here}: {start} to {end} is not an interval (a GTF counts from 1, both ends in it).")
         yield GtfRecord(where, number, fields[0], fields[2], start - 1, end, fields[6], fields[8])

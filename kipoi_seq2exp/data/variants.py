@@ -1,7 +1,7 @@
 """Variants of a VCF: read line by line, split by allele, checked against the genome.
 
 Contract: positions are 0-based here, as everywhere in this package (a VCF counts from 1); letters are upper case. What
-is no plain sequence ('*', '<DEL>', breakends, '.') cannot be put into a window: it is counted and left out.
+is not a plain sequence ('*', '<DEL>', breakends, '.') cannot be put into a window: it is counted and left out.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def vcf_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def vcf_alleles(path: Path) -> Iterator[Variant | None]:
-    """Yield the alternative alleles of a VCF line by line; None for one that is no plain sequence.
+    """Yield the alternative alleles of a VCF line by line; None for one that is not a plain sequence.
 
     Raises
     ------
     InputError
-        If the file is missing or damaged, or a line is no VCF record; the line is named. At the end, if the file holds
-        no variants.
+        If the file is missing or damaged, or a line is not a VCF record (the line is named). At the end, if the file
+        holds no variants.
     """
     count, no_sequence, named = 0, 0, False
     for number, text in vcf_lines(path):
@@ -97,7 +97,7 @@ def _alleles(path: Path, number: int, fields: Sequence[str]) -> Iterator[Variant
     """Split one record."""
     chrom, pos, ident, ref = fields[0], _position(fields[1], f"{path}, line {number}"), fields[2], fields[3].upper()
     if not _BASES.match(ref):
-        raise InputError(f"{path}, line {number}: REF is '{fields[3][:40]}', which is no DNA.")
+        raise InputError(f"{path}, line {number}: REF is '{fields[3][:40]}', which is not DNA.")
     for alt in fields[4].upper().split(","):
         if not alt:
             raise InputError(f"{path}, line {number}: ALT is '{fields[4][:40]}', which has an empty allele.")

@@ -29,13 +29,13 @@ def parse_position(text: str, option: str = "") -> tuple[str, int]:
     Raises
     ------
     ConfigError
-        If the text is no position.
+        If the text is not a position.
     """
     found = re.fullmatch(r"(\S+):([0-9,]+)", text.strip())
     position = None if found is None else as_whole(found[2].replace(",", ""))
     if found is None or position is None or position < 1:
         raise ConfigError(
-            f"{_given(text, option)} is no position: write CHR:BASE as genome browsers do, counted from 1, e.g. "
+            f"{_given(text, option)} is not a position: write CHR:BASE as genome browsers do, counted from 1, e.g. "
             f"chr22:39,077,001."
         )
     return found[1], position - 1
@@ -57,13 +57,13 @@ def parse_region(text: str, option: str = "") -> Window:
     Raises
     ------
     ConfigError
-        If the text is no region.
+        If the text is not a region.
     """
     found = re.fullmatch(r"(\S+):([0-9,]+)-([0-9,]+)", text.strip())
     start, end = [as_whole(number.replace(",", "")) for number in found.groups()[1:]] if found else (None, None)
     if found is None or start is None or end is None or not 0 < start <= end:
         raise ConfigError(
-            f"{_given(text, option)} is no region: write CHR:FIRST-LAST as genome browsers do, counted from 1, e.g. "
+            f"{_given(text, option)} is not a region: write CHR:FIRST-LAST as genome browsers do, counted from 1, e.g. "
             f"chr22:16,370,001-18,220,000."
         )
     return Window(found[1], start - 1, end)

@@ -155,7 +155,7 @@ def call_tracks(run: Run, names: Iterable[str], settings: PeakSettings, folder: 
     Raises
     ------
     ConfigError
-        If a name is no signal track of the model, or MACS3 is absent or fails.
+        If a name is not a signal track of the model, or MACS3 is absent or fails.
     """
     names, specs = list(names), {track.name: track for track in run.dataset.inputs.tracks}
     for name in names:

@@ -119,7 +119,7 @@ def train_network(
     Raises
     ------
     InputError
-        If the loss is no number.
+        If the loss is not a number.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

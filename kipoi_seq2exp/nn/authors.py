@@ -20,7 +20,7 @@ from kipoi_seq2exp.errors import ConfigError, WeightsError
 from kipoi_seq2exp.nn.pickled import read_pickled
 from kipoi_seq2exp.settings import from_mapping, suggest
 
-MAX_LAYERS = 256  # of a stack; a name with a larger number is no name of a layer
+MAX_LAYERS = 256  # of a stack; a name with a larger number names no layer
 
 # published setting -> our field, where the value carries over as it is
 _SAME = {
@@ -219,7 +219,7 @@ def infer_settings(state: Mapping[str, Tensor], variant: Variant) -> dict[str, A
         settings["rna_feat_dim"] = state["pToExpr.0.weight"].shape[1] - width
     except KeyError as error:
         raise WeightsError(
-            f"the checkpoint lacks the parameter {error}: it is no Seq2Exp {variant.value} model."
+            f"the checkpoint lacks the parameter {error}: it is not a Seq2Exp {variant.value} model."
         ) from None
     settings["d_model"] = width
     for stack, name in (("encoder", "enc_n_layer"), ("generator", "gen_n_layer")):
@@ -257,6 +257,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: a parameter's name is {str(odd[0])[:60]}, not a text.")
     bad = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if bad:
-        raise WeightsError(f"{path}: '{bad[0][:60]}' is no tensor; this is no state dict of Seq2Exp.")
+        raise WeightsError(f"{path}: '{bad[0][:60]}' is not a tensor; this is not a state dict of Seq2Exp.")
     lightning = all(name.startswith("model.") for name in state)
     return {name.removeprefix("model.") if lightning else name: value for name, value in state.items()}

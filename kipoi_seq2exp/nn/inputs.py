@@ -1,4 +1,4 @@
-"""The gates of the network: inputs of any number type in, checked float tensors out; no result that is no number."""
+"""The gates of the network: inputs of any number type in, checked float tensors out; every result a finite number."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def check_results(expression: Tensor, mask: Tensor | None) -> None:
 
 
 def _lowest(values: Tensor) -> float:
-    """Return the lowest of values, in one pass; NaN where one of them is no finite number, 0 of none."""
+    """Return the lowest of values, in one pass; NaN if one of them is not a finite number, 0 if there are none."""
     if not values.numel():
         return 0.0
     lowest, highest = (float(value) for value in torch.aminmax(values.detach()))  # a NaN is both

@@ -210,7 +210,7 @@ class Seq2Exp(nn.Module):
         ShapeError
             If an input has the wrong shape, or holds a negative or non-finite track or feature.
         WeightsError
-            If a prediction, outside training, is no finite number.
+            If a prediction, outside training, is not a finite number.
         """
         inputs = check_inputs(self.config, onehot, signals, features, blacklist, mask, sample)
         whole = torch.is_grad_enabled() or onehot.device.type != "cpu"  # else one by one: the same bits in any batch

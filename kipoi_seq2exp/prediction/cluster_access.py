@@ -45,7 +45,7 @@ def check_scheduler(address: str) -> None:
     Raises
     ------
     ClusterError
-        If nothing answers, or what answers is no Dask scheduler.
+        If nothing answers, or what answers is not a Dask scheduler.
     """
     try:
         kind = asyncio.run(asyncio.wait_for(_kind(address), CONNECT_S))

@@ -20,7 +20,7 @@ def reopen_run(predictions: Predictions) -> Run:
     Raises
     ------
     InputError, ConfigError, WeightsError
-        If the predictions are no results folder of `seq2exp`, a file is not where it was or cannot be read, or
+        If the predictions are not a results folder of `seq2exp`, a file is not where it was or cannot be read, or
         something has changed since.
     """
     if not is_store(predictions.path) or not predictions.provenance.get("files"):

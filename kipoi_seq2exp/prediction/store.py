@@ -417,7 +417,7 @@ def predictions_of(path: Path, root: Any, genes: pd.DataFrame | None = None) -> 
     if path.is_dir():
         check_chunks(path, root, rows.tolist())
     if ours and not np.isfinite(expression[rows]).all():
-        raise damaged(path, "an expression is no number")
+        raise damaged(path, "an expression is not a number")
     return Predictions(path, root, table.iloc[rows].reset_index(drop=True), rows)
 
 

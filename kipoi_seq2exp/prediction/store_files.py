@@ -160,10 +160,10 @@ def check_zarr(path: Path) -> None:
     Raises
     ------
     InputError
-        If it is no folder, or the description of an array is damaged or names a codec that is none of numbers.
+        If it is not a folder, or the description of an array is damaged or names a codec that is none of numbers.
     """
     if not path.is_dir():
-        raise InputError(f"{path}: cannot be read as a Zarr store of predictions (it is no folder).")
+        raise InputError(f"{path}: cannot be read as a Zarr store of predictions (it is not a folder).")
     for folder in _arrays(path):
         try:
             found = json.loads((folder / ".zarray").read_text(encoding="utf-8"))

@@ -122,7 +122,7 @@ class UnitStore:
         Raises
         ------
         OutputError
-            If it cannot be written, is no such file, holds the results of another run, or another process writes to
+            If it cannot be written, is not such a file, holds the results of another run, or another process writes to
             the folder.
         """
         locked = lock_folder(path.parent)

@@ -343,7 +343,7 @@ def _set(values: dict[str, Any], names: list[str], value: Any, whole: str) -> No
         is_list = isinstance(section, list)
         section = section[_entry(section, name, whole)] if is_list else section.setdefault(name, {})
         if not isinstance(section, dict | list):
-            raise ConfigError(f"--set {whole}: '{name}' is no section of the config.")
+            raise ConfigError(f"--set {whole}: '{name}' is not a section of the config.")
     section[_entry(section, names[-1], whole) if isinstance(section, list) else names[-1]] = value
 
 

@@ -22,10 +22,10 @@ from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest
 MANIFEST = Path(__file__).with_name("tracks.yaml")
 SUMS = "SHA256SUMS"
 _FORMATS: tuple[tuple[tuple[str, ...], str, tuple[bytes, ...]], ...] = (  # endings of names, what it is, how it begins
-    ((".gz", ".bgz"), "gzip file", (b"\x1f\x8b",)),
-    ((".hic",), "Hi-C file (.hic)", (b"HIC\0",)),
-    ((".cool", ".mcool", ".h5", ".hdf5"), "HDF5 file", (b"\x89HDF\r\n\x1a\n",)),
-    ((".fa", ".fasta"), "FASTA", (b">", b";")),
+    ((".gz", ".bgz"), "a gzip file", (b"\x1f\x8b",)),
+    ((".hic",), "a Hi-C file (.hic)", (b"HIC\0",)),
+    ((".cool", ".mcool", ".h5", ".hdf5"), "an HDF5 file", (b"\x89HDF\r\n\x1a\n",)),
+    ((".fa", ".fasta"), "a FASTA", (b">", b";")),
 )
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
@@ -177,7 +177,7 @@ def check_format(path: Path, where: str) -> None:
     for endings, kind, magics in _FORMATS:
         if name.endswith(endings):
             if not head.startswith(magics):
-                raise InputError(f"{where} is no {kind}: it starts with {head[:16].decode('latin-1')!r}.")
+                raise InputError(f"{where} is not {kind}: it starts with {head[:16].decode('latin-1')!r}.")
             return
     if head.lstrip().lower().startswith(_PAGES):
         raise InputError(f"{where} is a web page, not {path.name}: open the address in a browser to see what it asks.")

@@ -117,7 +117,7 @@ def fit(
     ConfigError
         If a field is wrong, or the checkpoint to resume from belongs to other settings.
     InputError
-        If the data cannot be used, or the loss is no number.
+        If the data cannot be used, or the loss is not a number.
     OutputError
         If the run folder exists (and ``resume`` is false) or cannot be written.
     """

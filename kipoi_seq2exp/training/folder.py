@@ -87,7 +87,7 @@ def check_resumable(config: TrainingConfig, folder: Path) -> None:
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["seq2exp_config"]
     except Exception as error:
-        raise InputError(f"{checkpoint}: is no checkpoint of this package ({brief(error)}).") from None
+        raise InputError(f"{checkpoint}: is not a checkpoint of this package ({brief(error)}).") from None
     _compare(config, saved, checkpoint)
 
 

@@ -86,7 +86,7 @@ class TrainingModule(pl.LightningModule):
         return apply_annotations(peaks, batch["blacklist"], self.network.promoter(peaks.shape[1]))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the loss of a batch; stop with the genes' names when it is no number."""
+        """Return the loss of a batch; stop with the genes' names when it is not a number."""
         torch.manual_seed(_noise_seed(self.config.seed, self.global_step, batch_idx, self.global_rank))
         optimiser = self.config.optimiser
         self.network.train(not self.head_alone)  # where the mask is not learned it is read as in predictions

@@ -175,7 +175,7 @@ class _PlainUnpickler(pickle.Unpickler):
         """Return one of the few names that an array needs."""
         if module.split(".")[0] == "numpy" and name in ("ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar"):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
 
 
 def find_contacts(folder: Path, cell_type: str) -> Path:

@@ -69,7 +69,7 @@ def read_gene_models(path: Path, *loci: Locus) -> tuple[GeneModel, ...]:
     Raises
     ------
     InputError
-        If the file is missing or damaged, a line is no GTF record, or it names none of the windows' chromosomes.
+        If the file is missing or damaged, a line is not a GTF record, or it names none of the windows' chromosomes.
     """
     windows = _Windows(loci)
     chroms: dict[str, None] = {}
@@ -128,7 +128,7 @@ def read_known_elements(path: Path, locus: Locus) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the file is missing or a line is no interval.
+        If the file is missing or a line is not an interval.
     """
     rows = []
     for record in bed_records(path, str(path)):

@@ -49,7 +49,7 @@ def shown_files(
     elements: Path | None,
     crispri: Path | None = None,
 ) -> list[ShownFile]:
-    """List the files of the tracks, from top to bottom; contacts are no track of a file and are left out."""
+    """List the files of the tracks, from top to bottom; contacts, which have no track file, are left out."""
     specs = track_specs(predictions.provenance)
     given = dict(around.sources) or dict(predictions.provenance.get("sources", {}))
     signals = [(spec, given[name]) for name, spec in specs.items() if name in given and spec.kind is TrackKind.BIGWIG]

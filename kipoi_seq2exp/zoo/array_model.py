@@ -97,7 +97,7 @@ class ArrayModel:
         Returns
         -------
         dict of arrays
-            As `x`, float32; zeros for the blacklist, which is no number.
+            As `x`, float32; zeros for the blacklist, which is not a number.
         """
         if avg_func is not None and avg_func not in REDUCTIONS:
             raise ConfigError(f"avg_func: unknown reduction '{avg_func}'{suggest(str(avg_func), REDUCTIONS)}.")

@@ -105,7 +105,7 @@ class GroupDataset(Dataset):  # type: ignore[misc]
 
 
 def _check_files(files: Mapping[str, Any], *, optional: bool) -> None:
-    """Refuse what is no path of a file; a JSON of arguments may hold anything."""
+    """Refuse what is not a path of a file; a JSON of arguments may hold anything."""
     for name, value in files.items():
         if value is None and optional:
             continue
@@ -114,7 +114,7 @@ def _check_files(files: Mapping[str, Any], *, optional: bool) -> None:
 
 
 def _check_texts(**values: Any) -> None:
-    """Refuse what is no text."""
+    """Refuse what is not text."""
     for name, value in values.items():
         if not isinstance(value, str):
             raise ConfigError(f"dataloader_args: {name} must be a text in quotes, found {str(value)[:80]}.")

@@ -51,7 +51,8 @@ def register(home: Path | None = None, *, offline: bool = False, group: Path | N
     Raises
     ------
     ConfigError
-        If git is missing, the folder is no group, or the zoo already holds one of that name that is no registration.
+        If git is missing, the folder is not a group, or Kipoi's models already have one of that name that is not a
+        registration.
     OutputError
         If Kipoi's folder cannot be written.
     """
@@ -82,7 +83,7 @@ def _own_group(folder: Path) -> tuple[Path, str]:
     folder = folder.resolve()
     missing = [name for name in GROUP_ENTRIES if not (folder / name).exists()]
     if missing:
-        raise ConfigError(f"{folder}: holds no {missing[0]}: it is no group made by 'seq2exp publish RUN --to FOLDER'.")
+        raise ConfigError(f"{folder} lacks {missing[0]}: it is not a group made by 'seq2exp publish RUN --to FOLDER'.")
     name = read_about(folder).name
     if name == GROUP:
         raise ConfigError(f"{folder}: '{GROUP}' is the name of this package's own group, which 'register' alone adds.")
@@ -179,7 +180,7 @@ def _ensure_clone(source: _ZooSource, name: str, offline: bool) -> list[str]:
     if (source.path / ".git").exists():
         return [f"found Kipoi's model zoo at {source.path}"]
     if source.path.exists() and any(entry.name not in (GROUP, name) for entry in source.path.iterdir()):
-        return [f"found {source.path}, which is no git clone; left as it is"]
+        return [f"found {source.path}, which is not a git clone; left as it is"]
     if shutil.which("git") is None:
         raise ConfigError(
             "git is not installed, and Kipoi keeps its model zoo with it: install git and register again."

@@ -85,7 +85,7 @@ def test_missing_truncated_and_binary_files_are_named(tmp_path):
         Regions(cut)
     binary = tmp_path / "binary.bed"
     binary.write_bytes(bytes(range(128, 256)))
-    with pytest.raises(InputError, match="no text file"):
+    with pytest.raises(InputError, match="is not a text file"):
         Regions(binary)
     with pytest.raises(InputError, match="cannot be read"):
         list(text_lines(tmp_path, "folder"))

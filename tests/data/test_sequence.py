@@ -241,7 +241,7 @@ def test_damaged_index_is_named(fasta, index):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"<!DOCTYPE html><html>", "is no FASTA: it starts with '<!DOCTYPE html><html'"),
+        (b"<!DOCTYPE html><html>", "is not a FASTA: it starts with '<!DOCTYPE html><html'"),
         (b">chr1\nACGT\nAC\nACGT\n", "cannot be indexed as FASTA .*[Ll]ine length"),
         (b">\nACGT\n", "cannot be indexed as FASTA"),
         (gzip.compress(b">chr1\nACGT\n", mtime=0), "compressed by plain gzip"),

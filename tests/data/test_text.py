@@ -1,4 +1,4 @@
-"""Text files: whatever the machine that wrote them, each reader gives the same; what is no text is one sentence."""
+"""Text files: whatever the machine that wrote them, each reader gives the same; what is not text is one sentence."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_whole_numbers_are_read():
     with pytest.raises(InputError, match=r"^a, line 1: POS is '9{40}', not a whole number of at most 18 digits\.$"):
         whole_number("9" * 5_000, "a, line 1", "POS")
     for text in ("chr1:,-5", f"chr1:1-{'9' * 5_000}", "chr1:\u0661-\u0662"):
-        with pytest.raises(ConfigError, match="is no region"):
+        with pytest.raises(ConfigError, match="is not a region"):
             parse_region(text)
 
 
@@ -159,7 +159,7 @@ def test_attributes_take_time_in_proportion_to_their_length():
 
 @pytest.mark.parametrize(
     ("start", "end", "message"),
-    [("³", "9", r"start \(column 4\) is '³'"), ("0", "9", "0 to 9 is no interval"), ("9", "5", "9 to 5 is no")],
+    [("³", "9", r"start \(column 4\) is '³'"), ("0", "9", "0 to 9 is not an interval"), ("9", "5", "9 to 5 is not")],
 )
 def test_bad_records_are_named(tmp_path, start, end, message):
     path = tmp_path / "x.gtf"

@@ -49,5 +49,5 @@ def test_a_region_is_read_and_written_as_browsers_do():
 
 @pytest.mark.parametrize("text", ["chr22", "chr22:5", "chr22:0-5", "chr22:6-5", "chr22:a-b"])
 def test_no_region_is_one_sentence(text):
-    with pytest.raises(ConfigError, match=f"'{text}' is no region: write CHR:FIRST-LAST"):
+    with pytest.raises(ConfigError, match=f"'{text}' is not a region: write CHR:FIRST-LAST"):
         parse_region(text)

@@ -300,7 +300,7 @@ def test_files_of_another_method_are_not_taken_for_this_ones(tiny, tmp_path, cap
     [
         (["--method", "mutagenesis"], "needs --region"),
         (["--region", "chr1:691-694"], "or where --plot shows letters: give one"),
-        (["--method", "mutagenesis", "--region", "chr1"], "--region chr1 is no region: write CHR:FIRST-LAST"),
+        (["--method", "mutagenesis", "--region", "chr1"], "--region chr1 is not a region: write CHR:FIRST-LAST"),
         (["--method", "mutagenesis", "--region", "chr1:5000-5100"], "does not lie in the window of GENE01"),
         (["--method", "mutagenesis", "--region", "chr1:691-694", "--plot", "png"], "go with the methods"),
         (["--plot", "png", "--region", "chr1:100-1100", "--steps", "1"], "at most 400 letters can be read"),

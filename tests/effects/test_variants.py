@@ -91,7 +91,7 @@ def test_a_vcf_is_split_by_allele_and_in_upper_case(tmp_path, records):
         ("chr1 100 . A", r"line 4: expected a VCF record .* found 'chr1 100 \. A'"),
         ("chr1\tx\t.\tA\tC", "line 4: POS .column 2. is 'x', not a whole number"),
         ("chr1\t0\t.\tA\tC", "line 4: POS is 0, but a VCF counts from 1"),
-        ("chr1\t100\t.\tA?\tC", r"line 4: REF is 'A\?', which is no DNA"),
+        ("chr1\t100\t.\tA?\tC", r"line 4: REF is 'A\?', which is not DNA"),
         ("chr1\t100\t.\tA\tC,", "has an empty allele"),
         ("chr1\t100\t.\tA\t<DEL>", r"no variants with plain sequences \(1 allele, symbolic or absent\)"),
         ("", r"v\.vcf holds no variants\.$"),

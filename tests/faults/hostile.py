@@ -167,7 +167,7 @@ FAULTS = [
     Fault(ABSENT, "--track dnase", "d.bw", None, "d.bw.*no such file"),
     Fault(ABSENT, "--track dnase", "d.bw", b"", "d.bw.*is empty"),
     Fault(FORMAT, "--track dnase", "d.bw", HTML, "d.bw.*a web page"),
-    Fault(FORMAT, "--track dnase", "d.bw", NOISE, "d.bw.*is no bigWig"),
+    Fault(FORMAT, "--track dnase", "d.bw", NOISE, "d.bw.*is not a bigWig"),
     Fault(FORMAT, "--track dnase", "d.bw", gzipped, "d.bw.*compressed by gzip"),
     Fault(FORMAT, "--track dnase", "d.bw", b"\xeb\xf2\x89\x87" + NOISE, "d.bw.*bigBed"),
     Fault(CUT, "--track dnase", "d.bw", cut(0.5), "d.bw.*truncated"),

@@ -134,7 +134,7 @@ def test_damaged_archives_are_one_sentence(tmp_path: Path, damage: Callable[[Pat
     ("content", "message"),
     [
         ({1: torch.ones(1)}, "a parameter's name is 1, not a text"),
-        ({"a": 3.0}, "'a' is no tensor"),
+        ({"a": 3.0}, "'a' is not a tensor"),
         ({}, "holds no 'state_dict'"),
         ([torch.ones(1)], "holds no 'state_dict'"),
     ],

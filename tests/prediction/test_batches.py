@@ -29,7 +29,7 @@ def test_amounts_of_memory(text, amount):
 
 @pytest.mark.parametrize("text", ["lots", "", "0GB", "-1GB", "8XB", "8 G B"])
 def test_no_amount_of_memory(text):
-    with pytest.raises(ConfigError, match=f"'{text}' is no amount of memory: give one such as 8GB"):
+    with pytest.raises(ConfigError, match=f"'{text}' is not an amount of memory: give one such as 8GB"):
         parse_bytes(text)
 
 
@@ -142,7 +142,7 @@ def test_what_is_measured_is_a_real_prediction(tiny, weights, monkeypatch):
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("--memory", "1KB", "one window of this network takes"), ("--memory", "lots", "'lots' is no amount of memory")],
+    [("--memory", "1KB", "one window of this network takes"), ("--memory", "lots", "'lots' is not an amount of memo")],
 )
 def test_misuse_is_one_sentence_and_writes_nothing(tiny, weights, tmp_path, capsys, option, value, message):
     assert main(command_line(tiny, weights, tmp_path / "r", option, value)) == 1

@@ -351,7 +351,7 @@ def test_what_is_no_character_is_damage(tmp_path, code):
 
 def test_a_nan_is_no_expression(tmp_path):
     PredictionStore.create(tmp_path / "p.zarr", layout()).write(0, row(float("nan")))
-    with pytest.raises(InputError, match="an expression is no number"):
+    with pytest.raises(InputError, match="an expression is not a number"):
         read_predictions(tmp_path / "p.zarr")
 
 

@@ -74,11 +74,11 @@ def test_an_unknown_hash_is_recorded_and_checked_from_then_on(server, tmp_path):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("a.bigWig", "is no bigWig: it holds a web page"),
-        ("a.hic", "is no Hi-C file .*<html>"),
-        ("a.mcool", "is no HDF5 file"),
-        ("a.fa.gz", "is no gzip file"),
-        ("a.fa", "is no FASTA"),
+        ("a.bigWig", "is not a bigWig: it holds a web page"),
+        ("a.hic", "is not a Hi-C file .*<html>"),
+        ("a.mcool", "is not an HDF5 file"),
+        ("a.fa.gz", "is not a gzip file"),
+        ("a.fa", "is not a FASTA"),
         ("a.narrowPeak", "is a web page, not a.narrowPeak"),
     ],
 )

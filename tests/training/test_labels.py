@@ -82,7 +82,7 @@ def test_bad_settings_are_named(fields, message):
 def test_bad_files_are_named(tracks):
     folder = tracks[0]
     (folder / "page.bw").write_text("<html>")
-    with pytest.raises(InputError, match=r"page.bw\) is no bigWig: it holds a web page"):
+    with pytest.raises(InputError, match=r"page.bw\) is not a bigWig: it holds a web page"):
         labels_from_tracks(gene_table(), folder / "page.bw", folder / "minus.bw")
     with pytest.raises(InputError, match=r"none.bw\): no such file"):
         labels_from_tracks(gene_table(), folder / "none.bw", folder / "minus.bw")

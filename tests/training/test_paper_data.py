@@ -143,11 +143,11 @@ def test_genes_without_a_tss_are_left_out_and_counted(folder, caplog):
         ),
         (
             lambda f: (f / "promo_enhan_inter" / "HiC" / "K562" / "hic_feat_chr2.h5").write_text("<html>"),
-            "is no HDF5 file",
+            "is not an HDF5 file",
         ),
         (
             lambda f: (f / "promo_enhan_inter" / "blacklist.pkl").write_bytes(pickle.dumps({"chr1": Touch()})),
-            "it holds builtins.print, which is no array",
+            "it holds builtins.print, which is not an array",
         ),
         (
             lambda f: (f / "promo_enhan_inter" / "blacklist.pkl").write_bytes(pickle.dumps([1])),

@@ -61,7 +61,7 @@ def test_overrides_replace_fields_by_dotted_name(tiny, tmp_path):
     config = read_training_config(path, overrides={"seed": 22, "run.workers": 1, "augment.max_shift_bp": 0})
     assert (config.seed, config.run.workers, config.augment.max_shift_bp) == (22, 1, 0)
     assert read_training_config(path, overrides={"data.0.peaks": "mine.bed"}).data[0].peaks == "mine.bed"
-    with pytest.raises(ConfigError, match="'name' is no section"):
+    with pytest.raises(ConfigError, match="'name' is not a section"):
         read_training_config(path, overrides={"name.x": 1})
     for number in ("1", "-1", "first"):
         with pytest.raises(ConfigError, match=f"data.{number}.peaks: '{number}' names no entry: .* from 0 to 0"):

@@ -334,7 +334,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, finished, tmp_path):
         with pytest.raises(ConfigError, match=re.escape(f"was written with {name}, the config now says")):
             fit(write_run(tiny, tmp_path, **changes), tmp_path, resume=True)
     (tmp_path / "small" / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="is no checkpoint of this package"):
+    with pytest.raises(InputError, match="is not a checkpoint of this package"):
         fit(write_run(tiny, tmp_path), tmp_path, resume=True)
 
 

@@ -108,7 +108,7 @@ def test_members_that_read_other_inputs_are_refused_or_dropped(run, group, tiny,
 def test_what_cannot_be_published_is_named(run, group, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"unknown status 'provisonal' .did you mean 'provisional'"):
         publish(run, "K562", group, status="provisonal")
-    with pytest.raises(InputError, match=r"holds no best.safetensors: it is no finished run"):
+    with pytest.raises(InputError, match=r"holds no best.safetensors: it is not a finished run"):
         publish(tmp_path, "K562", group)
     shutil.copytree(run, tmp_path / "damaged")
     for text, message in (("{", "record.json: cannot be read as JSON"), ("{}", "record.json is damaged: it does not")):

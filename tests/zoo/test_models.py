@@ -213,7 +213,7 @@ def test_conversion_is_strict(tmp_path: Path) -> None:
             {"encoder.backbone.layers.0.mixer.mamba_rev.in_proj.weight": torch.zeros(32, 8)},
             "are one parameter in Seq2Exp",
         ),
-        ({"mask_output.bias": "text"}, "is no tensor"),
+        ({"mask_output.bias": "text"}, "is not a tensor"),
     ]
     for change, message in cases:
         changed = {name: value for name, value in {**state, **change}.items() if value is not None}

@@ -134,7 +134,7 @@ def test_a_folder_without_git_is_left_without(tmp_path, group):
     done = register.register(home)
     assert not (models / ".git").exists()
     assert done.directory.is_dir()
-    assert any("no git clone" in step for step in done.steps)
+    assert any("not a git clone" in step for step in done.steps)
 
 
 @pytest.mark.parametrize("kind", ["file of the user", "link of the user", "folder is a link"])

@@ -122,7 +122,7 @@ class PeakFileTrack(BedGraphTrack):
         number = PEAK_COLUMNS.get(self.column, int(self.column) if self.column.isdecimal() else 0)
         if number < 4:
             raise InputError(
-                f"{self.where}: '{self.column}' is no column of values: give a number from 4 on, "
+                f"{self.where}: '{self.column}' is not a column of values: give a number from 4 on, "
                 f"{', '.join(PEAK_COLUMNS)}, or '{PRESENCE}' (as in {self.path.name}::{PRESENCE})."
             )
         return ValueColumn(

@@ -72,7 +72,7 @@ def check_bigwig(path: Path, where: str) -> BigWigSummary:
     """
     size, head, tail = file_ends(path, where, "a bigWig", (_HEADER_BYTES, 4))
     if head[:4] not in _MAGICS:
-        raise InputError(f"{where} is no bigWig: {_describe(head)}.")
+        raise InputError(f"{where} is not a bigWig: {_describe(head)}.")
     if len(head) < _HEADER_BYTES or tail != head[:4] or max(_offsets(head)) >= size:
         raise InputError(f"{where} is truncated at {size:,} bytes (a bigWig ends with its signature): fetch it again.")
     try:
@@ -141,7 +141,7 @@ class _Skeleton:
             for key in (key for items in leaves for key in items["key"].tolist()):
                 key.decode("utf-8")
         except UnicodeDecodeError:
-            raise _Damaged("the name of a chromosome is no text") from None
+            raise _Damaged("the name of a chromosome is not text") from None
 
     def _check_index(self, at: int) -> None:
         """Check where the blocks of data lie."""

@@ -166,7 +166,7 @@ class HicContacts(LazyFile[Any], ContactSource):
             else:
                 present = []
         if not present or present == [0]:
-            raise InputError(f"{self.where} is no .hic, .mcool or .cool file with bins of one width, or is truncated.")
+            raise InputError(f"{self.where} is not a .hic, .mcool or .cool file with bins of one width, or truncated.")
         if wanted is None:
             wanted = present[0] if single else BIN_BP
         if wanted not in present:
@@ -385,7 +385,7 @@ class PublishedContacts(LazyFile[dict[str, Any]], ContactSource):
             return _data_set(gene) in self._chrom(gene.chrom)
 
     def _unreadable(self, chrom: str, what: str) -> InputError:
-        return InputError(f"track '{self.spec.name}': {self.files[chrom]} is no HDF5 file of contacts ({what}).")
+        return InputError(f"track '{self.spec.name}': {self.files[chrom]} is not an HDF5 file of contacts ({what}).")
 
     def _open(self) -> dict[str, Any]:
         return {}

@@ -56,6 +56,6 @@ def open_contacts(source: str | Path, spec: TrackSpec) -> ContactSource:
     if text and Path(text).is_dir():
         return PublishedContacts(text, spec)
     raise InputError(
-        f"track '{spec.name}': {text} is no source of contacts: give a .hic, .mcool or .cool file, a .tsv with the "
+        f"track '{spec.name}': {text} is not a source of contacts: give a .hic, .mcool or .cool file, a .tsv with the "
         f"columns gene_id, start, end, contact, a path with {{gene_id}} to a bigWig per gene, or '{POWERLAW}'."
     )

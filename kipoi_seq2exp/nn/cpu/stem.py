@@ -35,8 +35,8 @@ def read_codes(onehot: Tensor, before: int, after: int) -> Codes | None:
     Returns
     -------
     NDArray of uint8, (B, before + L + after), or None
-        None if it cannot be read as codes: not float32 on the CPU, a gradient is wanted, or a base is no pure A, C, G,
-        T or N.
+        None if it cannot be read as codes: not float32 on the CPU, a gradient is wanted, or a base is not a plain A, C,
+        G, T or N.
     """
     plain = onehot.device.type == "cpu" and onehot.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not plain or (onehot.requires_grad and torch.is_grad_enabled()):

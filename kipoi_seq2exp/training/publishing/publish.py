@@ -224,7 +224,7 @@ def read_run(run: Path, cell_type: str | None = None) -> tuple[Seq2Exp, dict[str
     """
     for name in ("best.safetensors", "record.json", "config.yaml"):
         if not (run / name).is_file():
-            raise InputError(f"{run}: holds no {name}: it is no finished run of 'seq2exp train'.")
+            raise InputError(f"{run}: holds no {name}: it is not a finished run of 'seq2exp train'.")
     record = read_json(run / "record.json")
     if not isinstance(record.get("weights_sha256"), str):
         raise InputError(f"{run / 'record.json'} is damaged: it does not say which weights the run made.")

@@ -141,7 +141,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     if not folder.exists():
         return
     if not (folder / GROUP_ABOUT).is_file():
-        raise OutputError(f"{folder}: exists and is no group made by 'seq2exp publish': choose another folder.")
+        raise OutputError(f"{folder}: exists and is not a group made by 'seq2exp publish': choose another folder.")
     if not overwrite:
         raise OutputError(f"{folder}: holds a group already: give --overwrite to replace it, or another folder.")
 

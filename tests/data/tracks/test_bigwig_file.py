@@ -74,7 +74,7 @@ def number_at(content, place):
         (lambda c: {44: b"\xff" * 8}, "something lies at byte 18,446,744,073,709,551,615"),
         (lambda c: {number_at(c, CHROMS_AT): b"\0"}, "its list of chromosomes cannot be"),
         (lambda c: {number_at(c, CHROMS_AT) + 16: b"\xff"}, "its list of 255 chromosomes does not hold each once"),
-        (lambda c: {number_at(c, CHROMS_AT) + 36: b"\xff"}, "the name of a chromosome is no text"),
+        (lambda c: {number_at(c, CHROMS_AT) + 36: b"\xff"}, "the name of a chromosome is not text"),
         (lambda c: {number_at(c, CHROMS_AT) + 40: b"\xff"}, "does not hold each once"),
         (lambda c: {number_at(c, NUMBER): b"\0"}, "its index cannot be"),
         (lambda c: {number_at(c, NUMBER) + 50: b"\xff\xff"}, "something lies at byte"),

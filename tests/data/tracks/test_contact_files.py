@@ -227,7 +227,7 @@ def test_damaged_published_contacts_are_named(tiny, tmp_path):
     source.close()
     path.write_bytes(path.read_bytes().replace(b"HEAP", b"HAEP"))
     for read in (lambda: source.profile(query, 8_000, 8_100), lambda: source.check_against(None, [query])):
-        with pytest.raises(InputError, match=r"hic_feat_chr1\.h5 is no HDF5 file of contacts"):
+        with pytest.raises(InputError, match=r"hic_feat_chr1\.h5 is not an HDF5 file of contacts"):
             read()
         source.close()
 

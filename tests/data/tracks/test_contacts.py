@@ -66,5 +66,5 @@ def test_powerlaw_profile(tiny):
 
 @pytest.mark.parametrize("source", ["contacts.txt.bz2", "powerlaws", "x.bw", ""])
 def test_unknown_source_is_named(source):
-    with pytest.raises(InputError, match=r"track 'hic': .* is no source of contacts: give a \.hic"):
+    with pytest.raises(InputError, match=r"track 'hic': .* is not a source of contacts: give a \.hic"):
         open_contacts(source, SPEC)

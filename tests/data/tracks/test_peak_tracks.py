@@ -64,11 +64,11 @@ def test_overlapping_peaks_have_the_largest_value(tmp_path, name, column, value)
         ("x.bed", "chr1\t5\t9\tname\t3\n", "line 1: no number in column 7"),
         ("x.bed::4", "chr1\t5\t9\tname\t3\n", "line 1: no number in column 4: name the column"),
         ("x.bed::presence", "chr1\tfive\t9\n", "line 1: start .column 2. is 'five', not a whole number"),
-        ("x.bed::signal", "chr1\t5\t9\n", "'signal' is no column of values: give a number from 4 on, score, signalV"),
-        ("x.bed::2", "chr1\t5\t9\n", "'2' is no column of values"),
+        ("x.bed::signal", "chr1\t5\t9\n", "'signal' is not a column of values: give a number from 4 on, score, signal"),
+        ("x.bed::2", "chr1\t5\t9\n", "'2' is not a column of values"),
         ("x.narrowPeak::5", "chr1\t5\t9\tname\t-3\t.\n", "has the value -3 at chr1:6"),
         ("x.bw::5", "", "'::5' names a column, which peak files alone have"),
-        ("x.txt", "chr1\t5\t9\n", r"is no bigWig: .*peaks are known by their names: .bedGraph, .narrowPeak, .bed"),
+        ("x.txt", "chr1\t5\t9\n", r"is not a bigWig: .*peaks are known by their names: .bedGraph, .narrowPeak, .bed"),
     ],
 )
 def test_bad_peak_file_is_one_sentence(tmp_path, name, text, message):

@@ -106,7 +106,7 @@ def test_chromosome_without_values_is_named(tiny, tmp_path):
         (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "it holds a web page"),
         (b"\x1f\x8b\x08\x00", "compressed by gzip"),
         (b"\xeb\xf2\x89\x87" + bytes(80), "it is a bigBed"),
-        (b"chr1\t0\t10\t1.5\n", "is no bigWig: it starts with 'chr1"),
+        (b"chr1\t0\t10\t1.5\n", "is not a bigWig: it starts with 'chr1"),
     ],
 )
 def test_file_that_is_no_bigwig_is_refused(tmp_path, content, message):
