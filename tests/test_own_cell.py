@@ -75,6 +75,21 @@ def test_the_written_files_are_a_cell_type_and_a_run(run_file):
     assert "# prior_weights" in text
 
 
+def test_nothing_is_held_out_only_where_the_user_says_so(tmp_path, capsys):
+    """Genes of one neighbourhood."""
+    lines = (EXAMPLE / "genes.tsv").read_text().splitlines(keepends=True)
+    near = [line for line in lines if line.split("\t")[1] in ("chrom", "chr2")][:4]
+    (tmp_path / "genes.tsv").write_text("".join(near))
+    words = ["new-cell", str(tmp_path / "near.yaml"), *FILES[:2], "--genes", str(tmp_path / "genes.tsv"), *ATAC]
+    words += ["--label", "expression"]
+    assert main(words) == 1
+    assert "or --train-on-all to go without any test" in capsys.readouterr().err
+    assert not (tmp_path / "near.yaml").exists()
+    assert main([*words, "--train-on-all"]) == 0
+    assert "split: none: all genes train" in capsys.readouterr().out
+    assert read_training_config(tmp_path / "near.yaml").split.scheme.value == "all"
+
+
 def test_at_most_a_tenth_of_the_bases_are_evidence_at_the_start(run_file):
     from kipoi_seq2exp.data.dataset import WindowDataset
 

@@ -41,6 +41,9 @@ def add_to(subparsers: Subparsers) -> None:
     )
     inputs.add_argument("--blacklist", type=Path, metavar="BED", help="bases that the mask may not keep")
     inputs.add_argument("--assembly", default="hg38", metavar="NAME", help="genome assembly (default: hg38)")
+    parser.add_argument(
+        "--train-on-all", action="store_true", help="hold no gene out; nothing then tells how good the weights are"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files of these names")
 
 
@@ -64,6 +67,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         blacklist=args.blacklist,
         assembly=args.assembly,
         units=named_entries("--unit", args.unit, "TRACK=TEXT, e.g. --unit 'atac=reads per kb'"),
+        train_on_all=args.train_on_all,
     )
     texts = new_cell(cell, args.output.parent, table.name)
     make_folder(args.output.parent)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import FeatureSpec, InputSpec, TrackKind, TrackSpec, Transform
 from kipoi_seq2exp.data.cells import cell_inputs
@@ -23,6 +24,7 @@ from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.tracks.contact_sources import is_contacts
 from kipoi_seq2exp.data.tracks.contacts import POWERLAW
+from kipoi_seq2exp.data.windows import written
 from kipoi_seq2exp.errors import ConfigError, counted
 from kipoi_seq2exp.training.labels import LabelConfig, LabelScale, read_labels
 
@@ -33,6 +35,8 @@ MANY_GENES = 1_000  # from here on the network reads the whole window, as tokens
 LARGEST_LOG10 = 12.0  # no log10 of reads is above this: the column then holds counts
 VALIDATE_EVERY = 50  # steps
 HELD_OUT = 0.1  # share of the genes that validates, and that tests
+MOST_HELD_OUT = 0.2  # of the genes of one chromosome, where a larger share needs fewer genes left out beside it
+LEAST_TRAINED = 0.5  # share of the genes that must be left to train
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class NewCell:
     assembly : str
     units : mapping of str to str
         What the values of a track are, where it is known.
+    train_on_all : bool
+        Hold nothing out.
     """
 
     name: str
@@ -62,6 +68,7 @@ class NewCell:
     blacklist: Path | None = None
     assembly: str = "hg38"
     units: Mapping[str, str] = field(default_factory=dict)
+    train_on_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def new_cell(cell: NewCell, folder: Path, table: str) -> NewCellTexts:
     Raises
     ------
     ConfigError, InputError
-        If a file cannot be used, or there is no track.
+        If a file cannot be used, there is no track, or no gene can be held out and `train_on_all` is false.
     """
     if not cell.sources:
         raise ConfigError("a cell type needs at least one track: --track NAME=FILE, e.g. --track atac=atac.bw.")
@@ -99,7 +106,7 @@ def new_cell(cell: NewCell, folder: Path, table: str) -> NewCellTexts:
     inputs = _inputs(cell, genes, label)
     with WindowDataset(inputs, genes, cell.fasta, cell.sources, cell.blacklist, "mean") as windows:
         betas = measure_betas(windows)
-    split, held = choose_split(genes)
+    split, held = ("{scheme: all}", _ALL) if cell.train_on_all else choose_split(genes, inputs.window_bp)
     said = (
         f"{counted(len(genes), 'gene')}; label: {inputs.label}",
         f"features of the gene table: {', '.join(inputs.feature_names) or 'none'}",
@@ -161,11 +168,24 @@ def measure_betas(windows: WindowDataset) -> list[float]:
     return [round(max(float(value), LEAST_BETA), 3) for value in values]
 
 
-def choose_split(genes: pd.DataFrame) -> tuple[str, str]:
-    """Return the split of a run as YAML and in words: whole chromosomes, as far as the genes have some to spare."""
+def choose_split(genes: pd.DataFrame, window_bp: int) -> tuple[str, str]:
+    """Return the split of a run as YAML and in words: whole chromosomes, or stretches of the only one.
+
+    Parameters
+    ----------
+    genes : DataFrame
+        The gene table, with `chrom` and `tss`.
+    window_bp : int
+        Windows of this length (base pairs) of two parts must not overlap.
+
+    Raises
+    ------
+    ConfigError
+        If the genes lie on one chromosome, so near each other that too few would be left to train.
+    """
     counts = genes["chrom"].value_counts()
     if len(counts) < 2:
-        return "{scheme: all}", "all genes lie on one chromosome: none is held out; see the comment in the run's file"
+        return _stretches(str(counts.index[0]), np.sort(genes["tss"].to_numpy(dtype=np.int64)), window_bp)
     if len(counts) == 2:
         test = str(counts.index[-1])
         return (
@@ -184,6 +204,43 @@ def choose_split(genes: pd.DataFrame) -> tuple[str, str]:
         f"{name}: {', '.join(chroms)} ({counted(int(counts[chroms].sum()), 'gene')})" for name, chroms in parts.items()
     ]
     return f"{{scheme: chromosome, {named}}}", "; ".join(said)
+
+
+_ALL = "none: all genes train, so no score of the weights on genes that they have not seen can be given"
+
+
+def _stretches(chrom: str, tss: NDArray[np.int64], window_bp: int) -> tuple[str, str]:
+    """Hold out stretches of one chromosome: its last genes test, those before them validate, as far as genes suffice."""
+    for names in (("test", "validation"), ("test",)):
+        parts, left = {}, tss
+        for name in names:
+            end, start = _cut(left, len(tss), window_bp)
+            parts[name], left = left[start:], left[:end]
+        if len(left) >= LEAST_TRAINED * len(tss):
+            parts["train"] = left
+            break
+    else:
+        raise ConfigError(
+            f"all {counted(len(tss), 'gene')} lie on {chrom}, too near each other to hold some out (windows of "
+            f"{window_bp:,} bp overlap): give genes from further away, or --train-on-all to go without any test."
+        )
+    places = {name: written(chrom, int(rows[0]), int(rows[-1]) + 1) for name, rows in reversed(parts.items())}
+    unused = len(tss) - sum(map(len, parts.values()))
+    beside = f"; {counted(unused, 'gene')} between them left out, as their windows overlap two parts" if unused else ""
+    named = ", ".join(f"{name}: {json.dumps([place])}" for name, place in places.items())
+    said = [f"{name}: {place} ({counted(len(parts[name]), 'gene')})" for name, place in places.items()]
+    return f"{{scheme: region, {named}}}", f"the genes lie on one chromosome; {'; '.join(said)}{beside}"
+
+
+def _cut(tss: NDArray[np.int64], genes: int, window_bp: int) -> tuple[int, int]:
+    """Return (end, start): genes before `end` are a window away from those from `start` on, which are held out.
+
+    Of the shares between `HELD_OUT` and `MOST_HELD_OUT` of all `genes` the one that leaves the fewest between.
+    """
+    least = max(1, round(HELD_OUT * genes))
+    starts = [len(tss) - held for held in range(least, max(least, int(MOST_HELD_OUT * genes)) + 1) if held < len(tss)]
+    cuts = [(int(np.searchsorted(tss, tss[start] - window_bp, side="right")), start) for start in starts]
+    return min(cuts, key=lambda cut: cut[1] - cut[0], default=(0, 0))
 
 
 def _betas_text(inputs: InputSpec, betas: list[float]) -> list[str]:
@@ -252,7 +309,7 @@ def _run_text(data: list[str], split: str, recipe: list[str]) -> str:
         *data,
         "# Which genes train, choose the best step (validation) and judge it (test). Windows of two parts must not",
         "# overlap: whole chromosomes, regions far apart (scheme: region, test: ['chr1:1-50000000']), or the values of",
-        "# a column of the gene table (scheme: column).",
+        "# a column of the gene table (scheme: column). `train` limits what trains; without it, all other genes do.",
         f"split: {split}",
         *recipe,
         f"run: {{validate_every: {VALIDATE_EVERY}, keep: {'best' if 'validation:' in split else 'last'}, cache: true}}",

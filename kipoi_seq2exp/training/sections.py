@@ -112,7 +112,7 @@ class SplitConfig:
     column : str
         Column of the schemes "column" and "cross-validation".
     validation, test, train : tuple of str
-        Chromosomes, regions or values held out; `train` limits a column's training values (empty: all others).
+        Chromosomes, regions or values held out; `train` limits the regions or values that train (empty: all others).
     allow_overlap : bool
         Accept windows that share bases with windows of another part.
     """
@@ -128,8 +128,8 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if self.scheme in (Scheme.COLUMN, Scheme.CROSS_VALIDATION) and not self.column:
             raise ConfigError(f"the scheme '{self.scheme.value}' needs the field 'column'.")
-        if self.train and self.scheme is not Scheme.COLUMN:
-            raise ConfigError("the field 'train' belongs to the scheme 'column'.")
+        if self.train and self.scheme not in (Scheme.COLUMN, Scheme.REGION):
+            raise ConfigError("the field 'train' belongs to the schemes 'column' and 'region'.")
 
 
 @dataclass(frozen=True)

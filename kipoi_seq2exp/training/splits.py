@@ -94,9 +94,15 @@ def split_by_chromosome(
     return _from_masks(np.isin(chroms, list(validation)), np.isin(chroms, list(test)))
 
 
-def split_by_region(genes: pd.DataFrame, validation: Sequence[str], test: Sequence[str]) -> Split:
-    """Hold out the genes whose TSS lies in regions such as "chr22:16,370,001-18,220,000" (as browsers write)."""
-    return _from_masks(_in_regions(genes, validation), _in_regions(genes, test))
+def split_by_region(
+    genes: pd.DataFrame, validation: Sequence[str], test: Sequence[str], train: Sequence[str] = ()
+) -> Split:
+    """Hold out genes by regions of their TSS, such as "chr22:16,370,001-18,220,000" (as browsers write).
+
+    ``train`` limits what trains (empty: all genes elsewhere).
+    """
+    split = _from_masks(_in_regions(genes, validation), _in_regions(genes, test))
+    return _limited(split, _in_regions(genes, train)) if train else split
 
 
 def split_by_column(
@@ -106,9 +112,7 @@ def split_by_column(
     values = _column(genes, column)
     _check_known([*validation, *test, *train], set(values), f"value of the column '{column}'")
     split = _from_masks(np.isin(values, list(validation)), np.isin(values, list(test)))
-    if not train:
-        return split
-    return Split(split.train[np.isin(values[split.train], list(train))], split.validation, split.test)
+    return _limited(split, np.isin(values, list(train))) if train else split
 
 
 def cross_validation(genes: pd.DataFrame, column: str, validation: dict[str, str] | None = None) -> dict[str, Split]:
@@ -221,6 +225,10 @@ def _from_masks(validation: Chosen, test: Chosen) -> Split:
     return Split(*rows)
 
 
+def _limited(split: Split, chosen: Chosen) -> Split:
+    return Split(split.train[chosen[split.train]], split.validation, split.test)
+
+
 def _column(genes: pd.DataFrame, column: str) -> npt.NDArray[np.str_]:
     if column not in genes.columns:
         raise ConfigError(f"the gene table has no column '{column}'{suggest(column, map(str, genes.columns))}.")
@@ -269,7 +277,7 @@ def make_split(genes: pd.DataFrame, config: SplitConfig) -> Split:
     elif config.scheme is Scheme.CHROMOSOME:
         split, said = split_by_chromosome(genes, config.validation, config.test), "chromosome"
     elif config.scheme is Scheme.REGION:
-        split, said = split_by_region(genes, config.validation, config.test), "region"
+        split, said = split_by_region(genes, config.validation, config.test, config.train), "region"
     else:
         split, said = (
             split_by_column(genes, config.column, config.validation, config.test, config.train),
