@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import struct
-import textwrap
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,7 +86,44 @@ def counted(number: int, noun: str) -> str:
 
 
 def brief(error: object, most: int = 200) -> str:
-    """Return what another package says of an error: one line of whole words, "..." where it is longer than `most`."""
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    short = textwrap.shorten(text, most, placeholder=" ...")
-    return short if short != "..." else f"{text[: most - 4]} ..."
+    """Return what another package says of an error, in one line, as `excerpt` shortens it."""
+    return excerpt(" ".join(str(error).split()).rstrip(".") or type(error).__name__, most)
+
+
+def excerpt(value: object, most: int = 40) -> str:
+    """Return a text for a message: as it is, or whole words of its beginning, "..." and what closes its brackets.
+
+    Parameters
+    ----------
+    value : object
+        What a user gave, or another package said.
+    most : int
+        Letters from which on it is shortened (a single longer word is cut within).
+    """
+    text = str(value)
+    if len(text) <= most:
+        return text
+    start = text[: most - 4]
+    space = max(map(start.rfind, " \t"))
+    if space >= most // 2 and not text[most - 4].isspace():
+        start = start[:space]
+    start = start.rstrip(" \t,;:")
+    return f"{start} ...{left_open(start)}"
+
+
+def left_open(text: str) -> str:
+    """Return what would close the brackets and quotes that a text leaves open, innermost first."""
+    ends: list[str] = []
+    for before, letter, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
+        if ends and letter == ends[-1] and (letter not in _QUOTES or not after.isalnum()):
+            ends.pop()
+        elif ends and ends[-1] in _QUOTES:
+            continue
+        elif letter in _CLOSED_BY:
+            ends.append(_CLOSED_BY[letter])
+        elif letter in _QUOTES and not before.isalnum():  # after a letter it is an apostrophe
+            ends.append(letter)
+    return "".join(reversed(ends))
+
+
+_CLOSED_BY, _QUOTES = {"(": ")", "[": "]", "{": "}"}, "'\""

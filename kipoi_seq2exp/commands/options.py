@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from kipoi_seq2exp.config import MOST_BATCH, MOST_BP, MOST_SEED, MOST_SHUFFLES, MaskMode, Products
-from kipoi_seq2exp.errors import ConfigError, InputError, brief
+from kipoi_seq2exp.errors import ConfigError, InputError, brief, excerpt
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.calls import CallSettings
@@ -315,9 +315,11 @@ def named_entries(
     for entry in entries:
         name, separator, value = entry.partition("=")
         if not (name and separator and value) or (names is not None and name not in names):
-            raise ConfigError(f"{option} {entry[:SHOWN]}: expected {expected}.")
+            raise ConfigError(f"{option} {excerpt(entry, SHOWN)}: expected {expected}.")
         if name in given:
-            raise ConfigError(f"{option} {name} is given twice ({given[name][:SHOWN]} and {value[:SHOWN]}): keep one.")
+            raise ConfigError(
+                f"{option} {name} is given twice ({excerpt(given[name], SHOWN)} and {excerpt(value, SHOWN)}): keep one."
+            )
         given[name] = value
     return given
 

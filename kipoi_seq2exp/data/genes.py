@@ -17,7 +17,7 @@ import numpy as np
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.data.tables import TextTable, read_table
 from kipoi_seq2exp.data.text import as_whole, bed_records, gtf_records, label_fault
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, excerpt
 from kipoi_seq2exp.settings import suggest
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _positions(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
     for row, value in enumerate(frame["tss"]):
         number = as_whole(str(value).strip(), decimals=True)
         if number is None:
-            raise InputError(f"{place(frame, row)}: the TSS '{str(value)[:40]}' is not a whole number.")
+            raise InputError(f"{place(frame, row)}: the TSS '{excerpt(value)}' is not a whole number.")
         if number < 0:
             raise InputError(f"{place(frame, row)}: the TSS {value} is negative.")
         positions[row] = number

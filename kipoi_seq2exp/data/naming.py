@@ -10,13 +10,13 @@ _SHOWN = 3
 _NEAR_BP, _FEW, _NEAR_BP_OF_FEW = 5_000, 3, 50_000  # annotations disagree on the TSS of a gene; 95 % by less than 2 kb
 
 
-def listing(names: Iterable[str]) -> str:
+def listing(names: Iterable[str], between: str = ", ") -> str:
     """Return the first few names and how many there are: "chr1, chr2, chr3, ... 25 in all"."""
     names = list(names)
     if not names:
         return "none"
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown}, ... {len(names)} in all"
+    shown = between.join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown}{between}... {len(names)} in all"
 
 
 def check_chromosomes(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.data.text import bed_records, checked_label
 from kipoi_seq2exp.data.windows import Window
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, excerpt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +163,7 @@ def _value(fields: list[str], where: str, value: ValueColumn) -> float:
     try:
         return float(fields[value.index])
     except (IndexError, ValueError):
-        found = fields[value.index][:40] if len(fields) > value.index else ""
+        found = excerpt(fields[value.index]) if len(fields) > value.index else ""
         raise InputError(
             f"{where}: {value.absent or f'the value (column {value.index + 1}) is {found!r}, not a number.'}"
         ) from None

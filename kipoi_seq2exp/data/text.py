@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, excerpt
 from kipoi_seq2exp.files import check_regular
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # fits 64 bits
@@ -91,9 +91,8 @@ def whole_number(text: str, where: str, what: str) -> int:
     """
     number = as_whole(text)
     if number is None:
-        raise InputError(
-            f"{where}: {what} is {text[:40]!r}, not a whole number{' of at most 18 digits' if len(text) > 18 else ''}."
-        )
+        most = " of at most 18 digits" if len(text) > 18 else ""
+        raise InputError(f"{where}: {what} is {excerpt(text)!r}, not a whole number{most}.")
     return number
 
 
@@ -106,9 +105,9 @@ def label_fault(text: str) -> str | None:
     if not text:
         return "is empty"
     if text.startswith("#"):
-        return f"{text[:40]!r} begins with #, as a comment does: rename it"
+        return f"{excerpt(text)!r} begins with #, as a comment does: rename it"
     if not text.isprintable() and any(unicodedata.category(letter) in _CONTROLS for letter in text):
-        return f"{text[:40]!r} holds a tab, a line end or another control character: rename it"
+        return f"{excerpt(text)!r} holds a tab, a line end or another control character: rename it"
     return None
 
 
@@ -166,7 +165,7 @@ def bed_records(path: Path, where: str, needed: str = "chrom, start, end") -> It
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         here = f"{where}, line {number}"
         if len(fields) < columns:
-            raise InputError(f"{here}: expected {needed}, found {line.strip()[:_SHOWN]!r}.")
+            raise InputError(f"{here}: expected {needed}, found {excerpt(line.strip(), _SHOWN)!r}.")
         start, end = whole_number(fields[1], here, "start (column 2)"), whole_number(fields[2], here, "end (column 3)")
         if not 0 <= start < end:
             raise InputError(f"{here}: the interval {start}-{end} is empty, reversed or negative.")

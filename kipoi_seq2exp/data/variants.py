@@ -14,7 +14,7 @@ from pathlib import Path
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.data.sequence import Genome
 from kipoi_seq2exp.data.text import text_lines, whole_number
-from kipoi_seq2exp.errors import InputError, counted
+from kipoi_seq2exp.errors import InputError, counted, excerpt
 
 _BASES = re.compile(r"[ACGTN]+\Z")
 
@@ -78,7 +78,7 @@ def vcf_alleles(path: Path) -> Iterator[Variant | None]:
         if len(fields) < 5:
             raise InputError(
                 f"{path}, line {number}: expected a VCF record (CHROM, POS, ID, REF, ALT, ..., separated by tabs), "
-                f"found {text[:60]!r}."
+                f"found {excerpt(text, 60)!r}."
             )
         if not named:
             raise InputError(
@@ -97,10 +97,10 @@ def _alleles(path: Path, number: int, fields: Sequence[str]) -> Iterator[Variant
     """Split one record."""
     chrom, pos, ident, ref = fields[0], _position(fields[1], f"{path}, line {number}"), fields[2], fields[3].upper()
     if not _BASES.match(ref):
-        raise InputError(f"{path}, line {number}: REF is '{fields[3][:40]}', which is not DNA.")
+        raise InputError(f"{path}, line {number}: REF is '{excerpt(fields[3])}', which is not DNA.")
     for alt in fields[4].upper().split(","):
         if not alt:
-            raise InputError(f"{path}, line {number}: ALT is '{fields[4][:40]}', which has an empty allele.")
+            raise InputError(f"{path}, line {number}: ALT is '{excerpt(fields[4])}', which has an empty allele.")
         plain = _BASES.match(alt) and alt != ref
         yield Variant(chrom, pos, ident, ref, alt, number) if plain else None
 

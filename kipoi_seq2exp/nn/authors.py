@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kipoi_seq2exp.config import MaskMode, NetworkConfig, Variant
-from kipoi_seq2exp.errors import ConfigError, WeightsError
+from kipoi_seq2exp.errors import ConfigError, WeightsError, excerpt
 from kipoi_seq2exp.nn.pickled import read_pickled
 from kipoi_seq2exp.settings import from_mapping, suggest
 
@@ -254,9 +254,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: holds no 'state_dict' of parameters.")
     odd = [name for name in state if not isinstance(name, str)]
     if odd:
-        raise WeightsError(f"{path}: a parameter's name is {str(odd[0])[:60]}, not a text.")
+        raise WeightsError(f"{path}: a parameter's name is {excerpt(odd[0], 60)}, not a text.")
     bad = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if bad:
-        raise WeightsError(f"{path}: '{bad[0][:60]}' is not a tensor; this is not a state dict of Seq2Exp.")
+        raise WeightsError(f"{path}: '{excerpt(bad[0], 60)}' is not a tensor; this is not a state dict of Seq2Exp.")
     lightning = all(name.startswith("model.") for name in state)
     return {name.removeprefix("model.") if lightning else name: value for name, value in state.items()}

@@ -75,7 +75,9 @@ def read_model(
     if sha256 is not None:
         verify_sha256(file, sha256)
     if not file.is_file():
-        raise WeightsError(f"{file}: no such weights file.")
+        raise WeightsError(
+            f"{file}: {'it is a folder: give a file in it' if file.is_dir() else 'no such weights file'}."
+        )
     config, inputs, provenance, state = _read(file)
     model = Seq2Exp(config, inputs, provenance)
     fill_parameters(model, state, str(file))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kipoi_seq2exp.errors import WeightsError
+from kipoi_seq2exp.errors import WeightsError, brief, excerpt
 
 MAX_MEMBERS = 100_000
 MAX_PICKLE_BYTES = 64_000_000  # names and settings; the numbers lie in members of their own
@@ -122,11 +122,13 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Tensor:
         kind, type_, key, _, count = pid
         if kind != "storage" or not isinstance(type_, _StorageType) or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"an unknown kind of stored object ({str(kind)[:40]})")
+            raise pickle.UnpicklingError(f"an unknown kind of stored object ({excerpt(kind)})")
         if key not in self._storages:
             data = self._archive.read(f"{self._root}data/{key}")
             if not isinstance(count, int) or len(data) != count * type_.dtype.itemsize:
-                raise pickle.UnpicklingError(f"the numbers '{key[:40]}' are {len(data):,} bytes, others than declared")
+                raise pickle.UnpicklingError(
+                    f"the numbers '{excerpt(key)}' are {len(data):,} bytes, others than declared"
+                )
             empty = torch.zeros(0, dtype=type_.dtype)
             self._storages[key] = torch.frombuffer(bytearray(data), dtype=type_.dtype) if data else empty
         return self._storages[key]
@@ -173,8 +175,9 @@ def read_pickled(path: Path) -> Any:
     except WeightsError:
         raise
     except _DAMAGED as error:
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise WeightsError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again.") from None
+        raise WeightsError(
+            f"{path}: not a readable PyTorch checkpoint ({brief(error, 150)}); download it again."
+        ) from None
 
 
 def _checked_root(archive: zipfile.ZipFile, path: Path) -> str:
@@ -187,11 +190,11 @@ def _checked_root(archive: zipfile.ZipFile, path: Path) -> str:
     for member in members:
         if member.filename.removeprefix(root).split("/")[0] in _TORCHSCRIPT:
             raise WeightsError(
-                f"{path}: a TorchScript archive ('{member.filename[:60]}' is a program), not a checkpoint: programs in "
-                "files are never run."
+                f"{path}: a TorchScript archive ('{excerpt(member.filename, 60)}' is a program), not a checkpoint: "
+                "programs in files are never run."
             )
         if member.compress_type != zipfile.ZIP_STORED:
-            raise WeightsError(f"{path}: '{member.filename[:60]}' is compressed, which PyTorch never does.")
+            raise WeightsError(f"{path}: '{excerpt(member.filename, 60)}' is compressed, which PyTorch never does.")
     if len(members) > MAX_MEMBERS or pickles[0].file_size > MAX_PICKLE_BYTES:
         raise WeightsError(f"{path}: too many parts ({len(members):,}) for a checkpoint.")
     total = sum(member.file_size for member in members)

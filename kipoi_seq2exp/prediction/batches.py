@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, excerpt
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ def parse_bytes(text: str) -> int:
     found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]I?)?B?\s*", text.upper())
     amount = 0 if found is None else int(float(found[1]) * _UNITS[found[2] or ""])
     if amount < 1:
-        raise ConfigError(f"'{text[:40]}' is not an amount of memory: give one such as 8GB or 500MB.")
+        raise ConfigError(f"'{excerpt(text)}' is not an amount of memory: give one such as 8GB or 500MB.")
     return amount
 
 

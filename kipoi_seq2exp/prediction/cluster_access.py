@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.errors import ClusterError, ConfigError
+from kipoi_seq2exp.errors import ClusterError, ConfigError, brief
 from kipoi_seq2exp.files import make_folder
 
 CONNECT_S = 10.0  # how long a scheduler may take to answer
@@ -50,9 +50,9 @@ def check_scheduler(address: str) -> None:
     try:
         kind = asyncio.run(asyncio.wait_for(_kind(address), CONNECT_S))
     except Exception as error:  # of sockets, TLS, msgpack, Dask's own: whatever a stranger's answer leads to
-        reason = " ".join(str(error).split()).rstrip(".") or "no answer"
+        reason = brief(error, 300) if str(error).strip() else "no answer"
         raise ClusterError(
-            f"--cluster {address}: no Dask scheduler answers there within {CONNECT_S:g} s ({reason[:300]}): {_REFUSED}."
+            f"--cluster {address}: no Dask scheduler answers there within {CONNECT_S:g} s ({reason}): {_REFUSED}."
         ) from None
     if kind != "Scheduler":
         raise ClusterError(f"--cluster {address}: a Dask {str(kind).lower()} answers, no scheduler: {_REFUSED}.")

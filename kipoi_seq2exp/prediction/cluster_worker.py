@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import WorkerPlugin, get_worker
 
+from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.errors import InputError, Seq2ExpError
 from kipoi_seq2exp.nn.halving import Halving
 from kipoi_seq2exp.prediction.request import PredictRequest, fingerprint, inputs_of, open_dataset, open_model
@@ -90,7 +91,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
         changed = differences(self.expected, fingerprint(self.request, model, weights_sha256, dataset))
         if changed:
             raise InputError(
-                f"it does not see what the run saw ({'; '.join(changed[:3])}): workers need the run's files under the "
+                f"it does not see what the run saw ({listing(changed, '; ')}): workers need the run's files under the "
                 f"same paths, and the same version of the package."
             )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.config import InputSpec, MaskMode
+from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.prediction.request import PredictRequest, fingerprint, open_dataset, open_model
 from kipoi_seq2exp.prediction.run import Run, open_peaks
@@ -35,7 +36,7 @@ def reopen_run(predictions: Predictions) -> Run:
     dataset = open_dataset(request, inputs)
     changed = differences(store.request, fingerprint(request, model, weights_sha256, dataset))
     if changed:
-        raise ConfigError(f"something has changed since {predictions.path} was made ({'; '.join(changed[:3])}).")
+        raise ConfigError(f"something has changed since {predictions.path} was made ({listing(changed, '; ')}).")
     return Run(request, model, dataset, open_peaks(request.peaks, model, dataset), store)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp import __version__
 from kipoi_seq2exp.config import MOST_BATCH, InputSpec, MaskMode
-from kipoi_seq2exp.data.cells import cell_inputs
+from kipoi_seq2exp.data.cells import cell_inputs, read_cells
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.tracks.contact_files import gene_file
@@ -149,6 +149,8 @@ def inputs_of(model: Seq2Exp, cell_type: str | None, cells: Path | None = None) 
         If neither says, or what they say does not fit the network.
     """
     inputs = model.inputs
+    if cells is not None:
+        read_cells(cells)  # a wrong file is told, even where the weights say all
     if cell_type is not None:
         row = cell_inputs(cell_type, cells)
         if inputs is not None and inputs.track_names != row.track_names:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.config import Variant
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.genes import NAME_COLUMN
+from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.data.regions import Regions
 from kipoi_seq2exp.errors import ConfigError, OutputError
 from kipoi_seq2exp.files import make_folder, remove_folder, remove_partials
@@ -381,7 +382,7 @@ def open_store(folder: Path, layout: Layout, *, overwrite: bool = False) -> Pred
     changed = differences(store.request, layout.request)
     if changed:
         raise OutputError(
-            f"{path}: holds predictions of another run ({'; '.join(changed[:3])}): choose another folder, or start "
+            f"{path}: holds predictions of another run ({listing(changed, '; ')}): choose another folder, or start "
             f"anew with --overwrite."
         )
     return store

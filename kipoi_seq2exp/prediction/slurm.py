@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-from kipoi_seq2exp.errors import ClusterError, ConfigError
+from kipoi_seq2exp.errors import ClusterError, ConfigError, excerpt
 from kipoi_seq2exp.prediction.batches import parse_bytes
 from kipoi_seq2exp.settings import suggest
 
@@ -76,7 +76,7 @@ class SlurmSettings:
         for name, most in MOST.items():
             value = getattr(self, name)
             if not 1 <= value <= most:
-                raise ConfigError(f"{name} must be at least 1 and at most {most:,}, found {str(value)[:40]}.")
+                raise ConfigError(f"{name} must be at least 1 and at most {most:,}, found {excerpt(value)}.")
         if self.processes > self.cores:
             raise ConfigError(f"processes ({self.processes}) may not be more than the cores of a job ({self.cores}).")
         self._check_texts()
@@ -88,18 +88,20 @@ class SlurmSettings:
         except ConfigError as error:
             raise ConfigError(f"memory: {error}") from None
         if not MEMORY_BYTES[0] <= memory <= MEMORY_BYTES[1]:
-            raise ConfigError(f"memory must be between 1 MB and 1 PB, found {self.memory[:40]}.")
+            raise ConfigError(f"memory must be between 1 MB and 1 PB, found {excerpt(self.memory)}.")
         if not _WALLTIME.fullmatch(self.walltime):
             raise ConfigError(
-                f"walltime must be as SLURM writes it, e.g. 04:00:00 or 2-12:00:00, found '{self.walltime[:40]}'."
+                f"walltime must be as SLURM writes it, e.g. 04:00:00 or 2-12:00:00, found '{excerpt(self.walltime)}'."
             )
         for name in ("queue", "account", "interface", "python", "local_directory", "log_directory", "keys_directory"):
             value = getattr(self, name)
             if value is not None and not _WORD.fullmatch(value):
-                raise ConfigError(f"{name} must be one word, found {value[:40]!r}.")
+                raise ConfigError(f"{name} must be one word, found {excerpt(value)!r}.")
         for option in self.extra:
             if not option.startswith("-") or not option.isprintable():
-                raise ConfigError(f"extra: expected an option of sbatch such as --gres=gpu:1, found {option[:40]!r}.")
+                raise ConfigError(
+                    f"extra: expected an option of sbatch such as --gres=gpu:1, found {excerpt(option)!r}."
+                )
 
     def start(self, security: Any) -> Any:
         """Return the dask_jobqueue.SLURMCluster of these settings, with no job yet.

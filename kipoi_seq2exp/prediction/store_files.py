@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from kipoi_seq2exp.errors import InputError, OutputError, brief, damage_as
+from kipoi_seq2exp.errors import InputError, OutputError, brief, damage_as, excerpt
 from kipoi_seq2exp.files import check_regular, output_error
 
 _COMPRESSORS = ("blosc", "zlib", "gzip", "bz2", "lzma", "zstd", "lz4")
@@ -125,11 +125,13 @@ def open_zarr(path: Path, mode: str) -> Any:
 
     if not path.exists():
         raise InputError(f"{path}: no such file or folder.")
+    if path.is_dir() and not (path / ".zgroup").is_file():
+        raise InputError(f"{path}: this folder holds no predictions: give one that a command wrote results to.")
     check_zarr(path)
     try:
         root = zarr.open_group(str(path), mode=mode)
     except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read as a Zarr store of predictions ({error}).") from None
+        raise InputError(f"{path}: cannot be read as a Zarr store of predictions ({brief(error)}).") from None
     with reading(path):
         root.attrs.asdict()
     return root
@@ -177,7 +179,7 @@ def check_zarr(path: Path) -> None:
         strange += [compressor] * (compressor not in _COMPRESSORS) + ["objects"] * (objects and not filters)
         if strange:
             raise InputError(
-                f"{path}: '{folder.relative_to(path)}' is stored with '{strange[0][:40]}', which may run code and "
+                f"{path}: '{folder.relative_to(path)}' is stored with '{excerpt(strange[0])}', which may run code and "
                 "which no result of this package uses: do not trust the folder."
             )
 

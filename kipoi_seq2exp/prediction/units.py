@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kipoi_seq2exp.data.naming import listing
 from kipoi_seq2exp.errors import OutputError, brief, damage_as
 from kipoi_seq2exp.prediction.store_files import lock_folder, unlock_folder
 from kipoi_seq2exp.settings import differences
@@ -158,7 +159,7 @@ class UnitStore:
         if changed := differences(found, wanted):
             connection.close()
             raise OutputError(
-                f"{path}: holds results computed otherwise ({'; '.join(changed[:3])}): choose another folder, or start "
+                f"{path}: holds results computed otherwise ({listing(changed, '; ')}): choose another folder, or start "
                 f"anew with --overwrite."
             )
         return connection

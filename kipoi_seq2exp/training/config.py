@@ -18,7 +18,7 @@ from typing import Any
 from kipoi_seq2exp.config import InputSpec, NetworkConfig, TrackKind, Variant
 from kipoi_seq2exp.data.cells import cell_inputs
 from kipoi_seq2exp.data.text import as_whole
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, excerpt
 from kipoi_seq2exp.files import is_plain_name
 from kipoi_seq2exp.settings import from_mapping, read_yaml, suggest, to_mapping
 from kipoi_seq2exp.training.sections import (
@@ -113,7 +113,7 @@ class TrainingConfig:
         if not is_plain_name(self.name):
             raise ConfigError(
                 f"name must be at most 120 letters, digits, '.', '-', '+' and '_', the first no '.' or '-', found "
-                f"'{self.name[:130]}'."
+                f"'{excerpt(self.name, 130)}'."
             )
         if not self.data:
             raise ConfigError("data must list at least one data set.")

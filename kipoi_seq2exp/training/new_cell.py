@@ -210,7 +210,7 @@ _ALL = "none: all genes train, so no score of the weights on genes that they hav
 
 
 def _stretches(chrom: str, tss: NDArray[np.int64], window_bp: int) -> tuple[str, str]:
-    """Hold out stretches of one chromosome: its last genes test, those before them validate, as far as genes suffice."""
+    """Hold out stretches of one chromosome: its last genes test; those before them validate, if enough are left."""
     for names in (("test", "validation"), ("test",)):
         parts, left = {}, tss
         for name in names:

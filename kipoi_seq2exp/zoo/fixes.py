@@ -35,7 +35,7 @@ import kipoi.writers
 import numpy as np
 
 from kipoi_seq2exp import __version__
-from kipoi_seq2exp.errors import ConfigError, OutputError, Seq2ExpError
+from kipoi_seq2exp.errors import ConfigError, OutputError, Seq2ExpError, excerpt
 from kipoi_seq2exp.failures import sentence_of
 from kipoi_seq2exp.interruption import interruptible
 from kipoi_seq2exp.settings import suggest
@@ -102,7 +102,7 @@ def validate_kwargs(dataloader: Any, dataloader_kwargs: Any) -> Any:
     """Check the arguments of a data loader; for ours an unknown or a missing one is an error, not a warning."""
     _state["ours_runs"] = is_ours(dataloader)
     if is_ours(dataloader) and not isinstance(dataloader_kwargs, Mapping):
-        raise ConfigError(f"dataloader_args: expected names and values, found {str(dataloader_kwargs)[:80]}.")
+        raise ConfigError(f"dataloader_args: expected names and values, found {excerpt(dataloader_kwargs, 80)}.")
     if is_ours(dataloader):
         for name in dataloader_kwargs:
             if name not in dataloader.args:

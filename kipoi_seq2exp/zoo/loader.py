@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.track_ranges import warn_of_inputs
-from kipoi_seq2exp.errors import ConfigError
+from kipoi_seq2exp.errors import ConfigError, excerpt
 from kipoi_seq2exp.settings import to_mapping
 from kipoi_seq2exp.zoo import fixes, served
 from kipoi_seq2exp.zoo.group import member_inputs
@@ -110,11 +110,11 @@ def _check_files(files: Mapping[str, Any], *, optional: bool) -> None:
         if value is None and optional:
             continue
         if not isinstance(value, str | Path) or not str(value):
-            raise ConfigError(f"dataloader_args: {name} must be the path of a file, found {str(value)[:80]!r}.")
+            raise ConfigError(f"dataloader_args: {name} must be the path of a file, found {excerpt(value, 80)!r}.")
 
 
 def _check_texts(**values: Any) -> None:
     """Refuse what is not text."""
     for name, value in values.items():
         if not isinstance(value, str):
-            raise ConfigError(f"dataloader_args: {name} must be a text in quotes, found {str(value)[:80]}.")
+            raise ConfigError(f"dataloader_args: {name} must be a text in quotes, found {excerpt(value, 80)}.")

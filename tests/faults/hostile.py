@@ -21,6 +21,7 @@ from typing import Any
 from small_runs import command_line
 
 from kipoi_seq2exp.cli import main
+from kipoi_seq2exp.errors import left_open
 
 HTML = b"<!DOCTYPE html><html><body>404: not found</body></html>\n"
 NOISE = bytes(range(256)) * 16
@@ -258,6 +259,8 @@ class Outcome:
             return f"status {self.status}: {self.said}"
         if not self.said.startswith("seq2exp: ") or not self.said.endswith(".") or len(self.said) > 800:
             return f"no sentence: {self.said[:800]}"
+        if left_open(self.said):
+            return f"a bracket or a quote stays open: {self.said}"
         if not re.search(fault.says, self.said):
             return f"another sentence: {self.said}"
         return f"left behind: {', '.join(self.left)}" if self.left else None

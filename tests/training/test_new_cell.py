@@ -40,5 +40,5 @@ def test_stretches_of_the_only_chromosome_are_held_out(tss, sizes):
 
 
 def test_genes_of_one_neighbourhood_cannot_be_held_out():
-    with pytest.raises(ConfigError, match="all 30 genes lie on chr9, too near each other .* --train-on-all"):
+    with pytest.raises(ConfigError, match=r"all 30 genes lie on chr9, too near each other .* --train-on-all"):
         choose_split(genes_at(np.arange(30) * 10_000), WINDOW)

@@ -94,7 +94,7 @@ def test_overrides_replace_fields_by_dotted_name(tiny, tmp_path):
         ({"optimiser__warmup_steps": -1}, "warmup_steps must not be negative"),
         ({"split": {"scheme": "all"}}, "run.keep must be 'last' with the split 'all'"),
         ({"split": {"scheme": "column"}}, "the scheme 'column' needs the field 'column'"),
-        ({"split__train": ["x"]}, "the field 'train' belongs to the schemes 'column' and 'region'"),
+        ({"split": {"scheme": "all", "train": ["x"]}}, "'train' belongs to the schemes 'column' and 'region'"),
         ({"run__patience": 0}, "patience must be above 0"),
         ({"run__workers": -1}, "workers must not be negative"),
         ({"network__encoder_layers": 10**9}, "encoder_layers must be at most 256, found 1,000,000,000"),

@@ -29,7 +29,7 @@ from kipoi_seq2exp.data.tracks.contacts import (
     scale_contact,
 )
 from kipoi_seq2exp.data.tracks.signals import open_signal
-from kipoi_seq2exp.errors import InputError, damage_as
+from kipoi_seq2exp.errors import InputError, damage_as, excerpt
 from kipoi_seq2exp.files import check_regular
 from kipoi_seq2exp.settings import suggest
 
@@ -267,8 +267,8 @@ def gene_file(template: str, gene_id: str) -> str:
     """
     if gene_id in (".", "..") or not {"/", "\0"}.isdisjoint(gene_id):
         raise InputError(
-            f"{template}: the gene id {gene_id[:60]!r} cannot be part of a file name: give contacts as one table "
-            "(columns gene_id, start, end, contact)."
+            f"{template}: the gene id {excerpt(gene_id, 60)!r} cannot be part of a file name: give contacts as one "
+            "table (columns gene_id, start, end, contact)."
         )
     return template.replace("{gene_id}", gene_id)
 
@@ -320,7 +320,7 @@ class GeneTableContacts(LazyFile[dict[str, Steps]], ContactSource):
         try:
             value = float(contact)
         except ValueError:
-            raise InputError(f"{here}: contact is {contact[:40]!r}, not a number.") from None
+            raise InputError(f"{here}: contact is {excerpt(contact)!r}, not a number.") from None
         if not (0 <= first < last and 0 <= value < np.inf):
             raise InputError(f"{here}: {start}-{end} must be an interval and the contact {contact} at least 0.")
         return first, last, value

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kipoi_seq2exp.config import InputSpec, NetworkConfig
-from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted
+from kipoi_seq2exp.errors import ConfigError, InputError, WeightsError, counted, excerpt
 from kipoi_seq2exp.files import changed_together, is_plain_name, make_folder, undo_leftovers, write_text
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.nn.losses import ErrorLoss
@@ -187,7 +187,7 @@ def check_member_name(name: str) -> None:
     if not is_plain_name(name):
         raise ConfigError(
             f"a model's name must be at most 120 letters, digits, '.', '-', '+' and '_', the first no '.' or '-', "
-            f"found '{name[:130]}': give another one (--as)."
+            f"found '{excerpt(name, 130)}': give another one (--as)."
         )
 
 
