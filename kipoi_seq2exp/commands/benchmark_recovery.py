@@ -23,8 +23,9 @@ _RECOVERY = """Train on a simulated genome in which every effect is known, and e
   seq2exp benchmark recovery --task dna --to-files invented/ -o out/         write the genome, and train from memory
   seq2exp benchmark recovery --from-files invented/ -o out/                  train from the files: the same numbers
 
-Beside the network with tokens: the same without a mask, with MACS3's peaks as the mask, the published start with a
-token a base (for the processor time that ours took), ridge and boosting on binned tracks, and the formula itself.
+Beside the network with tokens: the same without a mask, with MACS3's peaks as the mask, the published start with our
+tokens and with a token a base (for the processor time that ours took), ridge and boosting on binned tracks, and the
+formula itself.
 Needs the extra 'train'; what needs MACS3 is left out, and said so, where it is not installed.
 
 writes into out/

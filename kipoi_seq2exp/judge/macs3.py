@@ -47,18 +47,22 @@ class PeakSettings:
     Attributes
     ----------
     cutoff : float or None
-        Least value of a peak, in the track's own unit; None: `FOLD` times its mean over the chromosomes read.
+        Least value of a peak, in the track's own unit; None: `fold` times its mean over the chromosomes read.
     min_length_bp, max_gap_bp : int
         Shorter peaks are dropped; stretches at most this far apart are joined first. MACS3's own defaults.
+    fold : float
+        Of the track's mean: the cutoff where none is given.
     """
 
     cutoff: float | None = None
     min_length_bp: int = 200
     max_gap_bp: int = 30
+    fold: float = FOLD
 
     def __post_init__(self) -> None:
-        if self.cutoff is not None and not 0 < self.cutoff < np.inf:
-            raise ConfigError(f"the cutoff of MACS3 must be a finite number above 0, found {self.cutoff:g}.")
+        for name, value in (("cutoff", self.cutoff), ("fold", self.fold)):
+            if value is not None and not 0 < value < np.inf:
+                raise ConfigError(f"the {name} of MACS3 must be a finite number above 0, found {value:g}.")
         if self.min_length_bp < 1 or self.max_gap_bp < 0:
             raise ConfigError(
                 f"MACS3's least length must be at least 1 bp and its gap at least 0, found {self.min_length_bp} and "
@@ -204,7 +208,7 @@ def call_peaks(
                 mean, largest = write_bedgraph(track, lengths, handle)
             if not largest:
                 raise InputError(f"{track.where} is 0 on {listing(lengths)}: there are no peaks to call.")
-            cutoff = float(f"{FOLD * mean:.6g}") if settings.cutoff is None else settings.cutoff
+            cutoff = float(f"{settings.fold * mean:.6g}") if settings.cutoff is None else settings.cutoff
             words = ["bdgpeakcall", "-i", signal, "-o", found, "-c", f"{cutoff:g}"]
             words += ["-l", str(settings.min_length_bp), "-g", str(settings.max_gap_bp), "--no-trackline"]
             _run([program.file, *words], folder)

@@ -35,8 +35,16 @@ Floats = NDArray[np.float64]
 Say = Callable[[str], None]
 
 OURS = "Seq2Exp, tokens"
-PUBLISHED, PLAIN, PEAKS = "published start, a token a base", "no mask", "MACS3 mask"
-NETWORKS = (OURS, PLAIN, PEAKS, PUBLISHED)
+PLAIN, PEAKS = "no mask", "MACS3 mask"
+PUBLISHED, ON_TOKENS = "published start, a token a base", "published start, our tokens"
+NETWORKS = (OURS, PLAIN, PEAKS, ON_TOKENS, PUBLISHED)
+RIVALS = {
+    PLAIN: "our network and recipe with every base kept",
+    PEAKS: "our network and recipe with the bases in MACS3's peaks on any track kept, and no others but the promoter",
+    ON_TOKENS: "our tokens, the published start of the states, no sums of activity x contact and no words; the steps "
+    "that fit into the processor time of ours, at most as many as ours",
+    PUBLISHED: "the same with a token a base; its effects are not computed, for want of time",
+}
 MASK, EFFECT = "mask", "effect"
 
 
@@ -194,7 +202,7 @@ def _train(
     genome: Genome, recipe: Recipe, name: str, seed: int, seconds: float | None, macs3: CalledTracks | None
 ) -> Trained:
     """Train one of `NETWORKS` on the training genes."""
-    config, lesson = _network_of(recipe, name, genome.settings, seconds)
+    config, lesson = network_of(recipe, name, genome.settings, seconds)
     rows = genome.rows("train")
     masks = None if macs3 is None or config.variant is not Variant.PEAKS else macs3.masks(genome, rows)
     return train_network(
@@ -202,17 +210,33 @@ def _train(
     )
 
 
-def _network_of(
+def network_of(
     recipe: Recipe, name: str, genome: GenomeSettings, seconds: float | None
 ) -> tuple[NetworkConfig, Lesson]:
+    """Return how one of `NETWORKS` is built and trained.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    name : str
+    genome : GenomeSettings
+    seconds : float or None
+        Processor time that the training of ours took: the budget of the published start.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such network.
+    """
     if name == OURS:
         return recipe.config(genome), recipe.lesson
     if name == PLAIN:
         return recipe.config(genome, variant=Variant.PLAIN), recipe.lesson
     if name == PEAKS:
         return recipe.config(genome, variant=Variant.PEAKS), recipe.lesson
-    if name == PUBLISHED:
-        published = {"token_bp": 1, "memory_bp": None, "contact_pool": 0, "encoder_bp": None, "reads_dna": True}
+    if name in (ON_TOKENS, PUBLISHED):
+        published: dict[str, Any] = {"memory_bp": None, "contact_pool": 0, "encoder_bp": None, "reads_dna": True}
+        published |= {"token_bp": 1} if name == PUBLISHED else {}
         return recipe.config(genome, **published), replace(recipe.lesson, seconds=seconds, word_bp=0)
     raise ConfigError(f"unknown network '{name}': choose from {', '.join(NETWORKS)}.")
 

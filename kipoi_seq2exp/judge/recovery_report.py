@@ -12,7 +12,7 @@ import pandas as pd
 
 from kipoi_seq2exp.data.tables import write_tsv
 from kipoi_seq2exp.files import write_text
-from kipoi_seq2exp.judge.recovery import OURS, Recipe, Recovery
+from kipoi_seq2exp.judge.recovery import OURS, RIVALS, Recipe, Recovery
 from kipoi_seq2exp.judge.recovery_genome import GenomeSettings
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.settings import to_mapping
@@ -40,12 +40,20 @@ def recovery_lines(result: Recovery, settings: GenomeSettings) -> list[str]:
         "",
         *_table(result.methods, METHODS),
         "",
+        *_explained(result),
         f"{len(pairs)} elements in the windows of {pairs['gene_id'].nunique()} held-out genes, "
         f"{pairs['regulated'].mean():.0%} of them enhancers:",
         "",
         *_table(result.rankings.sort_values("auprc", ascending=False), RANKINGS),
     ]
     return [*lines, *(f"\n{note}" for note in result.notes)]
+
+
+def _explained(result: Recovery) -> list[str]:
+    """Say what each of the other networks is."""
+    trained = [name for name in RIVALS if name in set(result.methods["method"])]
+    lines = [f"- {name}: {RIVALS[name]}." for name in trained]
+    return [*lines, ""] if lines else []
 
 
 def _table(table: pd.DataFrame, columns: dict[str, str]) -> list[str]:

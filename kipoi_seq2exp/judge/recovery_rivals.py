@@ -34,6 +34,10 @@ BINS = 40
 FLANK_BP = 1_000
 """Round the middle of an element: what is masked out, and what its activity is the mean of."""
 
+CUTOFF_FOLD = 1.0
+"""Cutoff of MACS3, as a multiple of the track's mean. Elements are so dense here that the usual fold of 5 misses two
+thirds of the enhancers by H3K27ac (seed 1, task tracks); at the mean itself every one has its peak on both tracks."""
+
 PENALTIES = tuple(10.0**power for power in range(-2, 4))
 
 
@@ -179,7 +183,7 @@ def call_macs3(genome: Genome) -> CalledTracks:
     ConfigError
         If MACS3 is not installed or fails.
     """
-    program = find_macs3()
+    program, settings = find_macs3(), PeakSettings(fold=CUTOFF_FOLD)
     lengths = genome.lengths
     specs = {spec.name: spec for spec in genome.inputs.tracks}
     peaks, regions, lines = {}, {}, []
@@ -192,7 +196,7 @@ def call_macs3(genome: Genome) -> CalledTracks:
             else:
                 path = genome.signals[track]
             with BigWigTrack(path, specs[track]) as signal:
-                called = call_peaks(program, signal, lengths, PeakSettings(), folder / f"{track}.narrowPeak")
+                called = call_peaks(program, signal, lengths, settings, folder / f"{track}.narrowPeak")
             columns = {0: "chrom", 1: "start", 2: "end", 4: "score"}
             table = pd.read_csv(called.path, sep="\t", header=None, usecols=list(columns))
             peaks[track], regions[track] = table.rename(columns=columns), Regions(called.path, "peaks")

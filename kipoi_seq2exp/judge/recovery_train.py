@@ -131,7 +131,7 @@ def train_network(
         start_from_regression(network, features, labels, RIDGE)
         _start_at_mean(network, reader, rows, labels)
         if lesson.seconds is not None:
-            lesson = _within(lesson, network, reader, rows[:TIMED_STEPS])
+            lesson = _within(lesson, network, reader, rows)
         started = time.process_time()
         losses = _teach(network.train(), reader, rows, labels, lesson, np.random.default_rng(seed))
     return Trained(network.eval(), len(losses), time.process_time() - started, np.array(losses))
@@ -204,18 +204,17 @@ def _start_at_mean(network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64], l
 
 
 def _within(lesson: Lesson, network: Seq2Exp, reader: _Reader, rows: NDArray[np.int64]) -> Lesson:
-    """Return the lesson cut to the steps that fit into its time, going by the quickest of a few windows."""
+    """Return the lesson cut to the steps that fit into its time, going by the quickest of a few batches."""
     assert lesson.seconds is not None  # for the type checker
-    took = []
-    for row in rows:
+    settings, took = lesson.optimiser, []
+    batch = rows[: settings.batch_size]
+    for _ in range(TIMED_STEPS):
         started = time.process_time()
-        output = run_batch(network.train(), reader.batch(np.array([row]), np.array([False])))
+        output = run_batch(network.train(), reader.batch(batch, np.zeros(len(batch), dtype=np.bool_)))
         output.expression.sum().backward()
         took.append(time.process_time() - started)
     network.zero_grad()
-    settings = lesson.optimiser
-    steps = int(lesson.seconds / (min(took) * settings.batch_size))
-    steps = min(settings.max_steps, max(1, steps))
+    steps = min(settings.max_steps, max(1, int(lesson.seconds / min(took))))
     warmup = settings.warmup_steps * steps // settings.max_steps
     return replace(lesson, optimiser=replace(settings, max_steps=steps, warmup_steps=warmup))
 

@@ -15,6 +15,8 @@ from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.data.tracks.signals import open_signal
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.judge.macs3 import FOLD, Macs3, PeakSettings, call_peaks, call_tracks, find_macs3, write_bedgraph
+from kipoi_seq2exp.judge.recovery_genome import GenomeSettings, Task, invent_genome
+from kipoi_seq2exp.judge.recovery_rivals import call_macs3
 
 # A slow program that takes what MACS3 takes and calls by the same rules: bases at or above the cutoff, gaps of at most
 # -g joined, peaks of at least -l kept. The last test holds it against MACS3.
@@ -108,10 +110,9 @@ def test_peaks_are_kept_with_the_command(program, track, tmp_path):
         assert row.end - row.start >= 150
 
 
-def test_the_default_cutoff_is_a_multiple_of_the_mean(program, tiny, track, tmp_path, monkeypatch):
-    monkeypatch.setattr("kipoi_seq2exp.judge.macs3.FOLD", 2.0)
-    assert FOLD == 5
-    found = call_peaks(program, track, {"chr2": 30_000}, PeakSettings(), tmp_path / "p.narrowPeak")
+def test_the_default_cutoff_is_a_multiple_of_the_mean(program, tiny, track, tmp_path):
+    assert PeakSettings().fold == FOLD == 5
+    found = call_peaks(program, track, {"chr2": 30_000}, PeakSettings(fold=2.0), tmp_path / "p.narrowPeak")
     mean = np.nan_to_num(tiny.signals["dnase"]["chr2"]).mean(dtype=np.float64)
     assert found.cutoff == pytest.approx(2 * mean, rel=1e-5)
     assert f"-c {found.cutoff:g} -l 200 -g 30" in found.command
@@ -166,7 +167,9 @@ def test_no_peak_is_one_sentence(program, tiny, track, tmp_path):
         call_peaks(program, flat, {"chr1": 100}, SETTINGS, tmp_path / "p.narrowPeak")
 
 
-@pytest.mark.parametrize("wrong", [{"cutoff": 0.0}, {"cutoff": float("nan")}, {"min_length_bp": 0}, {"max_gap_bp": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"cutoff": 0.0}, {"cutoff": float("nan")}, {"fold": 0.0}, {"min_length_bp": 0}, {"max_gap_bp": -1}]
+)
 def test_settings_are_checked(wrong):
     with pytest.raises(ConfigError, match="MACS3"):
         PeakSettings(**wrong)
@@ -197,6 +200,15 @@ def test_the_command_compares_macs3_and_given_peaks(program, tiny, run, tmp_path
     genes = pd.read_csv(tmp_path / "o" / "peaks_genes.tsv", sep="\t", comment="#")
     row = genes[(genes["set"] == "MACS3 on dnase") & (genes["gene_id"] == "GENE03")].iloc[0]
     assert row["peak_bp"] == in_peaks[19_500:23_500].sum() - in_peaks[21_300:21_700].sum() > 0
+
+
+def test_every_enhancer_of_an_invented_genome_has_its_peaks(program):
+    genome = invent_genome(GenomeSettings(Task.TRACKS, seed=1, genes=6, window_bp=16_000, chromosomes=3))
+    called = call_macs3(genome)
+    assert [line.split(", ")[1].split(" (")[0] for line in called.lines] == ["1 times the mean"] * 2
+    regulated = genome.pairs["regulated"].to_numpy()
+    assert (called.rank(genome.pairs)["MACS3 on both"] > 0).tolist() == regulated.tolist()
+    assert 0 < regulated.sum() < len(regulated)
 
 
 def test_a_comparison_needs_peaks(tiny, run, tmp_path, capsys):

@@ -14,10 +14,12 @@ import pytest
 
 from kipoi_seq2exp import load_model
 from kipoi_seq2exp.cli import main
+from kipoi_seq2exp.config import Variant
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.judge import recovery, recovery_train
 from kipoi_seq2exp.judge.recovery import Judged, benchmark_recovery, distal_share, grouped_pearson, recipe_of
 from kipoi_seq2exp.judge.recovery_genome import WINDOWS_BP, GenomeSettings, RecoveryGenome, Task, invent_genome
+from kipoi_seq2exp.judge.recovery_report import recovery_lines
 from kipoi_seq2exp.judge.recovery_rivals import ACTIVITY, ORACLE, PROMOTER, CalledTracks, predict_rivals, rank_by_tracks
 from kipoi_seq2exp.judge.recovery_train import predict_masks, predict_windows, train_network
 from kipoi_seq2exp.metrics import score
@@ -118,17 +120,28 @@ def test_rivals_read_what_they_say(genome):
     assert activity[kinds == "enhancer"].min() > activity[kinds != "enhancer"].max()
 
 
+class Intervals:
+    """Peaks as the regions that networks are masked by."""
+
+    def __init__(self, peaks: pd.DataFrame) -> None:
+        self.peaks = peaks
+
+    def mask(self, chrom: str, start: int, end: int) -> np.ndarray:
+        at, inside = np.arange(start, end), np.zeros(end - start, dtype=bool)
+        for peak in self.peaks[self.peaks["chrom"] == chrom].itertuples():
+            inside |= (at >= peak.start) & (at < peak.end)
+        return inside
+
+
+def called_at(peaks: pd.DataFrame) -> CalledTracks:
+    """Give both tracks the same peaks."""
+    return CalledTracks({"dnase": peaks, "h3k27ac": peaks}, {"dnase": Intervals(peaks)}, ())  # type: ignore[dict-item]
+
+
 def test_peaks_rank_elements_and_make_masks(genome):
     pairs = recovery.held_out_pairs(genome)
     first = pairs.iloc[0]
-    peak = pd.DataFrame({"chrom": [first.chrom], "start": [first.start], "end": [first.end], "score": [50]})
-
-    class Intervals:
-        def mask(self, chrom: str, start: int, end: int) -> np.ndarray:
-            at = np.arange(start, end)
-            return (chrom == first.chrom) & (at >= first.start) & (at < first.end)
-
-    called = CalledTracks({"dnase": peak, "h3k27ac": peak}, {"dnase": Intervals()}, ())  # type: ignore[dict-item]
+    called = called_at(pairs[["chrom", "start", "end"]].iloc[:1].assign(score=50))
     ranks = called.rank(pairs)
     assert ranks["MACS3 on dnase"].argmax() == 0
     assert (ranks["MACS3 on dnase"] > 0).sum() == (pairs["name"] == first["name"]).sum()
@@ -141,6 +154,45 @@ def test_what_needs_macs3_is_left_out_and_said(genome):
     result = benchmark_recovery(genome, recipe_of(genome.settings, 1), (recovery.OURS, recovery.PEAKS))
     assert recovery.PEAKS not in set(result.methods["method"])
     assert result.notes == ("MACS3 is not installed: its mask and its ranking of the tracks are left out",)
+
+
+def test_every_network_is_judged(genome):
+    called = called_at(genome.elements.assign(score=50))
+    result = benchmark_recovery(genome, recipe_of(genome.settings, 3), macs3=called)
+    methods = result.methods.set_index("method").loc[list(recovery.NETWORKS)]
+    assert methods["distal"].nunique() == len(methods)
+    assert methods["steps"].between(1, 3).all()
+    assert methods.index[methods["effect_r"].isna()].tolist() == [recovery.PUBLISHED]
+    scores = set(result.rankings["score"])
+    masked = {name.removeprefix("mask of ") for name in scores if name.startswith("mask of ")}
+    assert masked == {recovery.OURS, recovery.ON_TOKENS, recovery.PUBLISHED}
+    lines = recovery_lines(result, genome.settings)
+    assert all(sum(line.startswith(f"- {name}: ") for line in lines) == 1 for name in recovery.RIVALS)
+    assert set(recovery.RIVALS) == set(recovery.NETWORKS[1:])
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_rivals_differ_from_ours_by_what_the_page_says(task):
+    genome = GenomeSettings(task, genes=60, window_bp=WINDOWS_BP[task.value])
+    recipe = recipe_of(genome)
+    built = {name: recovery.network_of(recipe, name, genome, 40.0) for name in recovery.NETWORKS}
+    ours, lesson = built[recovery.OURS]
+    for name, variant in ((recovery.PLAIN, Variant.PLAIN), (recovery.PEAKS, Variant.PEAKS)):
+        assert built[name] == (replace(ours, variant=variant), lesson)
+    published = {"memory_bp": None, "contact_pool": 0, "encoder_bp": None, "reads_dna": True}
+    budget = replace(lesson, seconds=40.0, word_bp=0)
+    assert built[recovery.ON_TOKENS] == (replace(ours, **published), budget)
+    assert built[recovery.PUBLISHED] == (replace(ours, **published, token_bp=1), budget)
+
+
+@pytest.mark.parametrize(("seconds", "steps", "warmup"), [(1e-9, 1, 0), (1e9, 10, 2)])
+def test_a_budget_of_time_bounds_the_steps(genome, seconds, steps, warmup, monkeypatch):
+    taught = []
+    monkeypatch.setattr(recovery_train, "_teach", lambda *given: taught.append(given[4].optimiser) or [0.0])
+    recipe = recipe_of(genome.settings, 10)
+    lesson = replace(recipe.lesson, seconds=seconds)
+    train_network(recipe.config(genome.settings), genome, np.arange(2), np.zeros(2), lesson)
+    assert (taught[0].max_steps, taught[0].warmup_steps) == (steps, warmup)
 
 
 def test_a_lesson_with_words_starts_half_of_the_stem_from_the_training_windows(genome, monkeypatch):
