@@ -47,7 +47,7 @@ def main() -> None:
     for seed in args.seeds:
         for task in args.tasks:
             folder = args.runs / f"{task}-{seed}"
-            words = ["benchmark", "recovery", "--task", task, "--seed", str(seed), "-o", str(folder)]
+            words = ["benchmark", "recovery", "--task", task, "--seed", str(seed), "-o", str(folder), "--overwrite"]
             finished = args.keep and (folder / "recovery.json").is_file()
             if not finished and seq2exp([*words, *(["--only-ours"] if args.only_ours else [])]):
                 raise SystemExit(f"seq2exp {' '.join(words)} failed.")

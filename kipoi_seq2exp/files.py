@@ -144,6 +144,19 @@ def make_folder(path: Path) -> None:
         raise output_error(path, error) from None
 
 
+def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Check that no file would be replaced, unless that was asked for.
+
+    Raises
+    ------
+    OutputError
+        If one of the files exists and `overwrite` is off.
+    """
+    there = next((path for path in paths if os.path.lexists(path)), None)
+    if there is not None and not overwrite:
+        raise OutputError(f"{there}: exists; give --overwrite to replace it, or choose another place.")
+
+
 def staging_folder(target: Path) -> Path:
     """Make a folder beside `target`, new and open to this user alone, in which `target` is prepared.
 

@@ -92,7 +92,7 @@ def add_to(subparsers: Subparsers) -> None:
             metavar="N",
             help="resamples of the genes (default: 1000)",
         )
-        parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
+        options.add_overwrite_option(parser)
         _add_output(parser)
 
 
@@ -130,12 +130,14 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
     """Rank pairs by the mask and by baselines."""
     from kipoi_seq2exp.data.pairs import read_pairs
     from kipoi_seq2exp.elements.outputs import describe_lines
-    from kipoi_seq2exp.files import make_folder
-    from kipoi_seq2exp.judge.crispri import judge_pairs, write_judgement
+    from kipoi_seq2exp.files import check_absent, make_folder
+    from kipoi_seq2exp.judge.crispri import TABLE, judge_pairs, write_judgement
     from kipoi_seq2exp.judge.ranking import ranking_lines
 
     if args.perturb and args.model is None:
         raise ConfigError("--perturb runs the network: give --model and its inputs.")
+    if args.model is None:  # else the folder's predictions say whether it is the same run
+        check_absent([args.output / TABLE], overwrite=args.overwrite)
     pairs = read_pairs(args.pairs, args.pairs_of)
     say(f"{args.pairs}: {counted(len(pairs), 'pair')}, {int(pairs['regulated'].sum())} positive")
     header = [f"pairs: {args.pairs}, cell types {', '.join(sorted(set(pairs['cell_type'])))}"]

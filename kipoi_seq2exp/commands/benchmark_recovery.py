@@ -74,15 +74,17 @@ def add_to(kinds: Subparsers) -> None:
         "--only-ours", action="store_true", help="train only our network, not those that it is compared with"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    options.add_overwrite_option(parser)
 
 
 def run_recovery(args: argparse.Namespace, say: Say) -> int:
     """Train and judge."""
-    from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.files import check_absent, make_folder
     from kipoi_seq2exp.judge.recovery import NETWORKS, OURS, benchmark_recovery, recipe_of
     from kipoi_seq2exp.judge.recovery_genome import near_share
-    from kipoi_seq2exp.judge.recovery_report import recovery_lines, write_recovery
+    from kipoi_seq2exp.judge.recovery_report import PAGE, recovery_lines, write_recovery
 
+    check_absent([args.output / PAGE], overwrite=args.overwrite)
     genome = _genome(args)
     settings = genome.settings
     recipe = recipe_of(settings, args.steps)
@@ -102,7 +104,8 @@ def run_recovery(args: argparse.Namespace, say: Say) -> int:
 
 def _genome(args: argparse.Namespace) -> Genome:
     """Invent the genome, or open its files."""
-    from kipoi_seq2exp.judge.recovery_files import read_genome, write_genome
+    from kipoi_seq2exp.files import check_absent
+    from kipoi_seq2exp.judge.recovery_files import SETTINGS, read_genome, write_genome
     from kipoi_seq2exp.judge.recovery_genome import WINDOWS_BP, GenomeSettings, Task, invent_genome
 
     given = {"task": args.task, "seed": args.seed, "genes": args.genes, "window_bp": args.window}
@@ -115,6 +118,8 @@ def _genome(args: argparse.Namespace) -> Genome:
         return read_genome(args.from_files)
     if args.task is None:
         raise ConfigError("give a --task (tracks, dna or far), or the files of a genome (--from-files).")
+    if args.to_files is not None:
+        check_absent([args.to_files / SETTINGS], overwrite=args.overwrite)
     chosen.pop("to_files", None)
     chosen.setdefault("window_bp", WINDOWS_BP[args.task])
     genome = invent_genome(GenomeSettings(**{**chosen, "task": Task(args.task)}))

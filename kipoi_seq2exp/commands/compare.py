@@ -14,6 +14,7 @@ from kipoi_seq2exp.commands.options import (
     Say,
     Subparsers,
     add_command,
+    add_overwrite_option,
     named_entries,
     optional_name,
 )
@@ -46,6 +47,7 @@ Of a model with many outputs, MODEL::COLUMN or FILE::COLUMN takes one, by its nu
 model's description, or of --columns). Where it lies in bins along the window (Basenji, Enformer), the bins lie round
 the middle of the window, and the bin that holds the TSS and one on either side are summed; log10(x + 1) is taken.
 """
+TABLE = "comparison.tsv"
 METHOD = "NAME=MODEL,MODEL, e.g. --method Seq2Exp=S.K562,S.GM12878"
 
 
@@ -111,17 +113,20 @@ def add_to(subparsers: Subparsers) -> None:
         "--bootstrap", type=RESAMPLES, default=1_000, metavar="N", help="resamples of the genes (default: 1000)"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    add_overwrite_option(parser)
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Compare the models."""
     from kipoi_seq2exp.data.genes import read_genes
-    from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.files import check_absent, make_folder
     from kipoi_seq2exp.judge.compare import compare_models, score_lines
     from kipoi_seq2exp.zoo.other_models import predict_by_kipoi
 
     entries = [entry_of(text) for text in args.models]
     names = [entry.name for entry in entries]
+    by_kipoi = {entry.name: args.output / f"{_file(entry.name)}.h5" for entry in entries if entry.runs}
+    check_absent([args.output / TABLE, *by_kipoi.values()], overwrite=args.overwrite)
     arguments = arguments_of(args.args, entries)
     methods = {name: text.split(",") for name, text in named_entries("--method", args.method, METHOD).items()}
     genes = read_genes(args.genes)
@@ -134,7 +139,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         if entry.runs:
             key = entry.source, arguments[entry.name]
             if key not in made:
-                made[key] = predict_by_kipoi(*key, args.output / f"{_file(entry.name)}.h5")
+                made[key] = predict_by_kipoi(*key, by_kipoi[entry.name])
                 say(f"{entry.name}: kipoi predict wrote {made[key]}")
             saved[entry.name] = reading.read(entry, made[key], genes)
     found = compare_models([saved[name] for name in names], genes, labels, args.bootstrap)
@@ -160,7 +165,7 @@ def write_comparison(found: Comparison, folder: Path, labels: list[str], genes: 
     from kipoi_seq2exp.data.tables import write_tsv
     from kipoi_seq2exp.view.compare_plots import plot_scatter_matrix
 
-    files = [folder / name for name in ("comparison.tsv", "comparison_genes.tsv", "comparison.png")]
+    files = [folder / name for name in (TABLE, "comparison_genes.tsv", "comparison.png")]
     columns = ", ".join(f"'{label}'" for label in labels)
     write_tsv(found.scores, files[0], [f"observed: {columns} of {genes}", *found.notes])
     write_tsv(found.genes, files[1], found.notes)

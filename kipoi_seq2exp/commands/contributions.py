@@ -22,6 +22,7 @@ from kipoi_seq2exp.commands.options import (
     add_command,
     add_input_options,
     add_network_options,
+    add_overwrite_option,
     bounded,
 )
 from kipoi_seq2exp.commands.work import Opened, Ticks, fill_units, open_inputs, workers_of
@@ -95,7 +96,7 @@ def add_to(subparsers: Subparsers) -> None:
     add_network_options(parser)
     add_cluster_option(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
+    add_overwrite_option(parser)
 
 
 def run(args: argparse.Namespace, say: Say) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
 from kipoi_seq2exp.commands.work import GetWorkers, fill_units, needs_mask, open_predictions, performer, workers_of
-from kipoi_seq2exp.errors import ConfigError, counted
+from kipoi_seq2exp.errors import ConfigError, OutputError, counted
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.elements.find import ElementSettings, Found, Results
@@ -93,6 +93,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
     with workers_of(args.cluster) as workers:
         predictions, opened = open_predictions(args, say, needs_mask, workers)
         with predictions, ExitStack() as kept:
+            if opened is None:
+                _refuse_others(args, predictions)
             opened = opened or _behind(args, predictions, say)
             if opened is None:
                 with options.gene_bar(predictions) as on_gene:
@@ -106,6 +108,28 @@ def run(args: argparse.Namespace, say: Say) -> int:
             for name, names in columns.items():
                 say(f"{name}: {counted(int((names != '').sum()), 'element')} of {len(names)} overlap")
     return 0
+
+
+def _refuse_others(args: argparse.Namespace, predictions: Predictions) -> None:
+    """Refuse to replace the elements of other predictions; those of the same ones may be called with other settings.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds elements of others, and --overwrite is not given.
+    """
+    from kipoi_seq2exp.settings import read_json
+
+    there = args.output / PROVENANCE
+    if args.overwrite or not there.is_file():
+        return
+    before, now = read_json(there), json.loads(json.dumps(dict(predictions.provenance)))
+    now = now or {"settings": {**before["settings"], "results": str(args.results)}}  # of a file without metadata
+    if any(before.get(name) != value for name, value in now.items()):
+        raise OutputError(
+            f"{args.output}: holds elements of other predictions; give --overwrite to replace them, or choose another "
+            "place."
+        )
 
 
 def _overlapped(args: argparse.Namespace) -> tuple[NamedIntervals | None, dict[str, NamedIntervals]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_command
-from kipoi_seq2exp.errors import OutputError, counted
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, add_overwrite_option
+from kipoi_seq2exp.errors import counted
 
 _DESCRIPTION = """Make a gene table with the features that models read, from gene models and a genome.
 
@@ -35,7 +35,7 @@ def add_to(subparsers: Subparsers) -> None:
         "without the tag take the longest",
     )
     parser.add_argument("--gene-type", metavar="TYPE", help="only the genes of this type, e.g. protein_coding")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file of this name")
+    add_overwrite_option(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="TSV", help="the table to write")
 
 
@@ -44,10 +44,9 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.data.sequence import Genome
     from kipoi_seq2exp.data.tables import write_tsv
     from kipoi_seq2exp.data.transcripts import Choice, gene_features
-    from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.files import check_absent, make_folder
 
-    if args.output.exists() and not args.overwrite:
-        raise OutputError(f"{args.output}: exists; give --overwrite to replace it, or another name.")
+    check_absent([args.output], overwrite=args.overwrite)
     with Genome(args.fasta) as genome:
         table, notes = gene_features(args.gtf, genome, Choice(args.transcript), args.gene_type)
     make_folder(args.output.parent)

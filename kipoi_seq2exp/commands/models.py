@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command
+from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command, add_overwrite_option
 from kipoi_seq2exp.settings import read_json
 
 
@@ -28,6 +28,7 @@ def add_to(subparsers: Subparsers) -> None:
         "--cell-type", metavar="CELL", help="row of the table of cell types: names the tracks and features"
     )
     add_cells_option(convert)
+    add_overwrite_option(convert)
 
     register = add_command(subparsers, "register", "register the models with Kipoi")
     register.set_defaults(run=run_register)
@@ -45,7 +46,9 @@ def run_convert(args: argparse.Namespace, say: Say) -> int:
     """Convert a checkpoint."""
     from kipoi_seq2exp import convert_checkpoint
     from kipoi_seq2exp.data.cells import cell_inputs
+    from kipoi_seq2exp.files import check_absent
 
+    check_absent([args.output], overwrite=args.overwrite)
     inputs = None if args.cell_type is None else cell_inputs(args.cell_type, args.cells)
     settings = None if args.settings is None else read_json(args.settings)
     if settings is not None and isinstance(settings.get("settings"), dict):  # a file that says more than the settings

@@ -5,8 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_command, add_track_options, named_entries, track_sources
-from kipoi_seq2exp.errors import ConfigError, OutputError
+from kipoi_seq2exp.commands.options import (
+    Say,
+    Subparsers,
+    add_command,
+    add_overwrite_option,
+    add_track_options,
+    named_entries,
+    track_sources,
+)
+from kipoi_seq2exp.errors import ConfigError
 
 _DESCRIPTION = """Write the YAML of a training run for a cell type of your own, and its row of a table of cell types.
 
@@ -44,20 +52,18 @@ def add_to(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--train-on-all", action="store_true", help="hold no gene out; nothing then tells how good the weights are"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files of these names")
+    add_overwrite_option(parser)
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
     """Write both files."""
-    from kipoi_seq2exp.files import make_folder, write_text
+    from kipoi_seq2exp.files import check_absent, make_folder, write_text
     from kipoi_seq2exp.training.new_cell import NewCell, new_cell
 
     if args.output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{args.output}: name the run's file with the ending .yaml.")
     table = args.output.with_name(f"{args.output.stem}.cells.yaml")
-    for path in (args.output, table):
-        if path.exists() and not args.overwrite:
-            raise OutputError(f"{path}: exists; give --overwrite to replace it, or another name.")
+    check_absent([args.output, table], overwrite=args.overwrite)
     cell = NewCell(
         name=args.output.stem,
         genes=args.genes,

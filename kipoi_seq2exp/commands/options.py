@@ -123,7 +123,12 @@ def add_source_options(parser: argparse.ArgumentParser, *, flag: bool = False) -
     parser.add_argument("--from", dest="results", type=Path, metavar="RESULTS", help=RESULTS)
     add_input_options(parser, required=False)
     add_network_options(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
+    add_overwrite_option(parser)
+
+
+def add_overwrite_option(parser: argparse._ActionsContainer) -> None:
+    """Add --overwrite, which every command has that could replace results; without it none does."""
+    parser.add_argument("--overwrite", action="store_true", help="replace other results that are already there")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:

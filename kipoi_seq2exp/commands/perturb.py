@@ -83,6 +83,7 @@ def add_to(subparsers: Subparsers) -> None:
     options.add_input_options(parser)
     options.add_network_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
+    options.add_overwrite_option(parser)
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
@@ -94,11 +95,12 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.elements.mask_track import write_window
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.errors import InputError
-    from kipoi_seq2exp.files import make_folder
+    from kipoi_seq2exp.files import check_absent, make_folder
     from kipoi_seq2exp.prediction.masking import effect_line
     from kipoi_seq2exp.prediction.run import batch_size_for
 
     settings, sites = settings_of(args), sites_of(args)
+    check_absent([args.output / TABLE], overwrite=args.overwrite)
     with open_inputs(args, say) as opened:
         request, model, dataset = opened.request, opened.model, opened.dataset
         reached = {

@@ -18,6 +18,7 @@ from kipoi_seq2exp.commands.options import (
     add_command,
     add_input_options,
     add_network_options,
+    add_overwrite_option,
     call_settings,
     request_of,
 )
@@ -59,7 +60,7 @@ def add_to(subparsers: Subparsers) -> None:
     output.add_argument(
         "--save-beta", action="store_true", help="store the Beta distribution of each base, for credible intervals"
     )
-    output.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
+    add_overwrite_option(output)
 
 
 def run(args: argparse.Namespace, say: Say) -> int:

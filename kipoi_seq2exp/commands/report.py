@@ -35,6 +35,7 @@ def add_to(subparsers: Subparsers) -> None:
     options.add_track_options(drawn)
     options.add_call_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the page")
+    options.add_overwrite_option(parser)
 
 
 def run(args: argparse.Namespace, say: Say) -> int:
@@ -44,13 +45,15 @@ def run(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.data.tables import write_lines, write_tsv
     from kipoi_seq2exp.elements.mask_track import write_mask_track
     from kipoi_seq2exp.elements.outputs import ELEMENTS, TRACK, as_texts, describe_lines, summarise
-    from kipoi_seq2exp.files import make_folder, whole_file
+    from kipoi_seq2exp.files import check_absent, make_folder, whole_file
     from kipoi_seq2exp.view.locus import Surroundings
     from kipoi_seq2exp.view.report import build_page
     from kipoi_seq2exp.view.sessions import PAIRS, crispri_lines, genome_tracks_ini, igv_session, shown_files
 
     calls = options.call_settings(args)
     around = Surroundings(options.track_sources(args), gtf=args.gtf, crispri=args.crispri)
+    made = ("report.html", "igv_session.xml", "tracks.ini", ELEMENTS, TRACK, PAIRS)
+    check_absent([args.output / name for name in made], overwrite=args.overwrite)
     with read_results(args.results) as predictions:
         with options.gene_bar(predictions) as on_gene:
             page = build_page(predictions, calls, around, args.title, args.output, on_gene)

@@ -6,8 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kipoi_seq2exp.commands.options import Say, Subparsers, add_cells_option, add_command, named_entries
+from kipoi_seq2exp.commands.options import (
+    Say,
+    Subparsers,
+    add_cells_option,
+    add_command,
+    add_overwrite_option,
+    named_entries,
+)
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
+from kipoi_seq2exp.files import check_absent
 
 if TYPE_CHECKING:
     from kipoi_seq2exp.training.config import TrainingConfig
@@ -65,6 +73,7 @@ def add_to(subparsers: Subparsers) -> None:
         metavar="FOLDER",
         help="folder for predictions, scores and a scatter (default: print the scores alone)",
     )
+    add_overwrite_option(evaluate)
     _add_publish(subparsers)
 
 
@@ -97,7 +106,7 @@ def _add_publish(subparsers: Subparsers) -> None:
     )
     own.add_argument("--licence", metavar="NAME", help="of the weights, e.g. MIT or CC-BY-4.0")
     own.add_argument("--cite", metavar="URL", help="what shall be cited")
-    own.add_argument("--overwrite", action="store_true", help="replace the group that the folder holds")
+    add_overwrite_option(own)
 
 
 def run_fetch(args: argparse.Namespace, say: Say) -> int:
@@ -133,6 +142,8 @@ def run_evaluate(args: argparse.Namespace, say: Say) -> int:
     from kipoi_seq2exp.api import training_module
 
     evaluation = training_module("evaluate")
+    if args.output is not None:
+        check_absent(evaluation.files(args.output, args.split), overwrite=args.overwrite)
     weights, config = _model_and_config(args)
     from kipoi_seq2exp import load_model
 

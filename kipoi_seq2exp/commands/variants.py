@@ -17,6 +17,7 @@ from kipoi_seq2exp.commands.options import (
     add_command,
     add_input_options,
     add_network_options,
+    add_overwrite_option,
 )
 from kipoi_seq2exp.commands.work import fill_units, open_inputs, workers_of
 from kipoi_seq2exp.errors import counted
@@ -58,7 +59,7 @@ def add_to(subparsers: Subparsers) -> None:
     add_network_options(parser)
     add_cluster_option(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace other results in the folder")
+    add_overwrite_option(parser)
 
 
 def run(args: argparse.Namespace, say: Say) -> int:

@@ -252,7 +252,7 @@ def open_predictions(
 
 def _refuse_run_options(args: argparse.Namespace) -> None:
     """Refuse options that would have no effect on predictions that are there already."""
-    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "overwrite", "gene_type", "cluster")
+    names = ("fasta", "blacklist", "label", "cell_type", "device", "mask_mode", "gene_type", "cluster")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) not in (None, False)]
     if given:
         raise ConfigError(

@@ -32,6 +32,7 @@ from kipoi_seq2exp.prediction.tracks import read_tracks
 Floats = NDArray[np.float64]
 
 JUDGED, BEYOND, PROMOTER, UNKNOWN = "judged", "beyond the window", "in the promoter", "gene not predicted"
+TABLE = "crispri.tsv"
 BINS = {"0-10 kb": (0, 10_000), "10-100 kb": (10_000, 100_000), "0-100 kb": (0, 100_000), "all": (0, 2**62)}
 MASK, EFFECT = "Seq2Exp mask", "Seq2Exp effect"
 
@@ -278,7 +279,7 @@ def _notes(scored: pd.DataFrame) -> list[str]:
 def write_judgement(judgement: Judgement, folder: Path, header: list[str]) -> tuple[Path, ...]:
     """Write the ranking, every pair, and the missed ones; return the files."""
     pairs = judgement.pairs
-    tables = {"crispri.tsv": judgement.table, "crispri_pairs.tsv": pairs}
+    tables = {TABLE: judgement.table, "crispri_pairs.tsv": pairs}
     if (pairs["status"] == BEYOND).any():
         columns = ["chrom", "start", "end", "gene_id", "symbol", "tss", "distance", "regulated", "name"]
         tables["crispri_missed.tsv"] = pairs.loc[pairs["status"] == BEYOND, columns]

@@ -17,6 +17,7 @@ from kipoi_seq2exp.judge.recovery_genome import GenomeSettings
 from kipoi_seq2exp.nn.checkpoint import save_model
 from kipoi_seq2exp.settings import to_mapping
 
+PAGE = "recovery.md"
 METHODS = {
     "method": "method",
     "distal": "distal variance explained",
@@ -88,7 +89,7 @@ def write_recovery(
     OutputError
         If the folder cannot be written to.
     """
-    page, numbers, pairs = (folder / f"recovery{ending}" for ending in (".md", ".json", "_pairs.tsv"))
+    page, numbers, pairs = (folder / name for name in (PAGE, "recovery.json", "recovery_pairs.tsv"))
     write_text(page, "\n".join([f"`{command}`", "", *recovery_lines(result, settings)]) + "\n")
     content = {
         "command": command,

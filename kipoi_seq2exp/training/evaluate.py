@@ -55,12 +55,18 @@ class Evaluation:
             If the folder cannot be written.
         """
         make_folder(folder)
-        write_tsv(self.table, folder / f"{name}.predictions.tsv")
+        predictions, scores, scatter = files(folder, name)
+        write_tsv(self.table, predictions)
         values = {"genes": len(self.table), "label": self.label}
         rows = {metric: dataclasses.asdict(value) for metric, value in self.scores.items()}
-        write_text(folder / f"{name}.scores.json", json.dumps({**values, **rows}, indent=1) + "\n")
+        write_text(scores, json.dumps({**values, **rows}, indent=1) + "\n")
         observed, predicted = (self.table[column].to_numpy() for column in ("observed", "predicted"))
-        draw_scatter(observed, predicted, self.scores, folder / f"{name}.scatter.png", self.label)
+        draw_scatter(observed, predicted, self.scores, scatter, self.label)
+
+
+def files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Return the files of `Evaluation.save`: predictions, scores, and the picture of both."""
+    return folder / f"{name}.predictions.tsv", folder / f"{name}.scores.json", folder / f"{name}.scatter.png"
 
 
 def evaluate(

@@ -9,7 +9,6 @@ from kipoi_seq2exp.cli import build_parser
 
 OTHER_THINGS = {  # one word of English for several things: each command says its own
     "--output": "what a command writes differs",
-    "--overwrite": "what is replaced differs",
     "--from": "predictions, or a group",
     "--genes": "a table, or how many are invented",
     "--label": "one of a run to learn, to draw or to compare",

@@ -223,9 +223,13 @@ def test_the_command(tiny, model, dataset, tmp_path, capsys):
     assert "4 sites" in picture
     (tmp_path / "sites.bed").write_text("chr1\t20000\t20400\tmine\n")
     words = ["--regions", str(tmp_path / "sites.bed"), "--gene-ids", "GENE03"]
+    assert main(command_line(tiny, weights, out, *words, command="perturb")) == 1
+    assert f"{out / 'perturb.tsv'}: exists; give --overwrite" in capsys.readouterr().err
+    words.append("--overwrite")
     assert main(command_line(tiny, weights, out, *words, command="perturb")) == 0
     assert pd.read_csv(out / "perturb.tsv", sep="\t", comment="#")["name"].tolist() == ["mine"]
-    assert main(command_line(tiny, weights, out, "--insert", "TGACTCA", "--at", "chr1:20,001", command="perturb")) == 0
+    words = ["--insert", "TGACTCA", "--at", "chr1:20,001", "--overwrite"]
+    assert main(command_line(tiny, weights, out, *words, command="perturb")) == 0
     assert pd.read_csv(out / "perturb.tsv", sep="\t", comment="#")["how"].tolist() == ["insert"]
 
 

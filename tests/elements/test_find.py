@@ -349,6 +349,11 @@ def test_the_command_reads_a_kipoi_output(tiny, run, predictions, tmp_path, caps
     table = pd.read_csv(tmp_path / "o" / "elements.tsv", sep="\t", comment="#")
     assert len(table) > 3
     assert "probability" not in table
+    (tmp_path / "out.h5").rename(tmp_path / "other.h5")
+    for other in (tmp_path / "other.h5", run.store.path):
+        assert main(["elements", "--from", str(other), "-o", str(tmp_path / "o")]) == 1
+        assert "o: holds elements of other predictions; give --overwrite to replace them" in capsys.readouterr().err
+    assert main(["elements", "--from", str(run.store.path), "-o", str(tmp_path / "o"), "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize(
