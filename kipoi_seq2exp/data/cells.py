@@ -45,7 +45,7 @@ def read_cells(path: str | Path | None = None) -> dict[str, InputSpec]:
 
 
 def cell_inputs(name: str, table: str | Path | None = None) -> InputSpec:
-    """Return the row of a cell type: of the user's table, or else of the package's own.
+    """Return the row of a cell type, from the user's table or else from the package's own.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class WindowInputs:
-    """What a model reads of one gene.
+    """What a model reads for one gene.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ class WindowDataset(Closes):
         return (self[index] for index in range(len(self)))
 
     def describe(self) -> dict[str, Any]:
-        """Return what the inputs are, in plain texts and numbers, for the record of a run."""
+        """Return a description of the inputs as plain texts and numbers, for the record of a run."""
         tracks = {}
         for spec in self.inputs.tracks:
             track = self.tracks[spec.name]
@@ -229,7 +229,7 @@ class WindowDataset(Closes):
         return np.stack(columns, axis=1) if columns else np.empty((length, 0), dtype=np.float32)
 
     def _features(self, index: int, window: Window, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return the features of the gene in row `index`, those of tracks from the values of its window."""
+        """Return the features of the gene in row `index`; those computed from tracks use the values of its window."""
         query = self._queries[index]
         features: NDArray[np.float32] = self.features.values[index].copy()
         for column in self.features.from_tracks:
@@ -276,7 +276,7 @@ _TRANSFORMS: dict[Transform, Callable[[NDArray[np.float32]], NDArray[np.float32]
 
 
 def _open_tracks(inputs: InputSpec, sources: Mapping[str, str | Path]) -> dict[str, SignalTrack[Any] | ContactSource]:
-    """Return the reader of each track, or say which track has no file and which name is not a track."""
+    """Return the reader of each track; refuse a track without a file and a name that is not a track."""
     for name in sources:
         if name not in inputs.track_names:
             raise InputError(f"unknown track '{name}'{suggest(str(name), inputs.track_names)}.")

@@ -2,8 +2,8 @@
 
 An index that does not describe the file gives wrong DNA without any error, so each record of an index is compared with
 the file itself by a few small reads: its name, where its bases begin and end, how long its lines are. In a bgzip file
-these reads go through the .gzi, whose blocks must begin and end where it says. Ages only tell whether an index that
-does not fit is stale, and so built anew, or refused.
+these reads go through the .gzi, whose blocks must begin and end where it says. The files' ages only decide whether an
+index that does not fit is stale, and so rebuilt, or refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kipoi_seq2exp.files import content_mark, staging_folder
 
 _LOG = logging.getLogger(__name__)
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_REBUILD = "delete the index so that it is built anew"
+_REBUILD = "delete the index so that it is rebuilt"
 _LONGEST = 100_000  # bytes of one look into the file
 ReadAt = Callable[[int, int], bytes]  # bytes of the text from a place on, as many as there are
 
@@ -47,7 +47,7 @@ class FastaIndex:
     lengths : tuple of (str, int)
         Chromosomes and lengths in bp, in the file's order.
     mark : str
-        What tells the FASTA from another file of that name (see `files.content_mark`).
+        Tells the FASTA from another file of that name (see `files.content_mark`).
     """
 
     location: Path
@@ -85,7 +85,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def _check_kind(path: Path) -> bool:
-    """Return whether the FASTA is compressed by bgzip; refuse what is not a FASTA."""
+    """Return whether the FASTA is compressed by bgzip; refuse any other kind of file."""
     _, head, tail = file_ends(path, str(path), "a FASTA of the genome", (512, len(_BGZF_END)))
     if head[:2] != b"\x1f\x8b":
         if not head.lstrip().startswith((b">", b";")):
@@ -111,7 +111,7 @@ def _usable(index: Path, path: Path, compressed: bool) -> bool:
     try:
         _read(index, path, compressed)
     except InputError as error:
-        _LOG.warning("the index is stale and is built anew: %s", error)
+        _LOG.warning("the index is stale and is rebuilt: %s", error)
         return False
     return True
 

@@ -39,7 +39,7 @@ class FeatureTable:
     sources : dict
         Where each feature comes from, by name; for the record of a run.
     filled : dict
-        Number of genes that a feature was filled for, by name; features that every gene has are not there.
+        Number of genes that a feature was filled for, by name; features that every gene has are left out.
     """
 
     values: NDArray[np.float32]
@@ -57,8 +57,8 @@ class FeatureTable:
             for name, count in self.filled.items()
         )
         return (
-            f"{len(self.filled)} of {counted(n_features, 'gene feature')} filled by means, which tell no genes apart: "
-            f"{each} (seq2exp features makes a table that has them)"
+            f"{len(self.filled)} of {counted(n_features, 'gene feature')} filled by means, which are the same for "
+            f"every gene: {each} (seq2exp features makes a table that has them)"
         )
 
 
@@ -163,7 +163,7 @@ def _number(entry: Any) -> float:
 def _fill(
     genes: pd.DataFrame, feature: FeatureSpec, numbers: NDArray[np.float64], policy: MissingFeatures
 ) -> tuple[float, str]:
-    """Return what an absent value becomes and how to record it, or raise under the policy "error"."""
+    """Return the value for an absent entry and how to record it, or raise under the policy "error"."""
     absent = np.isnan(numbers)
     names = " or ".join(feature.columns or (feature.name,))
     if policy is MissingFeatures.ERROR:

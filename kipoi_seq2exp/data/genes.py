@@ -55,7 +55,7 @@ def read_genes(
         Keep these genes, in this order; an id with a version ("ENSG00000100181.21", as in a GTF) is also found without
         it and gets the id that was asked for; a symbol is found where the file has a column `NAME_COLUMN`.
     gene_type : str, optional
-        Keep the genes of this type alone ("protein_coding"); the file must have a column `TYPE_COLUMN`, as a GTF has.
+        Keep only the genes of this type ("protein_coding"); the file must have a column `TYPE_COLUMN`, as a GTF has.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def read_genes(
 
 
 def place(genes: pd.DataFrame, row: int) -> str:
-    """Return how to name a row of a gene table in a message: "genes.tsv, line 4 (gene ENSG00000100181)"."""
+    """Return the words that name a row of a gene table in a message: "genes.tsv, line 4 (gene ENSG00000100181)"."""
     lines = genes.attrs.get("lines", "").split()
     number = f"line {lines[row]}" if len(lines) == len(genes) else f"row {row + 1}"
     gene_id = str(genes["gene_id"].iloc[row] or "") if "gene_id" in genes else ""
@@ -216,7 +216,7 @@ def _ids(frame: pd.DataFrame) -> list[str]:
     for row, value in enumerate(values):
         if value in first:
             raise InputError(
-                f"{place(frame, row)}: this gene was there before, at {place(frame, first[value])}; keep one."
+                f"{place(frame, row)}: this gene is already in {place(frame, first[value])}; keep one of the two."
             )
         first[value] = row
     return values
@@ -276,7 +276,7 @@ def _select(genes: pd.DataFrame, gene_ids: list[str], where: str) -> pd.DataFram
         row = names.row(gene_id)
         if row in chosen:
             also = f" (as '{chosen[row]}' too)" if chosen[row] != gene_id else ""
-            raise InputError(f"the gene '{gene_id}' is asked for twice{also}.")
+            raise InputError(f"the list of gene ids names the gene '{gene_id}' twice{also}.")
         chosen[row] = gene_id
     if not chosen:
         raise InputError("the list of gene ids is empty.")
@@ -287,7 +287,7 @@ def _select(genes: pd.DataFrame, gene_ids: list[str], where: str) -> pd.DataFram
 
 
 def _rows(genes: pd.DataFrame, rows: list[int]) -> pd.DataFrame:
-    """Return some rows of a gene table, with the lines that they come from."""
+    """Return some rows of a gene table, with the file's lines that they come from."""
     kept = genes.iloc[rows].reset_index(drop=True)
     lines = genes.attrs["lines"].split()
     kept.attrs = {"source": genes.attrs["source"], "lines": " ".join(lines[row] for row in rows if lines)}
@@ -334,7 +334,7 @@ class GeneNames:
         rows = self._symbols.get(name, [])
         if len(rows) > 1:
             ids = ", ".join(self._shown[row] for row in rows)
-            raise InputError(f"{self.where} has several genes of the symbol '{name}' ({ids}): give the id.")
+            raise InputError(f"{self.where} has several genes with the symbol '{name}' ({ids}): give the id.")
         if not rows:
             known = {**self._ids, **self._symbols}
             raise InputError(f"{self.where} has no gene '{name}'{suggest(name, known) if len(known) < MANY else ''}.")

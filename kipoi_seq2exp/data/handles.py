@@ -21,7 +21,7 @@ Handle = TypeVar("Handle")
 
 
 class Closes(ABC):
-    """What holds files: a context that ends with `close`."""
+    """Base of classes that hold files: a context manager whose end calls `close`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -35,7 +35,7 @@ class Closes(ABC):
 
 
 def file_ends(path: Path, where: str, needed: str, size: tuple[int, int]) -> tuple[int, bytes, bytes]:
-    """Return how long a file is, and its first and last bytes, to tell what kind it is.
+    """Return a file's length and its first and last bytes, which tell what kind of file it is.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def file_ends(path: Path, where: str, needed: str, size: tuple[int, int]) -> tup
     where, needed : str
         Name of the file and what it should be, for messages.
     size : (int, int)
-        Bytes wanted of each end; fewer where the file is shorter.
+        Bytes wanted from the start and from the end; a shorter file gives fewer.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class LazyFile(Closes, Generic[Handle]):
     def __init__(self) -> None:
         self._handle: Handle | None = None
         self._pid = -1
-        self._inherited: list[Handle] = []  # of the parent process: neither used nor closed here
+        self._inherited: list[Handle] = []  # belongs to the parent process: neither used nor closed here
 
     @abstractmethod
     def _open(self) -> Handle:

@@ -59,14 +59,14 @@ def check_chromosomes(
 def check_places(
     places: Mapping[str, tuple[str, int]], reference: Mapping[str, tuple[str, int]], where: str, there: str
 ) -> None:
-    """Check that two files share genes and place them alike, give or take another TSS of a gene.
+    """Check that two files share genes and place them alike, allowing for alternative TSSs of a gene.
 
     Parameters
     ----------
     places, reference : mapping of str to (str, int)
         Gene id to the chromosome and TSS in either file.
     where, there : str
-        What the two are, for messages.
+        What the two files are, for messages.
 
     Raises
     ------

@@ -34,14 +34,14 @@ def read_pairs(path: Path, cell_type: str | None = None) -> pd.DataFrame:
     ----------
     path : Path
     cell_type : str, optional
-        Keep the pairs of this cell type alone.
+        Keep only the pairs of this cell type.
 
     Returns
     -------
     DataFrame
-        chrom, start, end, gene_id (Ensembl, without version), symbol, tss, distance (bp from TSS to element, the
-        file's own where it has it), regulated (bool), name, cell_type, and dhs, h3k27ac (RPM; NaN where the file has
-        none). ``attrs["invalid"]`` is the number of pairs that the file itself calls invalid.
+        chrom, start, end, gene_id (Ensembl, without version), symbol, tss, distance (bp from TSS to element, the file's
+        own where it has it), regulated (bool), name, cell_type, and dhs, h3k27ac (RPM; NaN where the file has none).
+        ``attrs["invalid"]`` is the number of pairs that the file itself marks as invalid.
 
     Raises
     ------

@@ -1,7 +1,6 @@
 """Regions of a BED file (blacklist, peaks): read and checked by line, merged, turned into masks of windows.
 
-`merge` does what `bioframe.merge` does (a test holds them together) without importing a plotting library at every
-start.
+`merge` does what `bioframe.merge` does (a test compares them) without importing a plotting library at every start.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class ValueColumn:
     index : int
         Number of the column, from 0.
     absent : str
-        What to say of a line without a number there; by default that four columns are expected.
+        Message for a line without a number there; by default that four columns are expected.
     """
 
     index: int

@@ -99,7 +99,7 @@ class Genome(LazyFile[Any]):
         return b"N" * (first - start) + letters + b"N" * (end - last)
 
     def length(self, chrom: str) -> int:
-        """Return the length of a chromosome in bp, or say which names there are."""
+        """Return the length of a chromosome in bp; the error for an unknown one lists the names."""
         try:
             return self.lengths[chrom]
         except KeyError:

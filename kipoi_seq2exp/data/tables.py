@@ -1,7 +1,7 @@
-"""Tables as text: read with a header line, checked row by row; written under comment lines, numbers short and alike.
+"""Tables as text: read with a header line and checked row by row; written under comment lines in one format.
 
 A table is separated by commas where its name ends in .csv, else by tabs. Lines before the header that begin with ##, or
-with # and a space, are comments; a # before the first column's name is none of the name.
+with # and a space, are comments; a # before the first column's name is not part of the name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TextTable:
         return pd.DataFrame(self.rows, columns=self.columns, dtype=object)
 
     def typed(self) -> pd.DataFrame:
-        """Return a DataFrame with numbers and truth values where a whole column is of them, as pandas reads a table."""
+        """Return a DataFrame in which a column of numbers or truth values has that type, as pandas reads a table."""
         import pandas as pd
 
         text = io.StringIO()
@@ -76,7 +76,8 @@ def read_table(path: Path, where: str, needed: Sequence[str] = ()) -> TextTable:
     Raises
     ------
     InputError
-        If it is missing, damaged or empty, a column is missing or there twice, or a row has another number of columns.
+        If it is missing, damaged or empty, a column is missing or appears twice, or a row has a different number of
+        columns.
     """
     columns, rows = table_rows(path, where, needed)
     lines, read = [], []
@@ -96,7 +97,7 @@ def table_rows(path: Path, where: str, needed: Sequence[str] = ()) -> tuple[list
     columns = [first[1][0].removeprefix("#").strip(), *first[1][1:]]
     for name in columns:
         if columns.count(name) > 1:
-            raise InputError(f"{where}: the column '{name}' is there twice.")
+            raise InputError(f"{where}: the column '{name}' appears twice.")
     for name in needed:
         if name not in columns:
             raise InputError(
@@ -155,7 +156,7 @@ def write_tsv(table: pd.DataFrame, path: Path, header: Sequence[str] = (), *, co
 def tsv_lines(
     tables: Iterable[pd.DataFrame], header: Sequence[str] = (), *, comment_names: bool = False
 ) -> Iterator[str]:
-    """Yield the lines of stretches of one table: a header and the names of its columns, as of `write_tsv`, its rows."""
+    """Yield the lines of a table that comes in stretches: header and column names as in `write_tsv`, then the rows."""
     yield from (f"# {line}" for line in header)
     for number, table in enumerate(tables):
         if number == 0:

@@ -97,10 +97,10 @@ def whole_number(text: str, where: str, what: str) -> int:
 
 
 def label_fault(text: str) -> str | None:
-    """Return why a name of the user's data cannot stand in a column of a result, or None where it can.
+    """Return why a name from the user's data cannot stand in a column of a result, or None if it can.
 
     Tables and BEDs separate columns by tabs and rows by line ends, and take a line that begins with # for a comment, so
-    that such a gene id or chromosome would shift what stands beside it.
+    such a gene id or chromosome would shift the columns beside it.
     """
     if not text:
         return "is empty"
@@ -117,7 +117,7 @@ def checked_label(text: str, where: str, what: str) -> str:
     Raises
     ------
     InputError
-        If it may not.
+        If it may not stand there.
     """
     fault = label_fault(text)
     if fault:
@@ -188,7 +188,7 @@ class GtfRecord(NamedTuple):
     text: str
 
     def attributes(self) -> dict[str, str]:
-        """Return the attributes by name; the first value of those that are there several times.
+        """Return the attributes by name; of one that appears several times, the first value.
 
         Raises
         ------
@@ -199,8 +199,7 @@ class GtfRecord(NamedTuple):
         for name, value in _attributes(self.text):
             if found.setdefault(name, value) != value and name == "gene_id":
                 raise InputError(
-                    f"{self.where}, line {self.line}: gene_id is there twice ({found[name]} and {value}): which gene "
-                    "is it?"
+                    f"{self.where}, line {self.line}: gene_id appears twice ({found[name]} and {value}): keep one."
                 )
         return found
 

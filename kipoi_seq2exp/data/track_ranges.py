@@ -1,6 +1,6 @@
 """What signal tracks look like over genes, noted at training and compared at prediction.
 
-Two numbers tell most mistakes apart: the share of a window that has any signal at all (called peaks cover little of it,
+Two numbers reveal most mistakes: the share of a window that has any signal at all (called peaks cover little of it,
 coverage nearly all) and the mean of that signal (its unit, its depth). Tracks that were swapped, or an assay or a unit
 that the weights never saw, move at least one of them far away.
 """
@@ -18,8 +18,8 @@ from kipoi_seq2exp.config import RANGE_LEVELS, TrackKind, TrackRange, TrackSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 
 log = logging.getLogger(__name__)
-LOOKED_AT = 256  # training windows that a range is made of
-COMPARED = 64  # windows of a gene set that are compared with it
+LOOKED_AT = 256  # training windows that a range is made from
+COMPARED = 64  # windows of a gene set that are compared with a range
 FEW = 5  # genes below which one unusual gene must not raise a warning
 _DIGITS = 6
 
@@ -54,7 +54,7 @@ def noted_ranges(tracks: Sequence[TrackSpec], places: Sequence[Place], window_bp
 
 
 def far_tracks(dataset: WindowDataset) -> list[str]:
-    """Say which tracks of a data set look unlike those of the training genes, a sentence each.
+    """Return a sentence for each track of a data set that looks unlike that track in the training genes.
 
     The median over the genes (at most `COMPARED` of them are read) is compared with the middle 90 % of the training
     genes; with fewer than `FEW` genes, with the middle 98 %. Weights that note no ranges give no sentence.
@@ -71,12 +71,12 @@ def far_tracks(dataset: WindowDataset) -> list[str]:
 
 
 def _stood_in_for(spec: TrackSpec, dataset: WindowDataset) -> bool:
-    """Whether another track's file is read in place of this one, which then looks like that by intention."""
+    """Whether another track's file is read in place of this one, so that it is meant to look different."""
     return bool(spec.stand_in) and (dataset.tracks[spec.name].description == dataset.tracks[spec.stand_in].description)
 
 
 def warn_of_inputs(dataset: WindowDataset) -> None:
-    """Log what users should know of their inputs: features that were filled, tracks that look unlike the training's."""
+    """Log what users should know about their inputs: features that were filled, tracks unlike those of the training."""
     filled = dataset.features.filled_line()
     for sentence in [*([filled] if filled else []), *far_tracks(dataset)]:
         log.warning("%s", sentence)
@@ -106,7 +106,7 @@ def _compare(spec: TrackSpec, training: TrackRange, places: Sequence[Place], lev
 
 
 def _shapes(name: str, places: Sequence[Place], window_bp: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return of each gene the share of bases above 0 and their mean (NaN without any): (G,) and (G,)."""
+    """Return each gene's share of bases above 0 and their mean (NaN if there are none): (G,) and (G,)."""
     shapes = np.full((len(places), 2), np.nan)
     for place, (dataset, row) in enumerate(places):
         window = dataset.window(row)

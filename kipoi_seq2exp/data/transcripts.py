@@ -1,7 +1,7 @@
 """Transcripts of a GTF, one for each gene, and the features of genes that follow from it: lengths, G+C, exon density.
 
 Contract: the numbers are those of Xpresso's tables (Agarwal and Shendure 2020), from which the published model has its
-features: of a transcript the coding sequence is what the GTF calls CDS, without the stop codon, which belongs to the 3'
+features: the coding sequence of a transcript is what the GTF calls CDS, without the stop codon, which belongs to the 3'
 UTR; lengths are log10(bases + 0.1), as z-scores by that study's constants over human genes.
 """
 
@@ -36,11 +36,11 @@ Z_SCORES: Mapping[str, tuple[float, float]] = {
 GC = ("UTR5GC", "CDSGC", "UTR3GC")
 DENSITY = "ORFEXONDENSITY"
 TRANSCRIPT, RULE = "transcript_id", "transcript_rule"
-"""Columns of the transcript that a gene's features are of, and of the rule that chose it."""
+"""Columns for the transcript that a gene's features describe, and for the rule that chose it."""
 
 
 class Choice(str, enum.Enum):
-    """Which of a gene's coding transcripts its features are of."""
+    """Which of a gene's coding transcripts its features describe."""
 
     LONGEST = "longest"  # the longest coding sequence, then the longest mRNA, then the first id
     MANE = "mane"  # the one tagged MANE_Select
@@ -82,7 +82,7 @@ class Transcript:
         return (behind, before) if self.gene["strand"] == "-" else (before, behind)
 
     def has_tag(self, choice: Choice) -> bool:
-        """Whether it is the one of a choice other than the longest."""
+        """Whether the transcript has the tag of a choice; "longest" has no tag."""
         return f'tag "{_TAGS[choice]}"' in self.tags
 
     @property
@@ -104,7 +104,7 @@ def gene_features(
     choice : Choice
         Which transcript; genes without the tag that it asks for take the longest, which `RULE` says.
     gene_type : str, optional
-        Keep the genes of this type alone, e.g. "protein_coding".
+        Keep only the genes of this type, e.g. "protein_coding".
 
     Returns
     -------
@@ -131,12 +131,12 @@ def gene_features(
     table = pd.DataFrame(rows)
     notes = []
     if len(genes) < len(transcripts):
-        notes.append(f"{counted(len(transcripts) - len(genes), 'gene')} on chromosomes that the FASTA lacks left out")
+        notes.append(f"{counted(len(transcripts) - len(genes), 'gene')} on chromosomes that the FASTA lacks: left out")
     if choice is not Choice.LONGEST and (others := int((table[RULE] == Choice.LONGEST.value).sum())):
         notes.append(f"{counted(others, 'gene')} without the tag {_TAGS[choice]}: the longest transcript is taken")
     for name in GC:
         if lacking := int(table[name].isna().sum()):
-            notes.append(f"{counted(lacking, 'gene')} without {name}, of which nothing is known: left empty")
+            notes.append(f"{counted(lacking, 'gene')} with unknown {name}: left empty")
     return table, notes
 
 

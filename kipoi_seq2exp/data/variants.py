@@ -1,7 +1,8 @@
 """Variants of a VCF: read line by line, split by allele, checked against the genome.
 
-Contract: positions are 0-based here, as everywhere in this package (a VCF counts from 1); letters are upper case. What
-is not a plain sequence ('*', '<DEL>', breakends, '.') cannot be put into a window: it is counted and left out.
+Contract: positions are 0-based here, as everywhere in this package (a VCF counts from 1); letters are upper case. An
+allele that is not a plain sequence ('*', '<DEL>', breakends, '.') cannot be put into a window: it is counted and left
+out.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Variant:
         return f"{self.chrom}:{self.pos + 1} {self.ref}>{self.alt}"
 
     def core(self) -> tuple[int, str, str]:
-        """Return position, deleted and inserted letters without what `ref` and `alt` share at their ends."""
+        """Return the position, the deleted and the inserted letters, without the ends that `ref` and `alt` share."""
         ref, alt, pos = self.ref, self.alt, self.pos
         while ref and alt and ref[-1] == alt[-1]:
             ref, alt = ref[:-1], alt[:-1]
@@ -116,7 +117,7 @@ def _position(text: str, where: str) -> int:
 def compared(
     variants: Iterable[Variant], genome: Genome, where: str, *, skip_mismatch: bool = False
 ) -> Iterator[tuple[Variant, bool]]:
-    """Compare REF with the genome, one variant after the other; lower case there and N match as letters do.
+    """Compare each variant's REF with the genome; case does not matter, and N matches N only.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def compared(
     where : str
         The file, for messages.
     skip_mismatch : bool
-        A REF that differs is no error.
+        A REF that differs is not an error.
 
     Yields
     ------

@@ -24,7 +24,7 @@ def parse_position(text: str, option: str = "") -> tuple[str, int]:
     ----------
     text : str
     option : str
-        Where it was given, for the message.
+        The option it was given for, for the message.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def parse_region(text: str, option: str = "") -> Window:
     ----------
     text : str
     option : str
-        Where it was given, for the message.
+        The option it was given for, for the message.
 
     Raises
     ------
@@ -108,7 +108,7 @@ class Window:
         return cls(chrom, tss - length_bp // 2, tss + length_bp // 2)
 
     def inside(self, chrom_length: int) -> tuple[int, int]:
-        """Return the part of the window on a chromosome of that length, as (start, end); equal when there is none."""
+        """Return (start, end) of the part that lies on a chromosome of that length; the two are equal if none does."""
         start = min(max(self.start, 0), chrom_length)
         return start, max(start, min(self.end, chrom_length))
 

@@ -1,9 +1,10 @@
-"""Predictions of several models of the same genes, beside each other and beside the label.
+"""Predictions of several models for the same genes, beside each other and beside the label.
 
 Contract: predictions as `compare_files` reads them in, one value per gene and model out. Rows are matched by gene id,
 without version; where a file has other ids, by range (`_by_range` says how). Genes that a model lacks are counted and
-left out for all. Each model is judged on its own label. Correlations across genes (of a model), of differences between
-two cell types (across genes) and across cell types (of a gene) are different questions, and told apart.
+left out for all. Each model is judged on its own label. Three kinds of correlation answer different questions and are
+kept apart: across genes (of a model), of differences between two cell types (across genes), and across cell types (of a
+gene).
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ Floats = NDArray[np.float64]
 
 SAME_TSS_BP = 500
 MIN_GENES = 10
-"""Fewer genes give no interval: resamples of so few say little of genes that are not there."""
+"""Fewer genes give no interval: resamples of so few say little about other genes."""
 MIN_CELLS = 3
-"""Fewer cell types give no correlation across them: of two it is 1 or -1."""
+"""Fewer cell types give no correlation across them: for two it is 1 or -1."""
 ACROSS_CELLS = "across cell types"
 
 
@@ -49,7 +50,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models beside each other.
+    """The comparison of several models.
 
     Attributes
     ----------
@@ -147,13 +148,13 @@ def _scored(here: Floats, first: Floats, bootstrap: int) -> dict[str, float]:
 def compare_cells(
     comparison: Comparison, methods: Mapping[str, Sequence[str]], bootstrap: int = 1_000
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], Floats]]:
-    """Judge what methods say of the differences between cell types.
+    """Judge how methods predict the differences between cell types.
 
     Parameters
     ----------
     comparison : Comparison
     methods : mapping of str to sequence of str
-        The models that are one method in several cell types; each has its own label.
+        The models that make up each method, one per cell type with its own label.
     bootstrap : int
         Resamples of the genes; 0 gives no intervals.
 
@@ -194,7 +195,7 @@ def compare_cells(
 
 
 def _labels_of(method: str, names: Sequence[str], comparison: Comparison) -> list[str]:
-    """Return the labels of the models of a method, each another one."""
+    """Return the labels of the models of a method, which must all differ."""
     unknown = next((name for name in names if name not in comparison.observed), None)
     if unknown is not None:
         raise ConfigError(f"the method '{method}' names the model '{unknown}', which is not compared.")
@@ -243,10 +244,10 @@ def _by_id(model: ModelPredictions, genes: pd.DataFrame) -> NDArray[np.int64]:
 def _by_range(table: pd.DataFrame, genes: pd.DataFrame) -> NDArray[np.int64]:
     """Return the row of each gene, -1 where there is none.
 
-    Of the ranges that hold a TSS it is the one in which the TSS lies where it lies in most ranges of the file. Windows
-    need not be centred (Xpresso's are [TSS - 7,000, TSS + 3,500) along the gene), and neighbours overlap: the place of
-    the TSS, counted along the gene, tells a gene's own window from its neighbour's. Where no place is common, the
-    middle counts. A range serves one gene, and one of its strand if it has one. Two annotations may put a TSS up to
+    Of the ranges that hold a TSS, it is the one in which the TSS has the same place as in most ranges of the file.
+    Windows need not be centred (Xpresso's are [TSS - 7,000, TSS + 3,500) along the gene), and neighbours overlap: the
+    place of the TSS, counted along the gene, tells a gene's own window from its neighbour's. Where no place is common,
+    the middle counts. A range serves one gene, of the range's strand if it has one. Two annotations may put a TSS up to
     `SAME_TSS_BP` apart.
     """
     pairs = _pairs(table, genes)

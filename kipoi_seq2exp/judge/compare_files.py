@@ -1,8 +1,8 @@
-"""Saved predictions of any model, read into one table: what each row is of, and one number.
+"""Saved predictions of any model, read into one table: the gene or range of each row, and one number.
 
 Contract: a results folder of ours, an .h5 or .zarr of `kipoi predict` by any model, or a table in; `predicted` with
-gene ids or ranges, or both, out. Tables may be Kipoi's (`preds/expression_pred`), Xpresso's own (`ID`, `SCORE`), or
-anybody's whose column of predictions is named. Of a model with many outputs one column is read (`many_outputs`).
+gene ids or ranges, or both, out. Tables may be Kipoi's (`preds/expression_pred`), Xpresso's own (`ID`, `SCORE`), or any
+other whose column of predictions is named. Of a model with many outputs one column is read (`many_outputs`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ModelPredictions:
         A row per window: gene_id, or chrom, start and end (with strand, if the file has it), or all of them; and
         predicted, unless there are bins.
     bins : ndarray or None, (R, N)
-        Of a model whose output lies in bins along each window: their values, from the start of the window.
+        Values of the bins, for a model whose output lies in bins along each window; from the window's start.
     rule : BinRule or None
         How bins become one value of a gene.
     note : str
@@ -78,7 +78,7 @@ class ModelPredictions:
         Raises
         ------
         InputError
-            If the bins do not fit the windows, or hold what has no logarithm.
+            If the bins do not fit the windows, or a sum has no logarithm.
         """
         found = np.full(len(rows), np.nan)
         has = rows >= 0
@@ -132,7 +132,7 @@ def read_model_predictions(
         return _from_arrays(name, source, genes, columns, rule or BinRule())
     if path.is_file() and ending(path) not in ARRAYS:
         raise InputError(
-            f"{path}: the ending names no kind of predictions: give a results folder, an .h5 or .zarr of `kipoi "
+            f"{path}: unknown kind of file for predictions: give a results folder, an .h5 or .zarr of `kipoi "
             f"predict`, or a table ({', '.join(TABLES)})."
         )
     if column:

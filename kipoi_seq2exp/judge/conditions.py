@@ -22,10 +22,10 @@ from kipoi_seq2exp.prediction.store import Predictions
 Floats = NDArray[np.float64]
 Rows = Iterable[dict[str, object]]
 RowsOf = Callable[[int, WindowInputs], Rows]
-"""Gives the rows of one gene from its place in the predictions and its window."""
+"""Returns the rows of one gene, given its place in the predictions and its window."""
 
 NEGLIGIBLE = 1e-3
-"""Changes of log10 expression below this (0.2 % of the expression) are called none."""
+"""Changes of log10 expression below this (0.2 % of the expression) count as none."""
 
 
 def over_genes(
@@ -40,9 +40,8 @@ def over_genes(
     ----------
     run : Run
     predictions : Predictions
-        Of the run.
-    rows_of : callable
-        Of `distal.distal_rows` or `peaks.peak_rows`; gene_id is put before each row.
+        The run's predictions. rows_of : callable Of `distal.distal_rows` or `peaks.peak_rows`; gene_id is put before
+        each row.
     on_gene : callable, optional
         Called after each gene.
     """
@@ -64,7 +63,7 @@ def compare_conditions(
     predicted : mapping of str to ndarray, (G,)
         Predictions of the same genes under each condition; the first is the reference.
     observed : ndarray, (G,) or None
-        The label, NaN where unknown; without it only the changes of the prediction are told.
+        The label, NaN where unknown; without it only the changes of the prediction are given.
     bootstrap : int
         Resamples of the genes.
 
@@ -109,6 +108,6 @@ def condition_lines(table: pd.DataFrame) -> list[str]:
     if len(table) > 1 and table["max_abs_change"].max() < NEGLIGIBLE:
         lines.append(
             f"no prediction moves by {NEGLIGIBLE:g} under any condition: to these weights they are all the same, so "
-            f"that none of the errors above says anything for or against one of them"
+            f"the errors above favour none of them"
         )
     return lines

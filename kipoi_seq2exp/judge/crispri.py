@@ -1,4 +1,4 @@
-"""Does the mask find the elements that CRISPRi finds: scores of tested pairs, and how they rank by distance to the TSS.
+"""Does the mask find the elements that CRISPRi finds? Scores of tested pairs and their ranking, by distance to the TSS.
 
 Contract: pairs of the benchmark and the predictions of the same genes in; every pair gets a status and, where it can be
 judged, the scores of the model and of the baselines. A pair whose element lies beyond the gene's window is a miss of
@@ -87,7 +87,7 @@ def judge_pairs(
     predictions : Predictions, optional
         Without them the baselines that need no model are ranked, on every pair.
     sources : mapping of str to str, optional
-        Files of tracks for the raw-signal baselines; by default those that the predictions were made from.
+        Files of tracks for the raw-signal baselines; by default the files that the predictions were made from.
     run : Run, optional
         Open beside the predictions: adds the change of expression with the element masked out.
     bootstrap : int
@@ -100,7 +100,7 @@ def judge_pairs(
     InputError
         If no gene, or no window, is shared, or pairs and predictions are of different genome builds.
     """
-    scored, notes = pairs.copy(), [f"{pairs.attrs.get('invalid', 0)} pairs are invalid by the file itself: left out"]
+    scored, notes = pairs.copy(), [f"{pairs.attrs.get('invalid', 0)} pairs are marked as invalid in the file: left out"]
     for name, values in file_baselines(pairs).items():
         scored[name] = values
     baselines = [name for name in scored.columns if name not in pairs.columns]
@@ -250,7 +250,7 @@ def _rank(judged: pd.DataFrame, names: list[str], bootstrap: int) -> pd.DataFram
 
 
 def _with_misses(chosen: pd.DataFrame, name: str) -> Floats:
-    """Return a score with -inf where it reaches only the window: what lies beyond it is missed."""
+    """Return a score with -inf for pairs beyond the window, if the score does not reach beyond it: they are missed."""
     values = chosen[name].to_numpy(np.float64)
     return np.where(np.isnan(values) & (chosen["status"] == BEYOND).to_numpy(), -np.inf, values)
 

@@ -1,4 +1,4 @@
-"""Does the model use distal DNA: its predictions as the window shrinks, and as distal bases or tracks are taken away.
+"""Does the model use distal DNA? Its predictions as the window shrinks, and as distal bases or tracks are removed.
 
 Contract: an open run with its finished predictions in; for every gene, one prediction per condition out. The network is
 never retrained: each condition is a change of its input or of its mask at test time. Gene features stay as they are.
@@ -33,7 +33,7 @@ WITHOUT, ALONE, NO_TRACKS = "mask: elements out", "mask: promoter and elements",
 
 
 def distal_rows(run: Run, predictions: Predictions, windows_bp: Sequence[int] | None, calls: CallSettings) -> RowsOf:
-    """Return what predicts one gene of a run under each condition, for `conditions.over_genes`.
+    """Return a function that predicts one gene of a run under each condition, for `conditions.over_genes`.
 
     Its row has a column per condition: the whole window first (the mask and expression of the predictions), then
     shorter windows (a hard network reads one length alone and gets the mask cut to them instead), then changes of the
@@ -55,7 +55,7 @@ def distal_rows(run: Run, predictions: Predictions, windows_bp: Sequence[int] | 
     """
     config = run.model.config
     if config.variant is Variant.PEAKS:
-        raise ConfigError("these weights read a mask of peaks, which is no part of this comparison.")
+        raise ConfigError("these weights read a mask of peaks, which this comparison does not cover.")
     lengths = checked_windows(windows_bp, config.window_bp, config.promoter_bp)
 
     def rows_of(index: int, window: WindowInputs) -> Rows:

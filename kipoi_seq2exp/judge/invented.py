@@ -1,7 +1,7 @@
 """Invented DNA, tracks and contacts, written once for the bundled example and for the benchmark with a known truth.
 
-Contract: nothing here comes from any organism. A random generator is only asked for `.random()`, whose stream NumPy
-keeps stable, so that a seed gives the same bytes everywhere.
+Contract: nothing here comes from any organism. Only `.random()` of a generator is used, whose stream NumPy keeps
+stable, so that a seed gives the same bytes everywhere.
 """
 
 from __future__ import annotations

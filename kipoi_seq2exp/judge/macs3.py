@@ -1,8 +1,8 @@
-"""Peaks of a signal track by the MACS3 program itself, run beside this one.
+"""Peaks of a signal track by the MACS3 program itself, run as a separate process.
 
 Contract: a track and the chromosomes that are needed in; the narrowPeak that `macs3 bdgpeakcall` wrote out, with its
-version, command and cutoff. MACS3's `callpeak` starts from aligned reads, which a bigWig no longer holds;
-`bdgpeakcall` is its own step from a signal to peaks: stretches above a cutoff, gaps closed, short ones dropped.
+version, command and cutoff. MACS3's `callpeak` starts from aligned reads, which a bigWig no longer holds; `bdgpeakcall`
+is its step from a signal to peaks: stretches above a cutoff, gaps closed, short ones dropped.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ class CalledPeaks:
     cutoff : float
         As given to MACS3.
     mean : float
-        Of the track over the chromosomes read.
+        Mean of the track over the chromosomes read.
     command : str
         The exact command; the bedGraph in it holds the chromosomes read, base by base, and was not kept.
     version : str
-        What `macs3 --version` says.
+        Output of `macs3 --version`.
     """
 
     path: Path
@@ -108,7 +108,7 @@ class CalledPeaks:
 
 @dataclass(frozen=True)
 class Macs3:
-    """The installed program: its file and what it says of its version."""
+    """The installed program: its file and the version that it states."""
 
     file: str
     version: str
@@ -255,7 +255,7 @@ def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     Raises
     ------
     ConfigError
-        If it cannot be started or fails: with the last line that it said.
+        If it cannot be started or fails; the message has the last line of its output.
     """
     shown = shlex.join([PROGRAM, *words[1:]])
     try:
@@ -265,7 +265,7 @@ def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise ConfigError(
-            f"`{shown}` failed with status {done.returncode} ({said}): see that {PROGRAM} runs by itself, or give "
+            f"`{shown}` failed with status {done.returncode} ({said}): check that {PROGRAM} runs by itself, or give "
             f"called peaks (--peaks)."
         )
     return done

@@ -1,4 +1,4 @@
-"""One column of a model with many outputs (Basenji, Enformer, DeepSEA), and its bins turned into one value a gene.
+"""One column of a model with many outputs (Basenji, Enformer, DeepSEA), and its bins turned into one value per gene.
 
 Contract: the arrays of `kipoi predict` in, (R, T) or (R, N, T) for R windows, N bins along each and T outputs; one
 column of them out, (R,) or (R, N). Bins run from the start of a window to its end and lie round its middle: such models
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Columns = Sequence[tuple[str, ...]]
 """The labels of each output: any of them names it."""
 
-LABEL_HEADERS = ("identifier", "description")  # of the table of targets of Basenji and Enformer
+LABEL_HEADERS = ("identifier", "description")  # columns of the table of targets of Basenji and Enformer
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class BinRule:
             )
 
     def said(self, bins: int) -> str:
-        """Say the rule in a few words."""
+        """Return the rule in a few words."""
         total = f"{self.count} of {bins:,} bins of {self.bin_bp} bp round the TSS"
         return f"log10(x + 1) of the sum of {total}" if self.log else f"the sum of {total}"
 
@@ -77,7 +77,7 @@ class Column:
 
 
 def wide_outputs(root: Any) -> dict[str, tuple[int, ...]]:
-    """Return the arrays of predictions with more than one value a row, by name, with their shapes."""
+    """Return the arrays of predictions with more than one value per row, by name, with their shapes."""
     found: dict[str, tuple[int, ...]] = {}
 
     def keep(name: str, node: object) -> None:
@@ -100,7 +100,7 @@ def read_column(
         The file, for messages.
     root : HDF5 file or Zarr group
     wide : mapping of str to tuple of int
-        Of `wide_outputs`.
+        Result of `wide_outputs`.
     column : str
         Number or label of an output; after "NAME/" where several arrays are wide.
     labels : sequence of tuples of str, optional
@@ -119,7 +119,7 @@ def read_column(
     number = column_number(where, wanted, count, labels)
     index: list[slice | int] = [slice(None) if axis in (0, *axes[:-1]) else 0 for axis in range(len(wide[name]))]
     index[axes[-1]] = number
-    values = np.asarray(root[name][tuple(index)], dtype=np.float64)  # one of thousands: the rest stays on the disk
+    values = np.asarray(root[name][tuple(index)], dtype=np.float64)  # one of thousands: the rest stays on disk
     if not np.isfinite(values).all():
         raise InputError(f"{where}: {name} holds values that are not finite in column {number}.")
     return Column(values, number, count)
@@ -157,19 +157,19 @@ def column_number(where: str, column: str, count: int, labels: Columns | None) -
             f"or their labels (--columns)."
         )
     if len(labels) != count:
-        raise InputError(f"{where} has {count:,} columns, but there are {len(labels):,} labels of them.")
+        raise InputError(f"{where} has {count:,} columns, the labels name {len(labels):,}.")
     found = [number for number, names in enumerate(labels) if column in names]
     if not found:
         raise InputError(f"{where} has no column '{column}'{suggest(column, {n for names in labels for n in names})}.")
     if len(found) > 1:
-        raise InputError(f"'{column}' is the label of the columns {listing(map(str, found))}: give a number.")
+        raise InputError(f"'{column}' is the label of several columns, {listing(map(str, found))}: give a number.")
     return found[0]
 
 
 def read_labels(path: Path) -> list[tuple[str, ...]]:
-    """Read the labels of a model's outputs: one a line, or a table with the columns identifier and description.
+    """Read the labels of a model's outputs: one per line, or a table with the columns identifier and description.
 
-    The table is that of targets of Basenji and Enformer (targets_human.txt), tab-separated.
+    The table has the form of Basenji's and Enformer's targets (targets_human.txt), tab-separated.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def read_labels(path: Path) -> list[tuple[str, ...]]:
 
 
 def gene_sums(bins: Floats, ranges: NDArray[np.int64], tss: NDArray[np.int64], rule: BinRule, where: str) -> Floats:
-    """Turn the bins of each gene's window into one value; NaN where they do not reach round its TSS.
+    """Turn the bins of each gene's window into one value; NaN where they do not reach around its TSS.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The mask beside called peaks: how they overlap, and which of them predicts expression better at the same size.
+"""The mask compared with called peaks: how they overlap, and which predicts expression better at the same size.
 
 Contract: an open run with its finished predictions (and the Beta of each base) and sets of peaks in. Per gene and set,
 the mask's best bases outside the promoter are compared with as many bases of peaks: each, with the promoter, is given
@@ -31,11 +31,11 @@ CONDITIONS = (OWN, SAME_SIZE, PEAKS, ROTATED, PROMOTER_ONLY)
 
 
 def peak_rows(run: Run, predictions: Predictions, peaks: Mapping[str, Regions], calls: CallSettings) -> RowsOf:
-    """Return what compares mask and peaks in one gene of a run, for `conditions.over_genes`.
+    """Return a function that compares mask and peaks in one gene of a run, for `conditions.over_genes`.
 
-    It gives a row per set of peaks: set; distal_bp (bases outside promoter and blacklist), peak_bp, called_bp, both_bp;
-    best_in_peaks_bp (of the mask's best peak_bp bases); elements, elements_in_peaks (those that share a base with a
-    peak); and the expression under each of `CONDITIONS`.
+    It returns a row per set of peaks: set; distal_bp (bases outside promoter and blacklist), peak_bp, called_bp and
+    both_bp; best_in_peaks_bp (of the mask's best peak_bp bases); elements, elements_in_peaks (those that share a base
+    with a peak); and the expression under each of `CONDITIONS`.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def peak_rows(run: Run, predictions: Predictions, peaks: Mapping[str, Regions], 
     predictions : Predictions
         With the Beta of each base.
     peaks : mapping of str to Regions
-        Sets of peaks by what they are called.
+        Sets of peaks by name.
     calls : CallSettings
         How elements are called, for the overlap.
 
@@ -98,7 +98,7 @@ def check_peaks(run: Run, peaks: Regions) -> None:
 def overlap_table(table: pd.DataFrame, bootstrap: int = 1_000) -> pd.DataFrame:
     """Measure how called elements and each set of peaks overlap, over all genes.
 
-    A base counts once for each gene whose window holds it. Intervals (95 %) are of genes resampled.
+    A base counts once for each gene whose window holds it. Intervals (95 %) come from resampling the genes.
 
     Parameters
     ----------
@@ -111,9 +111,9 @@ def overlap_table(table: pd.DataFrame, bootstrap: int = 1_000) -> pd.DataFrame:
     -------
     DataFrame
         set, genes, elements, elements_in_peaks, and with _low and _high: peaks_kept and called_kept (shares of the
-        distal bases), precision (of the called bases, those in peaks), recall (of the peaks' bases, those called),
-        jaccard, enrichment (precision over peaks_kept) and same_size_precision (of as many best bases as there are in
-        peaks, those in peaks: precision and recall at once).
+        distal bases), precision (share of the called bases that lie in peaks), recall (share of the peaks' bases that
+        are called), jaccard, enrichment (precision over peaks_kept) and same_size_precision (share in peaks of the
+        mask's best bases, as many as peaks have: precision and recall at once).
 
     Raises
     ------
@@ -151,7 +151,7 @@ def _shares(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def overlap_lines(overlap: pd.DataFrame) -> list[str]:
-    """Say how called elements and each set of peaks overlap."""
+    """Lay out how called elements and each set of peaks overlap."""
     lines = []
     for _, row in overlap.iterrows():
 
@@ -169,7 +169,7 @@ def overlap_lines(overlap: pd.DataFrame) -> list[str]:
             continue
         lines += [
             f"  called bases in peaks (precision) {share('precision')}, {row['enrichment']:.2f} "
-            f"[{row['enrichment_low']:.2f}, {row['enrichment_high']:.2f}] times what chance gives; peaks' bases called "
+            f"[{row['enrichment_low']:.2f}, {row['enrichment_high']:.2f}] times chance; peaks' bases called "
             f"(recall) {share('recall')}; Jaccard {share('jaccard')}",
             f"  {row['elements_in_peaks']} of {row['elements']} elements share a base with a peak",
         ]

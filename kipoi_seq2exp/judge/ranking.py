@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 RECALL = 0.7
 FEW = 10
-"""Pairs of a kind, positive or negative, below which a ranking is told to mean little."""
+"""Number of positive or negative pairs below which a ranking is said to mean little."""
 _BLOCK = 1_000_000  # numbers at once
 
 
@@ -64,9 +64,9 @@ def rank_scores(
     bootstrap : int
         Resamples of the groups; 0 leaves the intervals NaN.
     level : float
-        Probability that an interval should hold.
+        Coverage of the intervals.
     seed : int
-        Of the resampling.
+        Seed of the resampling.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def _measured(
         raise InputError(f"no pair is positive ({counted(labels.size, 'pair')}): nothing can be ranked.")
     for name, values in scores.items():
         if values.shape != labels.shape or np.isnan(values).any():
-            raise InputError(f"the score '{name}' must hold one number for each of the {labels.size} pairs.")
+            raise InputError(f"the score '{name}' must hold one number for each of {counted(labels.size, 'pair')}.")
     sorted_pairs = {name: _Sorted(labels, values) for name, values in scores.items()}
     point = {name: pairs.measure(np.ones((1, labels.size)))[0] for name, pairs in sorted_pairs.items()}
     resampled: dict[str, list[Floats]] = {name: [np.empty((0, 2))] for name in scores}

@@ -1,12 +1,12 @@
-"""Does training find what is there to be found: networks on an invented genome, judged by its known truth.
+"""Does training find the regulation that is there? Networks on an invented genome, judged by its known truth.
 
-Contract: a genome and a recipe in; a row per method (what of the distal variance it explains, how its effects agree
-with the true ones), and a row per score that ranks elements, all on the held-out chromosomes.
+Contract: a genome and a recipe in; a row per method (how much of the distal variance it explains, how well its effects
+agree with the true ones), and a row per score that ranks elements, all on the held-out chromosomes.
 
     distal variance explained = (promoter alone - method) / (promoter alone - oracle)
 
-of mean squared errors of expression. An effect is the fall of the prediction when the mask, else the
-network's own, is 0 for 1 kb on either side of the element's middle. Intervals (95 %) are of genes resampled.
+of mean squared errors of expression. An effect is the fall of the prediction when the mask, else the network's own, is
+0 for 1 kb on either side of the element's middle. Intervals (95 %) come from resampling the genes.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a method says of the held-out genes and of the elements in their windows.
+    """A method's predictions for the held-out genes and for the elements in their windows.
 
     Attributes
     ----------
@@ -156,13 +156,13 @@ def benchmark_recovery(
     genome : RecoveryGenome or GenomeFiles
     recipe : Recipe
     networks : tuple of str
-        Of `NETWORKS`, ours first.
+        Names of `NETWORKS`, ours first.
     seed : int
-        Of weights and order.
+        Seed of weights and order.
     macs3 : CalledTracks, optional
-        Without it, what needs MACS3 is left out, and a note says so.
+        Without it, whatever needs MACS3 is left out, and a note says that.
     say : callable
-        Told of each network that is done.
+        Called with a sentence on each finished network.
     """
     test = genome.rows("test")
     pairs = held_out_pairs(genome)

@@ -1,4 +1,4 @@
-"""An invented genome as files that every command reads, and back: the windows are those of the genome in memory.
+"""An invented genome written to files that every command reads, and read back: windows equal those in memory.
 
 genome.fa, h3k27ac.bw, dnase.bw, contacts.tsv (a profile for each gene), genes.tsv      what a model reads
 elements.tsv, pairs.tsv                                                                 the truth

@@ -80,9 +80,9 @@ class GenomeSettings:
     task : Task
     seed : int
     genes : int
-        In all; spread over the chromosomes evenly.
+        Number of genes, spread evenly over the chromosomes.
     window_bp : int
-        Window of a gene; enhancers within it act on the gene.
+        Length of a gene's window; enhancers within it act on the gene.
     chromosomes : int
         A fifth of them (rounded) is held out for the test, a tenth for validation, at least one each.
     """
@@ -117,7 +117,7 @@ class GenomeSettings:
 
     @property
     def inputs(self) -> InputSpec:
-        """What a network reads of it: H3K27ac and DNase as ln(x + 1), contact as log10(x + 1), promoters' heights."""
+        """What a network reads: H3K27ac and DNase as ln(x + 1), contact as log10(x + 1), promoters' heights."""
         return InputSpec(
             cell_type="invented",
             tracks=(
@@ -280,7 +280,7 @@ class _Layout:
 
 
 def _draws(settings: GenomeSettings, part: str, number: int = 0) -> np.random.Generator:
-    """Give a generator of its own to each part and chromosome."""
+    """Return a generator for one part and one chromosome."""
     task = list(Task).index(settings.task)
     parts = ("layout", "loops", "noise", "bases", "tracks")
     return np.random.Generator(np.random.PCG64([settings.seed, task, parts.index(part), number]))

@@ -1,7 +1,7 @@
 """What a network must beat on an invented genome: regressions on tracks, and rankings of elements by tracks.
 
 Contract: an invented genome in; predictions for its held-out genes, and a score for every element in the window of one.
-Nothing here looks at the truth of a held-out gene, but for the oracle, which is the formula itself.
+Nothing here uses the truth of a held-out gene, except the oracle, which is the formula itself.
 """
 
 from __future__ import annotations

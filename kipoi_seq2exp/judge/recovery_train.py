@@ -1,7 +1,7 @@
 """Training a network on an invented genome, straight from memory, with the package's own network, loss and schedule.
 
 Contract: a genome, settings and a seed in; a network in evaluation mode out, the same one every time on the same
-machine. Where a budget in seconds is given, it says how many steps fit into it before the first one counts.
+machine. A budget in seconds is turned into a number of steps before training begins.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and what its training was.
+    """A trained network and a summary of its training.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
-"""How many windows the network gets at once.
+"""How many windows go through the network at once.
 
 Contract: on the CPU the network computes the windows of a batch one after the other, with the same bits in any batch;
-larger batches gain nothing there, so the choice is 1. On CUDA it is what fits: one window is predicted, the memory that
-it took is measured, and a batch may take most of what is free (`nn.halving` says what happens if it does not fit).
+larger batches gain nothing there, so the choice is 1. On CUDA it is as many as fit: one window is predicted, its memory
+is measured, and a batch may take most of what is free (`nn.halving` says what happens if it does not fit).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def parse_bytes(text: str) -> int:
     Raises
     ------
     ConfigError
-        If it is none, or not above 0.
+        If the text is not an amount of memory, or it is not above 0.
     """
     found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]I?)?B?\s*", text.upper())
     amount = 0 if found is None else int(float(found[1]) * _UNITS[found[2] or ""])
@@ -43,7 +43,7 @@ def parse_bytes(text: str) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free for this process on a device; limits of control groups are honoured."""
+    """Return the bytes that are free for this process on a device, within the limits of its control groups."""
     import torch
 
     if device.type == "cuda":
@@ -87,7 +87,7 @@ def cpu_bytes(config: NetworkConfig) -> int:
 
 
 def fitting_batch(config: NetworkConfig, device: torch.device, measure: Callable[[], int], most: int | None) -> int:
-    """Choose how many windows the network gets at once.
+    """Choose how many windows go through the network at once.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Prediction on several processes and machines, by Dask.
 
 Contract: `parse_cluster` reads where to compute ("local:2", the address of a Dask scheduler, or a YAML file of SLURM
-settings) and fails at once if that cannot be meant; `Cluster.open` starts or joins the workers and gives a `Workers`,
+settings) and fails at once if it is none of these; `Cluster.open` starts or joins the workers and gives a `Workers`,
 which `run.fill_store` takes in place of `predict_here`.
 
 A task is a batch of genes, the same batches as in one process, or a unit of another command (`Workers.work`). Its rows
@@ -54,7 +54,7 @@ AHEAD = 2  # tasks given to each worker: it computes one while the other waits
 MAX_LOCAL = 1_024  # workers on this machine
 LOOK_S = 1.0  # how often the list of workers is checked
 REPLACE_S = 30.0  # how often lost jobs are replaced
-SILENCE_S = 60.0  # after this long without any worker the user is told
+SILENCE_S = 60.0  # the user is told after this long without any worker
 logger = logging.getLogger(__name__)
 
 
@@ -96,7 +96,7 @@ class Cluster:
 
     @contextmanager
     def when_needed(self) -> Iterator[Callable[[], Workers]]:
-        """Give a function that returns the workers, started or joined by its first call alone."""
+        """Yield a function that returns the workers; its first call starts or joins them."""
         with ExitStack() as opened:
             yield cache(lambda: opened.enter_context(self.open()))
 
@@ -136,8 +136,8 @@ class Cluster:
 def _ctrl_c_held() -> Iterator[None]:
     """Hold Ctrl-C until the end of the block; threads and processes that start in it never get it: masks are inherited.
 
-    So a worker neither dies of the Ctrl-C that its command is to obey nor litters the terminal. SIGTERM and SIGHUP
-    wait, too, but reach those processes, which are ended by them.
+    So Ctrl-C reaches the command alone: no worker dies of it or writes to the terminal. SIGTERM and SIGHUP wait too,
+    but do reach those processes and end them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -158,7 +158,7 @@ def _close(own: Any) -> None:
 
 
 def _leave(client: Any) -> None:
-    with suppress(OSError):  # a scheduler that has gone was told of already
+    with suppress(OSError):  # the loss of a scheduler was reported already
         client.close(timeout=CONNECT_S)
 
 
@@ -207,7 +207,7 @@ class Workers:
         ClusterError
             If the scheduler is lost, or a batch ends every worker that takes it.
         Seq2ExpError
-            Of a worker that cannot use the model or the files.
+            If a worker cannot use the model or the files.
         """
         from kipoi_seq2exp.prediction.cluster_worker import Seat
 
@@ -230,7 +230,7 @@ class Workers:
         seat : Seat
             What each worker gets; its `perform` takes a task.
         tasks : iterable
-            Taken one by one, when a worker is about to be free.
+            Taken one by one, whenever a worker is about to be free.
         describe : callable
             Names a task in an error.
         load : callable, optional
@@ -241,7 +241,7 @@ class Workers:
         ClusterError
             If the scheduler is lost, or a task ends every worker that takes it.
         Seq2ExpError
-            Of a worker that cannot use the model or the files.
+            If a worker cannot use the model or the files.
         """
         from kipoi_seq2exp.prediction.cluster_worker import perform_at
 
@@ -271,7 +271,7 @@ class Workers:
                 self.client.unregister_worker_plugin(seat.name)
 
     def _look(self, at_once: bool = False) -> None:
-        """See who works, now and then or `at_once`; say who was lost, and have lost jobs replaced."""
+        """Check the workers, now and then or `at_once`; report those that were lost, and have lost jobs replaced."""
         now = time.monotonic()
         if not at_once and self._present and now - self._looked < LOOK_S:
             return
@@ -297,12 +297,12 @@ class Workers:
 def perform_on(
     workers: Callable[[], Workers], request: PredictRequest, expected: Mapping[str, Any], job: Job
 ) -> Perform:
-    """Return what computes units on a cluster.
+    """Return a function that computes units on a cluster.
 
     Parameters
     ----------
     workers : callable
-        Of `Cluster.when_needed`.
+        The function of `Cluster.when_needed`.
     request : PredictRequest
     expected : Mapping
         The run's fingerprint (`request.fingerprint`), which every worker must see.
@@ -319,7 +319,7 @@ def perform_on(
 
 
 def _rows(future: Any, what: str) -> list[Any] | None:
-    """Take the rows of a task, or say why there are none; None where they were lost with their worker, for now."""
+    """Take the rows of a task, or raise what prevented them; None where they were lost with their worker, for now."""
     import distributed
 
     try:
@@ -328,7 +328,7 @@ def _rows(future: Any, what: str) -> list[Any] | None:
         return None
     except distributed.scheduler.KilledWorker as error:
         raise ClusterError(
-            f"{what} ended {error.allowed_failures + 1} workers, one after the other: probably they need more memory."
+            f"{what} ended {error.allowed_failures + 1} workers, one after the other: they probably need more memory."
         ) from None
     except (distributed.client.FutureCancelledError, OSError) as error:
         raise ClusterError(f"the Dask scheduler was lost ({error}): run the same command again to go on.") from None

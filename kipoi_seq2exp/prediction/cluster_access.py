@@ -1,8 +1,8 @@
-"""Who may use a cluster: keys made for one run, and a look at a scheduler's address before anything waits for it.
+"""Who may use a cluster: keys made for one run, and a check of a scheduler's address before anything waits for it.
 
 Contract: whoever reaches a scheduler without TLS can run code as its user. So the clusters that we start (`local:N`,
 SLURM) speak TLS with keys of their own, which live as long as the run; a scheduler that others started is joined as it
-is, and is asked what it is first, within `CONNECT_S`.
+is, after a check within `CONNECT_S` that it is one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_address(text: str) -> str:
 
 
 def check_scheduler(address: str) -> None:
-    """Ask what answers at an address for its name, and wait `CONNECT_S` for it at most.
+    """Check that a scheduler answers at an address, and wait for it at most `CONNECT_S`.
 
     Raises
     ------
@@ -49,13 +49,13 @@ def check_scheduler(address: str) -> None:
     """
     try:
         kind = asyncio.run(asyncio.wait_for(_kind(address), CONNECT_S))
-    except Exception as error:  # of sockets, TLS, msgpack, Dask's own: whatever a stranger's answer leads to
+    except Exception as error:  # from sockets, TLS, msgpack or Dask: whatever an unknown answer leads to
         reason = brief(error, 300) if str(error).strip() else "no answer"
         raise ClusterError(
             f"--cluster {address}: no Dask scheduler answers there within {CONNECT_S:g} s ({reason}): {_REFUSED}."
         ) from None
     if kind != "Scheduler":
-        raise ClusterError(f"--cluster {address}: a Dask {str(kind).lower()} answers, no scheduler: {_REFUSED}.")
+        raise ClusterError(f"--cluster {address}: a Dask {str(kind).lower()} answers, not a scheduler: {_REFUSED}.")
 
 
 async def _kind(address: str) -> Any:
@@ -78,7 +78,7 @@ def keys_of_a_run(folder: Path | None = None) -> Any:
     Parameters
     ----------
     folder : Path, optional
-        Where they are put for jobs to read, open to this user alone; by default they stay in memory.
+        Where to write them for jobs to read, accessible to this user alone; by default they stay in memory.
 
     Raises
     ------
@@ -109,12 +109,12 @@ def keys_of_a_run(folder: Path | None = None) -> Any:
 
 @contextmanager
 def keys_folder(folder: str | None) -> Iterator[Path]:
-    """Give a new folder that this user alone may enter, for the keys that jobs read; it goes with the block.
+    """Make a folder that this user alone may enter, for the keys that jobs read; it is removed after the block.
 
     Parameters
     ----------
     folder : str or None
-        Where to make it: a place that the jobs see, too; by default the user's cache (`XDG_CACHE_HOME`).
+        Where to make it: a place that the jobs can read; by default the user's cache (`XDG_CACHE_HOME`).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What each worker of a Dask cluster keeps of a run: the model and the open files that its tasks need.
+"""What each worker of a Dask cluster keeps for a run: the model and the open files that its tasks need.
 
 Contract: the weights are loaded and the files opened once per process, by its first batch, and only if they are those
 of the run. A worker predicts one batch at a time with as many threads as Dask gave it, and reads the next one meanwhile
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Seat(WorkerPlugin):  # type: ignore[misc]
-    """One run at one worker.
+    """One run on one worker.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
         self.request, self.expected = request, expected
 
     def setup(self, worker: Any) -> None:
-        """Take the seat; nothing is opened yet."""
+        """Register the run on the worker; nothing is opened yet."""
         self._worker = worker
         self._reading, self._computing = threading.Lock(), threading.Lock()
         self._dataset: WindowDataset | None = None
@@ -55,7 +55,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
             self._dataset.close()
 
     def perform(self, genes: Sequence[int]) -> list[Any]:
-        """Predict some rows of the gene table: a `Row` of each."""
+        """Predict some rows of the gene table: a `Row` for each."""
         dataset = self.dataset()
         with self._reading:
             windows = [dataset[index] for index in genes]
@@ -64,7 +64,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
             return rows
 
     def dataset(self) -> WindowDataset:
-        """Return the run's windows, opened by who asks first."""
+        """Return the run's windows, opened by the first call."""
         with self._reading:
             if self._dataset is None:
                 self._open()
@@ -73,7 +73,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Have the worker's threads for oneself."""
+        """Reserve the worker's threads for one task."""
         import torch
 
         with self._computing:
@@ -91,8 +91,8 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
         changed = differences(self.expected, fingerprint(self.request, model, weights_sha256, dataset))
         if changed:
             raise InputError(
-                f"it does not see what the run saw ({listing(changed, '; ')}): workers need the run's files under the "
-                f"same paths, and the same version of the package."
+                f"its files differ from those of the run ({listing(changed, '; ')}): workers need the run's files "
+                f"under the same paths, and the same version of the package."
             )
 
         def predict(windows: Sequence[WindowInputs]) -> list[Row]:
@@ -105,7 +105,7 @@ class Seat(WorkerPlugin):  # type: ignore[misc]
 
 
 class UnitSeat(Seat):
-    """A run whose tasks are what units load (`prediction.units`).
+    """A run whose tasks are the units of `prediction.units`, as loaded.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class UnitSeat(Seat):
 
 
 def perform_at(seat: str, task: Any) -> list[Any] | Seq2ExpError:
-    """Do a task at this worker's seat: what the cluster runs."""
+    """Do a task with this worker's seat; this is the function that the cluster runs."""
     worker = get_worker()
     try:
         rows: list[Any] = worker.plugins[seat].perform(task)

@@ -1,6 +1,6 @@
 """Predicted expression under masks given from outside: elements masked out, masks swapped in.
 
-What the masks of one window share is computed once: the generator never runs here, and equal masks are predicted once
+Work that the masks of one window share is done once: the generator never runs here, and equal masks are predicted once
 (an element that a hard mask leaves out anyway gives an equal mask). The encoder runs once for each mask: its layers
 read the window in both directions, so from the second layer on every base sees the change.
 """
@@ -62,7 +62,7 @@ def predict_masked(
 
 
 def _new_masks(masks: Iterable[NDArray[np.floating]], wanted: list[bytes]) -> Iterator[tuple[bytes, Floats]]:
-    """Yield each mask that was not there before with its digest; every mask's digest goes to `wanted`, in order."""
+    """Yield each new mask with its digest; the digest of every mask is added to `wanted`, in order."""
     seen: set[bytes] = set()
     for given in masks:
         mask = np.ascontiguousarray(given, dtype=np.float32)
@@ -73,7 +73,7 @@ def _new_masks(masks: Iterable[NDArray[np.floating]], wanted: list[bytes]) -> It
 
 
 def effect_line(changes: NDArray[np.floating], what: str) -> str:
-    """Say how far predictions moved, and when that is no more than rounding."""
+    """Return a sentence on how far predictions moved, and whether that is only rounding."""
     if not changes.size:
         return f"{what}: none"
     line = f"{what} change log10 expression by {changes.min():+.3g} to {changes.max():+.3g}"
@@ -83,14 +83,14 @@ def effect_line(changes: NDArray[np.floating], what: str) -> str:
 
 
 def resolution_line(changes: NDArray[np.floating], scores: Mapping[str, float]) -> str | None:
-    """Say when every change is far below the error of the weights, or return None.
+    """Return a sentence if every change is far below the error of the weights, else None.
 
     Parameters
     ----------
     changes : ndarray, (n,)
         Of log10 expression.
     scores : mapping of str to float
-        Of the weights on genes that they were not trained on; `mse` is what is looked at.
+        Scores of the weights on genes that they were not trained on; only `mse` is used.
     """
     if not changes.size or not scores.get("mse"):
         return None

@@ -30,7 +30,7 @@ def reopen_run(predictions: Predictions) -> Run:
     request = _request_of(predictions, store)
     for name, path in request.files().items():
         if not path.exists():
-            raise InputError(f"{path} ({name}) is not there any more.")
+            raise InputError(f"{path} ({name}) is no longer there.")
     model, weights_sha256 = open_model(request)
     inputs = from_mapping(InputSpec, predictions.provenance["inputs"], f"{predictions.path}: inputs")
     dataset = open_dataset(request, inputs)
@@ -41,7 +41,7 @@ def reopen_run(predictions: Predictions) -> Run:
 
 
 def _request_of(predictions: Predictions, store: PredictionStore) -> PredictRequest:
-    """Return what was asked for, from what the result says about its origin."""
+    """Return the request of the run, from the origin that the result states."""
     about = predictions.provenance
     files: dict[str, Path] = {name: Path(file["path"]) for name, file in about["files"].items()}
     request = PredictRequest(

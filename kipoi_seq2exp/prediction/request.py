@@ -56,7 +56,7 @@ class PredictRequest:
     gene_ids : tuple of str or None
         Predict only these genes, in this order: ids, or symbols where the gene table has them.
     gene_type : str or None
-        Predict only the genes of this type ("protein_coding"), which a GTF says.
+        Predict only the genes of this type ("protein_coding"), as stated in a GTF.
     label : str or None
         Column of the gene table with the observed expression; by default the first of `LABEL_COLUMNS` there is.
     cell_type : str or None
@@ -70,11 +70,11 @@ class PredictRequest:
     batch_size : int
         Windows that go through the network together; changes memory and speed only.
     auto_batch : bool
-        Let `run.prepare` choose the batch size instead (`batches`), and choose the same when the run goes on.
+        Let `run.prepare` choose the batch size instead (`batches`); a resumed run keeps the choice.
     memory_bytes : int or None
-        What a batch chosen so may take; by default most of the free memory.
+        Memory that such a batch may take; by default most of the free memory.
     projections : str or None
-        As of `load_model`.
+        As in `load_model`.
     save_beta : bool
         Store the concentrations of every base too (twice the size of the masks), for credible bands.
     """
@@ -106,7 +106,7 @@ class PredictRequest:
             )
 
     def files(self) -> dict[str, Path]:
-        """Return every input file by what it is for."""
+        """Return every input file by its purpose."""
         named = {"genes": self.genes, "fasta": self.fasta, "blacklist": self.blacklist, "peaks": self.peaks}
         tracks = {f"track {name}": Path(source.split("::")[0]) for name, source in self.sources.items()}
         tracks = {name: path for name, path in tracks.items() if str(path) != POWERLAW and "{gene_id}" not in str(path)}
@@ -121,13 +121,13 @@ def open_model(request: PredictRequest) -> tuple[Seq2Exp, str]:
     model = load_model(file, checked_device(request.device), projections=request.projections)
     if request.mask_mode is not None:
         if not model.config.generates_mask or request.peaks is not None:
-            raise ConfigError(f"mask mode '{request.mask_mode.value}': no mask is made by the model in this run.")
+            raise ConfigError(f"mask mode '{request.mask_mode.value}': the model makes no mask in this run.")
         model.config = dataclasses.replace(model.config, mask_mode=request.mask_mode)
     return model, file_sha256(file)
 
 
 def checked_device(name: str | None) -> str | None:
-    """Return the device's name if torch can compute on it here, or say that it cannot."""
+    """Return the device's name if torch can compute on it here; refuse it otherwise."""
     if name is None:
         return None
     import torch
@@ -146,7 +146,7 @@ def inputs_of(model: Seq2Exp, cell_type: str | None, cells: Path | None = None) 
     Raises
     ------
     WeightsError
-        If neither says, or what they say does not fit the network.
+        If neither states it, or what is stated does not fit the network.
     """
     inputs = model.inputs
     if cells is not None:
@@ -187,7 +187,7 @@ def open_dataset(request: PredictRequest, inputs: InputSpec) -> WindowDataset:
 
 
 def observed_label(genes: pd.DataFrame, column: str | None) -> tuple[str | None, NDArray[np.float64] | None]:
-    """Return the label's column and values, (G,), or None twice when the table has no label.
+    """Return the label's column and values, (G,), or (None, None) if the table has no label.
 
     Raises
     ------
@@ -250,14 +250,14 @@ def _gene_files(request: PredictRequest, dataset: WindowDataset) -> dict[str, st
 
 
 def _device_kind(request: PredictRequest, model: Seq2Exp) -> str:
-    """Return the kind of device that predicts; that of the model may be another's, where it is only looked at."""
+    """Return the kind of device that predicts, which may differ from that of a model that is only inspected here."""
     import torch
 
     return torch.device(request.device).type if request.device else next(model.parameters()).device.type
 
 
 def _options(source: str) -> str:
-    """Return what a source says besides its file: the power law, a file per gene, or what is read of a Hi-C file."""
+    """Return what a source states besides its file: the power law, a file per gene, or what is read of a Hi-C file."""
     whole = source == POWERLAW or "{gene_id}" in source
     return source if whole else source.partition("::")[2]
 
@@ -265,7 +265,7 @@ def _options(source: str) -> str:
 def provenance_of(
     request: PredictRequest, model: Seq2Exp, weights_sha256: str, dataset: WindowDataset
 ) -> dict[str, Any]:
-    """Return what a result says about its origin, in plain texts and numbers; no time stamps."""
+    """Return what a result states about its origin, as plain texts and numbers without time stamps."""
     sources = {name: source if source == POWERLAW else _absolute(source) for name, source in request.sources.items()}
     files = {name: {"path": _absolute(path), "bytes": path.stat().st_size} for name, path in request.files().items()}
     mask = (
@@ -277,7 +277,7 @@ def provenance_of(
 
 
 def origin_of(model: Seq2Exp, name: str, weights_sha256: str | None, dataset: WindowDataset) -> dict[str, Any]:
-    """Return what every result says of the model and the windows that made it."""
+    """Return what every result states about the model and the windows that made it."""
     return {
         "package": __version__,
         "model": {

@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
 
 
-ELSEWHERE = 8  # windows of a task for another machine's GPU, which cuts it to its own memory
+ELSEWHERE = 8  # windows in a task for another machine's GPU, which splits it to fit its own memory
 Batch = range  # rows of the gene table
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: `done` of `total` genes are complete, `resumed` of them from an earlier run."""
+    """Progress of a run: `done` of `total` genes are complete, `resumed` of them from an earlier run."""
 
     done: int
     total: int
@@ -66,7 +66,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a prediction run has open; made by `prepare`.
+    """Everything that a prediction run holds open; made by `prepare`.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
     overwrite : bool
         Start anew where the folder holds other results.
     elsewhere : bool
-        Other processes will predict: the device of the request (by default the CPU) is theirs.
+        Other processes will predict, and the device of the request (by default the CPU) is for them.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def prepare(request: PredictRequest, folder: Path, *, overwrite: bool = False, e
 
 
 def gene_rows(dataset: WindowDataset, label: str | None = None) -> pd.DataFrame:
-    """Return what is stored of the genes of a data set: where their windows lie, their symbols and labels.
+    """Return what is stored about the genes of a data set: where their windows lie, their symbols and labels.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def gene_rows(dataset: WindowDataset, label: str | None = None) -> pd.DataFrame:
 
 
 def batch_size_for(request: PredictRequest, model: Seq2Exp, dataset: WindowDataset) -> int:
-    """Return how many windows the network gets at once in this process: as asked for, or what its memory allows."""
+    """Return how many windows go through the network at once here: as asked for, or as many as fit in memory."""
     if not request.auto_batch:
         return request.batch_size
     device = next(model.parameters()).device
@@ -198,18 +198,16 @@ def predict_batches(
     batches : sequence of range
         Rows of the gene table.
     size : int
-        Windows that the network gets at once, at most.
+        Windows that go through the network at once, at most.
     peaks : Regions, optional
-        As of `predict_windows`.
-    masks : ndarray, (G, L), optional
-        As of `predict_windows`, a row per gene.
+        As in `predict_windows`. masks : ndarray, (G, L), optional As in `predict_windows`, a row per gene.
     save_beta : bool
         As of `predict_windows`.
 
     Yields
     ------
     range, list of Row
-        Each batch with what is predicted of it.
+        Each batch with the rows predicted for it.
     """
 
     def predict(genes: Sequence[tuple[int, WindowInputs]]) -> list[Row]:
@@ -227,7 +225,7 @@ def fill_store(
     on_progress: Callable[[Progress], None] | None = None,
     predict: PredictBatches = predict_here,
 ) -> Progress:
-    """Predict every gene that the store does not hold yet; return where the run stands at its end.
+    """Predict every gene that the store does not hold yet; return the run's progress at its end.
 
     Parameters
     ----------
@@ -235,7 +233,7 @@ def fill_store(
     on_progress : callable, optional
         Called once at the start and after each gene.
     predict : callable
-        Who predicts: yields batches with their rows, in any order, each one once.
+        Does the prediction: yields batches with their rows, each once, in any order.
     """
     size, total = run.request.batch_size, len(run.dataset)
     done = run.store.done
@@ -261,9 +259,9 @@ def fill_store(
 
 
 def _leave(store: PredictionStore, *, empty: bool) -> None:
-    """Let others write to the folder of a run that failed; a store without any gene does not stay behind."""
+    """Unlock the folder of a run that failed, and remove the store if it holds no gene."""
     if empty:
-        shutil.rmtree(store.path, ignore_errors=True)  # what went wrong before is what the user must hear
+        shutil.rmtree(store.path, ignore_errors=True)  # the first error is the one to report
     unlock_folder(store.path.parent)
 
 
@@ -318,7 +316,7 @@ def open_peaks(path: str | Path | None, model: Seq2Exp, dataset: WindowDataset) 
     InputError
         If they cannot be read, or are of another genome.
     ConfigError
-        If there are none, and the model needs some.
+        If there are none but the model needs some.
     """
     if path is None:
         if model.config.variant is Variant.PEAKS:

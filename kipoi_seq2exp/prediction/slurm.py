@@ -1,4 +1,4 @@
-"""Jobs of SLURM that predict: their settings as a user writes them, turned into what dask-jobqueue submits.
+"""SLURM jobs that predict: from the settings that a user writes to the jobs that dask-jobqueue submits.
 
 Contract: every field of the YAML file is checked by name and type before anything is computed, and SLURM looks at the
 job before it is submitted.
@@ -17,9 +17,9 @@ from kipoi_seq2exp.errors import ClusterError, ConfigError, excerpt
 from kipoi_seq2exp.prediction.batches import parse_bytes
 from kipoi_seq2exp.settings import suggest
 
-FREE_PORT = "127.0.0.1:0"  # of the page on which Dask shows its state: no clash with another run's
+FREE_PORT = "127.0.0.1:0"  # port of Dask's status page: no clash with another run's
 MOST = {"cores": 10_000, "jobs": 10_000, "processes": 10_000}
-MEMORY_BYTES = (1 << 20, 1 << 50)  # of a job, least and most
+MEMORY_BYTES = (1 << 20, 1 << 50)  # of a job, at least and at most
 # minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes, days-hours:minutes:seconds
 _WALLTIME = re.compile(r"[0-9]{1,6}(:[0-9]{2}){0,2}|[0-9]{1,4}-[0-9]{1,2}(:[0-9]{2}){0,2}")
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f]+")
@@ -27,20 +27,20 @@ _WORD = re.compile(r"[^\s\x00-\x1f\x7f]+")
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """A job of SLURM and how many of them, as read from the YAML file; handed over to dask_jobqueue.SLURMCluster.
+    """The settings of a SLURM job and the number of jobs, from the YAML file; used for dask_jobqueue.SLURMCluster.
 
     Attributes
     ----------
     cores : int
         CPU cores of a job.
     memory : str
-        Of a job, e.g. "8GB".
+        Memory of a job, e.g. "8GB".
     jobs : int
         How many jobs; a lost one is replaced.
     processes : int
         Workers of a job, which share its cores and its memory.
     walltime : str
-        Of a job, as SLURM writes it; a run goes on in new jobs when it is over.
+        Time limit of a job, as SLURM writes it; after it the run goes on in new jobs.
     queue, account : str or None
         Partition and account.
     extra : tuple of str
@@ -54,7 +54,7 @@ class SlurmSettings:
     local_directory, log_directory : str or None
         Fast local disk of the jobs; where SLURM puts their output.
     keys_directory : str or None
-        Where the keys of the run lie while it lasts, which the jobs read; by default in the user's cache.
+        Where the keys of the run, which the jobs read, lie while it lasts; by default in the user's cache.
     """
 
     cores: int
@@ -82,7 +82,7 @@ class SlurmSettings:
         self._check_texts()
 
     def _check_texts(self) -> None:
-        """Check what SLURM and a shell will read: each setting is of its kind, and one word where it is one."""
+        """Check the texts that SLURM and a shell will read: their form, and that each is one word where it must be."""
         try:
             memory = parse_bytes(self.memory)
         except ConfigError as error:
@@ -109,7 +109,7 @@ class SlurmSettings:
         Parameters
         ----------
         security : distributed.Security
-            The keys of the run, in files that the jobs see, too.
+            The keys of the run, in files that the jobs can read.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class SlurmSettings:
         )
 
     def check(self, job_script: str) -> None:
-        """Have SLURM look at the job's script: Dask submits it in the background, where a refusal would go unheard.
+        """Have SLURM check the job's script: Dask submits it in the background, where a refusal would go unnoticed.
 
         Raises
         ------
@@ -155,8 +155,8 @@ class SlurmSettings:
                 tried = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as error:
                 raise ClusterError(
-                    f"sbatch cannot be run ({error.strerror}): start this where jobs of SLURM can be submitted."
+                    f"sbatch cannot be run ({error.strerror}): run this on a machine that can submit SLURM jobs."
                 ) from None
         if tried.returncode:
             reason = " ".join((tried.stderr or tried.stdout).split()).rstrip(".")
-            raise ClusterError(f"SLURM refuses such a job ({reason}): change the settings.")
+            raise ClusterError(f"SLURM refuses a job with these settings ({reason}): change them.")

@@ -1,7 +1,7 @@
 """Results on disk: the working store of a prediction run, and one reader for it and for `kipoi predict` outputs.
 
 The store is Zarr 2 with the names that Kipoi's own outputs use, one chunk per gene (`done`, like the metadata, is a
-single one, there from the start: a chunk that is lost is never taken for genes that are still to be predicted):
+single one, there from the start: a lost chunk is never mistaken for genes that are still to be predicted):
 
     metadata/gene_id, metadata/ranges/{chr,start,end,strand}   (G,)     the genes, in the order of the gene table
     metadata/observed                                          (G,)     label of each gene, if the table has one
@@ -83,7 +83,7 @@ class Layout:
     request : Mapping
         Everything that the numbers depend on.
     provenance : Mapping
-        What every result of the store says about its origin.
+        What every result from the store states about its origin.
     """
 
     genes: pd.DataFrame
@@ -104,7 +104,7 @@ class PredictionStore:
     def __init__(self, path: Path, root: Any) -> None:
         self.path = path
         self._root = root
-        self._arrays: dict[str, Any] = {}  # to find one by its name reads its description again
+        self._arrays: dict[str, Any] = {}  # looking one up by its name reads its description again
 
     @classmethod
     def create(cls, path: Path, layout: Layout) -> PredictionStore:
@@ -118,7 +118,7 @@ class PredictionStore:
 
     @classmethod
     def in_memory(cls, layout: Layout) -> PredictionStore:
-        """Make a store that goes with the process."""
+        """Make a store in memory, which disappears with the process."""
         import zarr
 
         root = zarr.group(zarr.MemoryStore())
@@ -167,7 +167,7 @@ class PredictionStore:
         Raises
         ------
         OutputError
-            If the disk does not take it.
+            If it cannot be written to the disk.
         """
         if size == self.batch_size:
             return
@@ -190,7 +190,7 @@ class PredictionStore:
         Raises
         ------
         OutputError
-            If the disk does not take it; the gene then stays absent.
+            If it cannot be written to the disk; the gene then stays absent.
         """
         arrays = {
             "preds/expression": row.expression,
@@ -266,7 +266,7 @@ class Predictions(Closes):
     has_mask, has_beta : bool
         Whether `mask` and `concentrations` return arrays.
     provenance : dict
-        As stored; of Kipoi's outputs the weights, what was read, and the lengths of the chromosomes.
+        As stored; for Kipoi's outputs the weights, what was read, and the lengths of the chromosomes.
     """
 
     def __init__(self, path: Path, root: Any, genes: pd.DataFrame, rows: NDArray[np.int64]) -> None:
@@ -342,7 +342,7 @@ class Predictions(Closes):
     def mask(self, index: int) -> Floats | None:
         """Return the mask of one gene, (L,), 0 where the window reaches beyond its chromosome, or None without one.
 
-        Everything that calls, counts, draws or writes a mask reads it here. What runs the network again takes
+        Everything that calls, counts, draws or writes a mask reads it here. Code that runs the network again takes
         `network_mask`.
         """
         mask = self.network_mask(index)
@@ -382,7 +382,7 @@ def read_predictions(path: str | Path, genes: pd.DataFrame | None = None) -> Pre
     Raises
     ------
     InputError
-        If the file is missing or damaged, holds no predictions, names no genes, or other ones than the table.
+        If the file is missing or damaged, holds no predictions, or names no genes or other genes than the table.
     """
     path = Path(path)
     if path.is_dir() and (path / STORE_NAME).exists():

@@ -1,4 +1,4 @@
-"""Look at the files of a result before an array is read: nothing in them runs or lies elsewhere, none is missing.
+"""Checks of a result's files before an array is read: they run no code, lead to no other file, and none is missing.
 
 A Zarr array may name a codec that unpickles, which runs code; an HDF5 file may link to other files. Zarr reads a chunk
 that is not there as its fill value, which would pass for a result. A store that is written to is locked, so that two
@@ -31,26 +31,26 @@ _held: dict[tuple[int, Path], int] = {}  # lock files, open, by the process that
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged result raises in the block into one sentence.
+    """Turn any error that a damaged result raises in the block into one sentence.
 
     Raises
     ------
     InputError
-        If the block fails otherwise than by an error of this package.
+        If the block fails with anything but an error of this package.
     """
     with damage_as(lambda what: damaged(path, what)):
         yield
 
 
 def damaged(path: Path, what: str) -> InputError:
-    """Return the error that says what is wrong with a result, and the way out."""
+    """Return the error that says what is wrong with a result and what to do."""
     return InputError(
         f"the results in {path} are damaged ({what}): copy them again, or predict again with --overwrite."
     )
 
 
 def lock_folder(folder: Path) -> bool:
-    """Keep a results folder for this process until `unlock_folder`, or its end; children that it forks do not hold it.
+    """Lock a results folder for this process until `unlock_folder` or its end; forked children do not hold the lock.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def lock_folder(folder: Path) -> bool:
     while not (key in _held and _is_at(_held[key], path)):
         if key in _held:  # the file was removed with its folder
             os.close(_held.pop(key))
-        _held[key], locked = _lock(path), True  # a run that ended just now may have removed the file: then once more
+        _held[key], locked = _lock(path), True  # a run that has just ended may have removed the file: try once more
     return locked
 
 
@@ -99,7 +99,7 @@ def _lock(path: Path) -> int:
         os.close(handle)
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise OutputError(
-                f"{path.parent}: another run is writing its results there: wait for its end, or choose another folder."
+                f"{path.parent}: another run writes its results there: wait until it ends, or choose another folder."
             ) from None
         raise OutputError(f"{path}: cannot be locked ({error.strerror}): choose a folder on another disk.") from None
     return handle
@@ -119,7 +119,7 @@ def open_zarr(path: Path, mode: str) -> Any:
     Raises
     ------
     InputError
-        If it is missing, damaged, or holds what no result holds.
+        If it is missing, damaged, or holds something that no result holds.
     """
     import zarr
 
@@ -162,7 +162,7 @@ def check_zarr(path: Path) -> None:
     Raises
     ------
     InputError
-        If it is not a folder, or the description of an array is damaged or names a codec that is none of numbers.
+        If it is not a folder, or the description of an array is damaged or names a codec that is not for numbers.
     """
     if not path.is_dir():
         raise InputError(f"{path}: cannot be read as a Zarr store of predictions (it is not a folder).")
@@ -216,7 +216,7 @@ def check_hdf5(path: Path, root: Any) -> None:
 
 
 def check_arrays(path: Path, root: Any) -> None:
-    """Check that a store of ours has every array that its own record says it has.
+    """Check that a store of ours has every array that its own record lists.
 
     Raises
     ------
@@ -233,7 +233,7 @@ def check_arrays(path: Path, root: Any) -> None:
 
 
 def check_chunks(path: Path, root: Any, rows: list[int]) -> None:
-    """Check that every chunk of some rows of a Zarr store is there, and all of `done`, which says what rows there are.
+    """Check that no chunk is missing for some rows of a Zarr store, nor in `done`, which tells the complete rows.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Which genes a result holds: from its own metadata, which our results and Kipoi's share, or from the gene table.
 
-And what an output of `kipoi predict` says of its origin, in the words of ours.
+Also the origin that an output of `kipoi predict` states, in the form that our results use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def genes_of(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If neither says which genes there are, or they disagree.
+        If neither names the genes, or they disagree.
     """
     if not holds(root, "metadata/ranges/chr"):
         return _given_genes(path, root, genes)
@@ -75,9 +75,9 @@ def _given_genes(path: Path, root: Any, genes: pd.DataFrame | None) -> pd.DataFr
 
 
 def texts(values: Any) -> list[str]:
-    """Return the values of an array on disk as text; a damaged one may hold what is none, which is a ValueError."""
+    """Return the values of an array on disk as text; a damaged one that is not text is a ValueError."""
     found = [item.decode() if isinstance(item, bytes) else str(item) for item in np.asarray(values[...]).ravel()]
-    "".join(found).encode().decode()  # fails on half a character, and on numbers that are none of Unicode's
+    "".join(found).encode().decode()  # fails on half a character and on numbers outside Unicode
     return found
 
 
@@ -87,7 +87,7 @@ def holds(root: Any, name: str) -> bool:
 
 
 def provenance_of_kipoi(made_by: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the origin of an output of Kipoi: what its weights read, and where the tracks lie.
+    """Return the origin of a Kipoi output: what its weights read, and where the tracks lie.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def read_tracks(provenance: Mapping[str, Any], sources: Mapping[str, str], locus
 
 
 def track_specs(provenance: Mapping[str, Any]) -> dict[str, TrackSpec]:
-    """Return the tracks of the model that made a result; of every known cell type where the result does not say."""
+    """Return the tracks of the model that made a result, or of every known cell type if the result names none."""
     if "inputs" in provenance:
         inputs = from_mapping(InputSpec, provenance["inputs"], "the result's record of its inputs")
         return {track.name: track for track in inputs.tracks}

@@ -1,10 +1,10 @@
 """Work on genes that can stop at any moment and go on later, here or on a cluster.
 
-Contract: work is cut into units. A job, the same function in this process and at a worker, turns what a unit loads into
-its result. Results are kept in a SQLite file in the results folder, a unit at a time, whole or not at all: each unit is
-computed once, and gives the same bytes whoever computed it and however often the command was stopped. Units are taken
-one by one and loaded just before they are computed, so memory does not grow with their number. `cluster.perform_on`
-takes the place of `perform_here` on a cluster.
+Contract: work is cut into units. A job, the same function in this process and at a worker, turns the data that a unit
+loads into its result. Results are kept in a SQLite file in the results folder, a unit at a time, whole or not at all:
+each unit is computed once, and gives the same bytes whoever computed it and however often the command was stopped.
+Units are taken one by one and loaded just before they are computed, so memory does not grow with their number.
+`cluster.perform_on` takes the place of `perform_here` on a cluster.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a job works with.
+    """The model and the data that a job works with.
 
     Attributes
     ----------
@@ -60,9 +60,9 @@ class Unit:
     Attributes
     ----------
     key : str
-        Unlike that of any other unit of the store: names everything that the store's request does not.
+        Unique in the store: names everything that the store's request does not.
     what : str
-        Names it in a message.
+        Words that name it in a message.
     size : int
         How far the progress bar moves when it is done.
     load : callable
@@ -75,12 +75,12 @@ class Unit:
     load: Callable[[], Any]
 
 
-Job = Callable[[Bench, Any], Any]  # can be pickled: each worker gets a copy of its own
+Job = Callable[[Bench, Any], Any]  # can be pickled: each worker gets its own copy
 Perform = Callable[[Iterable[Unit]], Generator[tuple[Unit, Any], None, None]]
 
 
 def perform_here(bench: Bench, job: Job) -> Perform:
-    """Return what computes units in this process, in their order."""
+    """Return a function that computes units in this process, in their order."""
 
     def perform(units: Iterable[Unit]) -> Generator[tuple[Unit, Any], None, None]:
         for unit in units:
@@ -90,7 +90,7 @@ def perform_here(bench: Bench, job: Job) -> Perform:
 
 
 class UnitStore:
-    """The file that keeps what is done; made by `open`. Its folder is locked, as that of predictions is.
+    """The file that keeps the finished units; made by `open`. Its folder is locked like that of predictions.
 
     Parameters
     ----------
@@ -116,9 +116,9 @@ class UnitStore:
         ----------
         path : Path
         request : Mapping
-            What the numbers of every unit depend on, as JSON has it.
+            Everything that the numbers of every unit depend on, as JSON.
         overwrite : bool
-            Start anew where other results are.
+            Start anew where there are other results.
 
         Raises
         ------
@@ -159,8 +159,8 @@ class UnitStore:
         if changed := differences(found, wanted):
             connection.close()
             raise OutputError(
-                f"{path}: holds results computed otherwise ({listing(changed, '; ')}): choose another folder, or start "
-                f"anew with --overwrite."
+                f"{path}: holds results of other inputs or settings ({listing(changed, '; ')}): choose another folder, "
+                f"or start anew with --overwrite."
             )
         return connection
 
@@ -181,7 +181,7 @@ class UnitStore:
             return json.loads(self._connection.execute("SELECT value FROM done WHERE unit = ?", [key]).fetchone()[0])
 
     def forget(self, key: str) -> None:
-        """Have a unit computed again."""
+        """Forget a unit, so that it is computed again."""
         with self._connection:
             self._connection.execute("DELETE FROM done WHERE unit = ?", [key])
 
@@ -198,7 +198,7 @@ class UnitStore:
                 self._insert(key, result)
         except sqlite3.OperationalError as error:
             raise OutputError(
-                f"{self.path}: cannot be written ({error}): make room and run the command again."
+                f"{self.path}: cannot be written ({error}): free disk space and run the command again."
             ) from None
         except sqlite3.DatabaseError as error:
             raise _damaged(self.path, brief(error)) from None

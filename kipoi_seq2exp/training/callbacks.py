@@ -1,4 +1,4 @@
-"""What a run leaves on disk while it goes: metrics.csv, and checkpoints that are whole or not there at all."""
+"""What a run writes to disk while it goes: metrics.csv, and checkpoints that are whole or absent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 class MetricsFile(Callback):
-    """Keep metrics.csv: one row per validation interval; a resumed run carries on where its checkpoint was.
+    """Keep metrics.csv: one row per validation interval; a resumed run continues from its checkpoint.
 
     Parameters
     ----------

@@ -53,24 +53,24 @@ class TrainingConfig:
     name : str
         Name of the run folder.
     inputs : InputSpec
-        Tracks and features in the model's order; in the file either all of it, or `cell_type` alone (a row of the table
-        of cell types) with what shall differ.
+        Tracks and features in the model's order; in the file either all of it, or `cell_type` (a row of the table of
+        cell types) with the fields that differ.
     data : tuple of DataConfig
-        Cell types to learn from; the first one is the one that validates, is tested and is served.
+        Cell types to learn from; the first one is used for validation and test, and is served.
     network : NetworkConfig
-        In the file without `window_bp`, `promoter_bp`, `n_tracks` and `n_features`: they follow from `inputs`.
+        The file leaves out `window_bp`, `promoter_bp`, `n_tracks` and `n_features`, which follow from `inputs`.
     split : SplitConfig
-        Section of its own: which genes are held out.
+        Section: which genes are held out.
     augment : AugmentConfig
-        Section of its own: changes of the training windows.
+        Section: changes of the training windows.
     optimiser : OptimiserConfig
-        Section of its own: steps, learning rate, batch.
+        Section: steps, learning rate, batch.
     run : RunConfig
-        Section of its own: how the run is carried out.
+        Section: how the run is carried out.
     train_window_bp : int or None
         Length of the training windows where it is shorter than the served `window_bp` (not for the hard variant).
     seed : int
-        Of weights, order, augmentation and masks.
+        Seed of weights, order, augmentation and masks.
     members : int
         Networks to train one after the other, with the seeds that follow; together they are served as an ensemble.
     start : str
@@ -79,9 +79,9 @@ class TrainingConfig:
     ridge : float
         Penalty of the regression that "linear" starts from.
     linear_on : tuple of str
-        Features in that regression; empty: all. The others start silent.
+        Features in that regression; if empty, all. The others start with weights of 0.
     mask_from : str or None
-        Variant "peaks": weights (name or path) whose mask, its top fraction, is given instead of peaks.
+        Variant "peaks": weights (name or path) whose mask, cut to its top fraction, takes the place of peaks.
     data_root : str
         Folder that relative paths are relative to.
     about : str
@@ -261,7 +261,7 @@ def training_config(values: Mapping[str, Any], where: str, cells: str | Path | N
 
 
 def _track_settings(inputs: InputSpec) -> dict[str, list[float]]:
-    """Return the share and the evidence of each track where the config states none: the published ones by name.
+    """Return the share and the evidence of each track for a config that states none: the published ones, by name.
 
     A track with a stand-in, that of another cell type, is no evidence of this one's elements.
     """

@@ -1,4 +1,4 @@
-"""Windows with labels for training: which genes, in what order, shifted and reversed how.
+"""Windows with labels for training: which genes, in what order, and how they are shifted and reversed.
 
 Contract: everything random about a window follows from (seed, position in the endless stream of training windows), not
 from a generator's state. So a resumed run sees what the uninterrupted one would have, on any number of workers.
@@ -61,7 +61,7 @@ class CellSet:
     peaks : Regions, PeakTrack or None
         Mask of the variant "peaks".
     kept : dict
-        Windows kept in memory, by row, for all who read these genes with the same settings.
+        Windows kept in memory, by row, shared by all readers of these genes with the same settings.
     """
 
     genes: pd.DataFrame
@@ -126,7 +126,7 @@ def _open_cell(config: TrainingConfig, data: DataConfig) -> CellSet:
 
 @dataclass(frozen=True)
 class StandIns:
-    """What takes the place of tracks with a stand-in, and of the features computed from them.
+    """What replaces tracks that have a stand-in, and the features computed from them.
 
     Attributes
     ----------
@@ -182,7 +182,7 @@ class StandIns:
         return tracks, features
 
     def draw(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """Leave out a random number of groups, at least one and each number alike likely."""
+        """Leave out a random number of groups, at least one, each number equally likely."""
         number = rng.integers(1, len(self.groups) + 1)
         return self.replaced(rng.choice(len(self.groups), number, replace=False).tolist())
 
@@ -302,7 +302,7 @@ def reverse_complement(window: dict[str, Any]) -> dict[str, Any]:
 def collate(windows: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack windows into a batch of tensors; gene ids stay a list.
 
-    Of windows as tokens, `onehot` holds those with known bases alone; `rows` tells which one each window has (see
+    For windows as tokens, `onehot` holds only those with known bases; `rows` tells which one each window has (see
     `nn.tokens.Tokens`).
     """
     batch: dict[str, Any] = {}
@@ -385,7 +385,7 @@ def _loader(
 
 
 def warn_constant_tracks(windows: LabelledWindows, inputs: InputSpec) -> list[str]:
-    """Warn of tracks that have one and the same value over all genes looked at; return their names."""
+    """Warn about tracks that have the same value over all genes looked at; return their names."""
     rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), CONSTANT_CHECKED)).astype(int))
     low, high = np.full(len(inputs.tracks), np.inf), np.full(len(inputs.tracks), -np.inf)
     for row in rows:
@@ -396,12 +396,12 @@ def warn_constant_tracks(windows: LabelledWindows, inputs: InputSpec) -> list[st
             return []
     constant = [name for name, same in zip(inputs.track_names, low == high, strict=True) if same]
     for name in constant:
-        log.warning("the track '%s' has the same value over all %d genes looked at: it tells nothing.", name, len(rows))
+        log.warning("the track '%s' has the same value over all %d genes looked at: it says nothing.", name, len(rows))
     return constant
 
 
 def with_feature_means(inputs: InputSpec, windows: LabelledWindows) -> InputSpec:
-    """Note the mean of each feature over the training genes that have it, for users who lack it.
+    """Note the mean of each feature over the training genes that have it, for users without that feature.
 
     Features computed from tracks are never lacking and get none; a mean that `inputs` gives already is kept.
     """
@@ -419,7 +419,7 @@ def with_feature_means(inputs: InputSpec, windows: LabelledWindows) -> InputSpec
 
 
 def with_track_ranges(inputs: InputSpec, windows: LabelledWindows) -> InputSpec:
-    """Note what each signal track looks like over the training genes, for a warning where other files do not."""
+    """Note what each signal track looks like over the training genes, so that a warning can tell unlike files."""
     rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), LOOKED_AT)).astype(int))
     shapes = [(windows.cells[cell].windows, place) for cell, place in (windows.places[row] for row in rows)]
     return dataclasses.replace(inputs, tracks=noted_ranges(inputs.tracks, shapes, inputs.window_bp))

@@ -37,7 +37,7 @@ class PublicTrack:
     Attributes
     ----------
     accession : str
-        As the source names it.
+        The source's name for the file.
     url : str
     hash : str or None
         "sha256:..." or "md5:...".
@@ -96,7 +96,7 @@ def fetch(
     cell_type : str
         Row of the manifest.
     folder : path
-        Where to; the files get the names of their URLs.
+        Target folder; the files get the names of their URLs.
     manifest : path, optional
         Another manifest than the package's own.
     progress : bool
@@ -162,7 +162,7 @@ def _retrieve(name: str, track: PublicTrack, file: str, folder: Path, known: str
 
 
 def check_format(path: Path, where: str) -> None:
-    """Check that a file begins as the format that its name says does, and that none is a web page.
+    """Check that a file begins like the format that its name stands for, and is not a web page.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def check_format(path: Path, where: str) -> None:
                 raise InputError(f"{where} is not {kind}: it starts with {head[:16].decode('latin-1')!r}.")
             return
     if head.lstrip().lower().startswith(_PAGES):
-        raise InputError(f"{where} is a web page, not {path.name}: open the address in a browser to see what it asks.")
+        raise InputError(f"{where} is a web page, not {path.name}: open the address in a browser to see why.")
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

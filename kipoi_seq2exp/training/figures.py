@@ -22,7 +22,7 @@ PANELS = (  # what is drawn together, and what its y-axis is
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw metrics.csv to a PNG, one panel per kind of figure; a kind that the run has not has no panel."""
+    """Draw metrics.csv to a PNG, one panel per kind of figure that the run has."""
     panels = []
     for names, label in PANELS:
         curves = {

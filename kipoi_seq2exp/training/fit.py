@@ -71,7 +71,7 @@ EXPECTED_WARNINGS = (
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run left.
+    """The results of a run.
 
     Attributes
     ----------
@@ -166,7 +166,7 @@ def _fit_cells(config: TrainingConfig, cells: list[CellSet], folder: Path, *, re
 
 
 def _seconds(config: TrainingConfig, folder: Path, elapsed: float) -> float:
-    """Return how long training took; members that were trained before a resume count as they say themselves."""
+    """Return how long training took; members trained before a resume count with the time in their own records."""
     if config.members == 1:
         return elapsed
     records = [folder / "members" / str(number) / "record.json" for number in range(1, config.members + 1)]
@@ -278,7 +278,7 @@ def _train(config: TrainingConfig, cells: list[CellSet], folder: Path, *, resume
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what Lightning says at every run; its warnings of anything unexpected pass."""
+    """Silence what Lightning prints at every run; its warnings about anything unexpected pass."""
     lightning, handler = logging.getLogger("lightning.pytorch"), signal.getsignal(signal.SIGINT)
     before = lightning.level
     lightning.setLevel(logging.WARNING)
@@ -319,7 +319,7 @@ def _trainer(config: TrainingConfig, folder: Path, *, with_validation: bool) -> 
 
 
 def _watched(run: RunConfig) -> bool:
-    """Whether a progress bar is wanted and somebody sees it: a log holds none."""
+    """Whether a progress bar is wanted and visible: a log holds none."""
     return run.progress and sys.stdout.isatty()
 
 

@@ -27,7 +27,7 @@ def is_first() -> bool:
 
 
 def prepare(config: TrainingConfig, folder: Path, *, resume: bool) -> None:
-    """Refuse a run folder that is there, or, to resume, one that began with other settings.
+    """Refuse a run folder that exists or, when resuming, one that began with other settings.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def check_accelerator(config: TrainingConfig) -> None:
     Raises
     ------
     ConfigError
-        If it has not.
+        If it lacks them.
     """
     if config.run.accelerator != "gpu" or torch.backends.mps.is_available():
         return
@@ -77,7 +77,7 @@ def check_resumable(config: TrainingConfig, folder: Path) -> None:
     ConfigError
         If a setting that changes what is learned differs; it is named.
     InputError
-        If the checkpoint is none of ours.
+        If the checkpoint was not made by this package.
     """
     settings, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
     if settings.is_file():

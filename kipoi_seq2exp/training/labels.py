@@ -73,7 +73,7 @@ def read_labels(
     Parameters
     ----------
     genes : DataFrame
-        The gene table: `gene_id`, `chrom`, `tss`, `strand`, and the label's column if that is where it is.
+        The gene table: `gene_id`, `chrom`, `tss`, `strand`, and the label's column if there is one.
     config : LabelConfig
         Where the label comes from.
     folder : Path

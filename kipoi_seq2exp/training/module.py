@@ -30,7 +30,7 @@ from kipoi_seq2exp.training.config import TrainingConfig
 from kipoi_seq2exp.training.sections import Learns, OptimiserConfig
 from kipoi_seq2exp.zoo.models import load_model
 
-HEAD = "expression_head."  # names of the parameters that learn alone where `optimiser.learns` says so
+HEAD = "expression_head."  # names of the parameters that `optimiser.learns: head` trains
 
 
 class TrainingModule(pl.LightningModule):
@@ -89,12 +89,12 @@ class TrainingModule(pl.LightningModule):
         """Return the loss of a batch; stop with the genes' names when it is not a number."""
         torch.manual_seed(_noise_seed(self.config.seed, self.global_step, batch_idx, self.global_rank))
         optimiser = self.config.optimiser
-        self.network.train(not self.head_alone)  # where the mask is not learned it is read as in predictions
+        self.network.train(not self.head_alone)  # a mask that is not learned is read as in predictions
         losses = seq2exp_loss(self(batch), batch["label"], optimiser.kl_weight, optimiser.error)
         if not self.all_finite(losses.total):
             raise InputError(
                 f"the loss is {float(losses.total.detach())} at step {self.global_step}, on the genes "
-                f"{', '.join(batch['gene_id'])}: look at their labels and tracks, or lower optimiser.peak_lr."
+                f"{', '.join(batch['gene_id'])}: check their labels and tracks, or lower optimiser.peak_lr."
             )
         size = len(batch["gene_id"])
         self.log(
@@ -187,7 +187,8 @@ def start_from_regression(
     """Make the expression head predict the ridge regression of the labels on the features, exactly, at the start.
 
     One unit of each hidden layer carries the prediction, raised by a constant that keeps it above zero (a ReLU is then
-    the identity); the rest of the head stays random but silent, so that it learns what the regression leaves over.
+    the identity); the rest of the head is random but starts without effect, so that it learns the residuals of the
+    regression.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A cell type of one's own: its row in a table of cell types and the YAML of a run, from the files at hand.
+"""A cell type of one's own: its row in a table of cell types and the YAML of a run, made from the user's files.
 
 Contract: everything that a run needs is written out with a comment on what it is; nothing has to be guessed. What can
 be read from the data is read from them: which features the gene table holds, which genes can be held out, and from
@@ -46,7 +46,7 @@ class NewCell:
     Attributes
     ----------
     name : str
-        Of the cell type and of the run.
+        Name of the cell type and of the run.
     genes, fasta : Path
     sources : mapping of str to str
         File of each track, in the model's order; "powerlaw" for contacts without Hi-C.
@@ -55,7 +55,7 @@ class NewCell:
     blacklist : Path or None
     assembly : str
     units : mapping of str to str
-        What the values of a track are, where it is known.
+        Unit of a track's values, where it is known.
     train_on_all : bool
         Hold nothing out.
     """
@@ -73,7 +73,7 @@ class NewCell:
 
 @dataclass(frozen=True)
 class NewCellTexts:
-    """The two files to write, and what was found in the data, a sentence each."""
+    """The two files to write, and a sentence for each finding in the data."""
 
     cells: str
     run: str

@@ -10,9 +10,9 @@
     .../<cell>/.../GeneList.txt     ABC's genes: symbol, chr, tss and reads at the promoter
     ...blacklist....pkl     dict of chromosome to one bool per base
 
-The sub-folders are looked for at any depth, because releases differ in it. Values are taken as they are: the transforms
-of the `InputSpec` (log10(x + 1) for contacts) apply afterwards. A gene without a TSS in GeneList.txt is left out and
-counted.
+The sub-folders are searched for at any depth, because releases differ in it. Values are taken as they are: the
+transforms of the `InputSpec` (log10(x + 1) for contacts) apply afterwards. A gene without a TSS in GeneList.txt is left
+out and counted.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def read_published_genes(folder: Path, cell_type: str) -> pd.DataFrame:
 
 
 class PickledBlacklist(Regions):
-    """A blacklist as published: a pickled dict of chromosome to one bool per base. Nothing in the pickle is run.
+    """A blacklist as published: a pickled dict of chromosome to one bool per base. No code in the pickle is run.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ class DataConfig:
     layout : Layout
         With "published", everything below but `cell_type` comes from the authors' folder.
     cell_type : str
-        Which cell type of that folder, or a name for messages.
+        The cell type in that folder, or else a name for messages.
     genes, fasta : str
         Gene table (or GTF) and genome.
     sources : dict of str to str
@@ -182,14 +182,14 @@ class OptimiserConfig:
     start_lr, peak_lr, end_lr : float
         Learning rate at the first step, after the warm-up, and at the last step.
     betas : tuple of float
-        AdamW's averages of the gradient and of its square.
+        AdamW's decay rates of the averages of the gradient and of its square.
     weight_decay : float
         Applied to every parameter, as published.
     clip : float
         Largest norm of the gradient.
     learns : Learns
-        "all", or the "head" alone, afresh: everything else stays as the weights of `start` have it, and the mask is
-        read as its mean, as in predictions. A stage of minutes after the training of the whole network.
+        "all", or "head": only a fresh head. Everything else stays as in the weights of `start`, and the mask is read as
+        its mean, as in predictions. This stage takes minutes after the training of the whole network.
     error : ErrorLoss
         How errors of the expression count: "smooth_l1" as published, or "squared".
     kl_weight : float

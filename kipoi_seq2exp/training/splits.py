@@ -1,7 +1,7 @@
 """Which genes train, choose and judge a model: by chromosome, by the paper's folds, by region or by a column.
 
 Contract: a gene table in (columns `chrom`, `tss`), row numbers out. Windows of two parts that overlap would let a model
-see the DNA and the tracks it is judged on: `check_overlap` finds them and refuses, unless told otherwise.
+see the DNA and the tracks it is judged on: `check_overlap` finds them and refuses them unless allowed.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def keep_all(genes: pd.DataFrame) -> Split:
 
 
 def check_overlap(genes: pd.DataFrame, split: Split, window_bp: int, *, allow: bool = False) -> int:
-    """Count the genes whose window overlaps a window of another part of the split; refuse unless allowed.
+    """Count the genes whose window overlaps one of another part of the split; refuse any unless allowed.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def check_overlap(genes: pd.DataFrame, split: Split, window_bp: int, *, allow: b
 
 
 def check_parts(split: Split, *, needed: Sequence[str]) -> None:
-    """Refuse a split of which a needed part holds no gene."""
+    """Refuse a split in which a required part has no gene."""
     for part in needed:
         if len(split.rows(part)) == 0:
             sizes = ", ".join(f"{name} {len(split.rows(name))}" for name in PARTS)

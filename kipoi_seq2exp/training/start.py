@@ -1,10 +1,10 @@
 """The weights that a run starts from: random, a regression in the head, or trained ones of the same architecture.
 
 Contract for trained ones: with the same tracks and features the run starts with exactly their predictions. Tracks and
-features are matched by name; new ones start silent (no weight reads them, and a track has no share in the evidence of
-the mask), so that the network predicts what it did and learns what they add. Of an ensemble the run starts from one
-member, the number of its seed modulo their number: the members of a run start from different ones. Where the head
-alone learns, the contract is about everything before it: the head starts afresh.
+features are matched by name; new ones start without effect (their weights are 0, and a new track has no share in the
+evidence of the mask), so that the network predicts what it did before and learns what they add. From an ensemble, the
+run takes the member whose number is its seed modulo the number of members, so that the members of a run start from
+different ones. Where the head alone learns, the contract is about everything before it: the head starts afresh.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Match:
 
 
 def start_network(config: TrainingConfig, train: LabelledWindows) -> Seq2Exp:
-    """Build the initial network of a run as its `start` says.
+    """Build the initial network of a run from its `start`.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _open_source(config: TrainingConfig) -> tuple[Seq2Exp, InputSpec]:
         if ours[name] != theirs[name]:
             raise ConfigError(
                 f"start: the weights '{where}' have {name} {theirs[name]}, the run's network {ours[name]}: leave "
-                f"network.{name} out (it then follows from the weights), or start otherwise."
+                f"network.{name} out (it then follows from the weights), or choose another start."
             )
     return source, source.inputs
 

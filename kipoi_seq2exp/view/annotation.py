@@ -1,4 +1,4 @@
-"""What is known of a locus besides the prediction: gene models of a GTF, and named intervals of a BED."""
+"""What is known about a locus besides the prediction: gene models of a GTF, and named intervals of a BED."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class GeneModel:
 
     @property
     def coding(self) -> bool:
-        """Whether it makes a protein, or the GTF does not say: pictures show these beside the predicted gene."""
+        """Whether it codes for a protein, or the GTF does not say; pictures show these beside the predicted gene."""
         return self.kind in ("", "protein_coding")
 
 
 class _Windows:
-    """The union of windows, to ask what overlaps it."""
+    """The union of windows, searched for what overlaps it."""
 
     def __init__(self, loci: tuple[Locus, ...]) -> None:
         self._spans: dict[str, tuple[list[int], list[int]]] = {}

@@ -26,7 +26,7 @@ def plot_scatter_matrix(genes: pd.DataFrame, path: Path, scores: Mapping[str, st
     Parameters
     ----------
     genes : DataFrame
-        Of a `Comparison`.
+        The table `genes` of a `Comparison`.
     path : Path
     scores : mapping of str to str, optional
         A line under the name of each model.
@@ -57,7 +57,7 @@ def plot_differences(
     Parameters
     ----------
     differences : mapping of (str, str) to ndarray, (2, G)
-        Of `judge.compare.compare_cells`: observed and predicted, by method and pair of labels.
+        Result of `judge.compare.compare_cells`: observed and predicted, by method and pair of labels.
     path : Path
     captions : sequence of str
         A line under the name of each, in the same order.

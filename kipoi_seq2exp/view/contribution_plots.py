@@ -1,7 +1,7 @@
 """The picture of one gene's contributions: each source over the window, letters at one place, and the sums.
 
-Contract: contributions in, one matplotlib figure out. A window has more bases than pixels: the panels add up the bases
-of each bin. The letters are logomaker's (the extra `interpret`).
+Contract: contributions in, one matplotlib figure out. A window has more bases than pixels: each panel adds up the bases
+of a bin. The letters are logomaker's (the extra `interpret`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ContributionPicture:
         Bases of the window whose letters are drawn; by default the `LETTERS_BP` where the DNA contributes most.
     caption : str
     symbol : str
-        Of the gene, where it is known.
+        Symbol of the gene, where it is known.
     """
 
     window: WindowInputs
@@ -66,7 +66,7 @@ def letters() -> Any:
     Raises
     ------
     ConfigError
-        If it is missing.
+        If it is not installed.
     """
     try:
         import logomaker
@@ -141,7 +141,7 @@ def _sources(picture: ContributionPicture) -> dict[str, tuple[Floats, str]]:
 
 
 def _title(figure: Figure, picture: ContributionPicture, left: float) -> None:
-    """Name the gene, and say what was explained; sources that contribute nothing have no panel."""
+    """Name the gene, and state what was explained; sources that contribute nothing have no panel."""
     window, found, inch = picture.window, picture.found, 1 / figure.get_figheight()
     gene = f"{picture.symbol} ({window.gene_id})" if picture.symbol not in ("", window.gene_id) else window.gene_id
     figure.text(left, 1 - 0.315 * inch, gene, fontsize=20, weight="bold", va="center")
@@ -200,7 +200,7 @@ def _mark_megabases(axes: Axes, chrom: str, more: str) -> None:
 
 
 def _draw_letters(axes: Axes, picture: ContributionPicture, place: slice) -> None:
-    """Draw each base's own letter, as high as its contribution."""
+    """Draw the letter of each base, as tall as its contribution."""
     import pandas as pd
 
     window = picture.window

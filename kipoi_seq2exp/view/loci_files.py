@@ -1,8 +1,8 @@
-"""Loci in files beside the page of `seq2exp report`, where the genes are too many for one page.
+"""Loci in files beside the page of `seq2exp report`, where there are too many genes for one page.
 
-Contract: a small page per gene, which the report opens in a frame that nobody sees. The only script of it, the same in
-all and named in its policy, hands the data over as text; so no text of a file ever runs, in the report or in the frame,
-and everything works from disk without a server.
+Contract: a small page per gene, which the report opens in a hidden frame. Its only script, the same in all pages and
+named in their policy, hands the data over as text; so no text of a file ever runs, in the report or in the frame, and
+everything works from disk without a server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SCRIPT = 'parent.postMessage(document.getElementById("locus").textContent, "*")
 
 
 def script_hash(script: str) -> str:
-    """Name a script in the policy of a page: the browser runs these alone, and no text of a file ever."""
+    """Return the hash that names a script in a page's policy: the browser runs no other, and never a file's text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -42,7 +42,7 @@ def locus_page(data: Mapping[str, Any]) -> str:
 
 @contextmanager
 def locus_writer(folder: Path) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-    """Give a function that writes the locus of a row; the files of an earlier report go when all are there.
+    """Yield a function that writes the locus of a row; an earlier report's files are replaced when all are written.
 
     Raises
     ------

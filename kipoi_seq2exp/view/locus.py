@@ -1,4 +1,4 @@
-"""Everything that the picture of one gene shows, gathered from predictions, tracks and annotation."""
+"""The content of the picture of one gene, gathered from predictions, tracks and annotation."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.nn.network import Seq2Exp
 
 Floats = NDArray[np.float32]
-UNNAMED_UNIT = "log10(reads + 1)"  # of predictions that do not say: CAGE or PRO-cap, see the card of the model
+UNNAMED_UNIT = "log10(reads + 1)"  # for predictions that do not name it: CAGE or PRO-cap, see the card of the model
 
 
 @dataclass(frozen=True)
 class LocusData:
-    """What is drawn of one gene.
+    """What is drawn for one gene.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class LocusData:
     promoter : slice
         Bases that are always kept.
     threshold : float or None
-        Mask that a called base reaches.
+        Lowest mask of a called base.
     elements : DataFrame
         Called elements of this gene.
     models : tuple of GeneModel
@@ -65,11 +65,9 @@ class LocusData:
     effects : DataFrame or None
         Sites that were perturbed: start, end, delta_expression; drawn in place of the elements.
     unit : str
-        Of the expression.
-    caption : str
-        Which model, and whether its weights are provisional.
+        Unit of the expression. caption : str The model, and whether its weights are provisional.
     symbol : str
-        Of the gene, where the predictions have it.
+        Symbol of the gene, where the predictions have it.
     """
 
     locus: Locus
@@ -164,14 +162,11 @@ def gather_window(
     model : Seq2Exp
     dataset : WindowDataset
     row : int
-        Of the gene table.
-    around : Surroundings
+        Row of the gene table. around : Surroundings
     effects : DataFrame
         start, end, delta_expression.
     name : str
-        Of the model.
-    label : str, optional
-        Column of the gene table with the observed expression.
+        Name of the model. label : str, optional Column of the gene table with the observed expression.
     """
     window = dataset[row]
     observed = observed_label(dataset.genes, label)[1]
@@ -197,7 +192,7 @@ def gather_window(
 
 
 def assembly_of(provenance: Mapping[str, Any]) -> str:
-    """Return the assembly of a result; where it does not say, that of the known cell types, if they share one."""
+    """Return the assembly of a result; if it names none, that of the known cell types, if they share one."""
     if "inputs" in provenance:
         return str(provenance["inputs"]["assembly"])
     known = {inputs.assembly for inputs in read_cells().values()}
@@ -205,7 +200,7 @@ def assembly_of(provenance: Mapping[str, Any]) -> str:
 
 
 def caption_of(provenance: Mapping[str, Any]) -> str:
-    """Return the first line that every output of the model has; empty where the result does not say."""
+    """Return the first line of every output of the model; empty if the result does not name the model."""
     if "model" not in provenance:  # an output of Kipoi names its weights, not whether they are provisional
         return f"weights {Path(provenance['weights']).stem}, by kipoi predict" if "weights" in provenance else ""
     return status_line(provenance["model"]["name"], provenance["model"]["provenance"]["status"])
@@ -233,7 +228,7 @@ def _blacklist(provenance: Mapping[str, Any], given: Path | None, locus: Locus) 
 def _tested_pairs(path: Path, locus: Locus) -> pd.DataFrame:
     pairs = read_pairs(path)
     own = pairs[pairs["gene_id"] == locus.gene_id.split(".")[0]]
-    if len(own):  # that a gene was not tested is no mistake, that it lies elsewhere is one
+    if len(own):  # a gene that was not tested is fine, one that lies elsewhere is a mistake
         place = {locus.gene_id: (str(own["chrom"].iloc[0]), int(own["tss"].iloc[0]))}
         check_places(place, {locus.gene_id: (locus.chrom, locus.tss)}, str(path), "the predictions")
     return pairs_of(pairs, locus)

@@ -1,7 +1,7 @@
 """Room at the left of a figure's panels: names of panels and ticks are measured, then placed, so that none is cut.
 
 Contract: a panel's name is drawn by `name_panel` while the figure is built; `fit_left` places all of them once every
-tick is set. Letters keep the size that can be read from the back row; a name too long for it loses its middle.
+tick is set. Letters keep a size that can be read from the back row; a name that is too long loses its middle.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def note_lines(text: str) -> str:
 
 
 def shortened(text: str, letters: int) -> str:
-    """Return a text of at most so many letters; a longer one loses its middle."""
+    """Return a text cut to a number of letters; a longer one loses its middle."""
     if len(text) <= letters:
         return text
     return f"{text[: letters // 2]}\u2026{text[len(text) - (letters - 1) // 2 :]}"

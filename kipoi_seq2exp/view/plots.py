@@ -291,7 +291,7 @@ def _draw_mask(axes: Axes, data: LocusData, mask: NDArray[np.float32]) -> None:
 
 def _draw_elements(axes: Axes, data: LocusData) -> None:
     spans = [(s, e - s) for s, e in zip(data.elements["start"], data.elements["end"], strict=True)]
-    least = (data.locus.end - data.locus.start) / BINS  # so that a short element is seen
+    least = (data.locus.end - data.locus.start) / BINS  # so that a short element is visible
     axes.broken_barh([(start, max(length, least)) for start, length in spans], (0.2, 0.6), color=_CALL, linewidth=0)
     promoter = data.promoter
     axes.broken_barh(
@@ -307,7 +307,7 @@ def _draw_elements(axes: Axes, data: LocusData) -> None:
 
 
 def _draw_effects(axes: Axes, data: LocusData, effects: pd.DataFrame) -> None:
-    """Draw what each perturbed site does, as wide as it is; those that lower expression are the drivers."""
+    """Draw the effect of each perturbed site, as wide as the site; sites that lower expression are the drivers."""
     least = (data.locus.end - data.locus.start) / BINS
     width = np.maximum(effects["end"] - effects["start"], least)
     delta = effects["delta_expression"].to_numpy(np.float64)
@@ -375,7 +375,7 @@ def _label(axes: Axes, text: str, note: str = "") -> None:
 
 
 def _outer_ticks_inside(axes: Axes) -> None:
-    """Keep the numbers of ticks at the edge of a panel within it: beyond lies another panel."""
+    """Keep tick labels at the edge of a panel inside it, away from the neighbouring panel."""
     low, high = sorted(axes.get_ylim())
     ticks = [float(tick) for tick in axes.get_yticks() if low <= tick <= high]
     axes.set_yticks(ticks, axes.yaxis.get_major_formatter().format_ticks(ticks))

@@ -1,4 +1,4 @@
-"""The page of a set of predicted genes: a table that sorts and searches, a scatter, loci that zoom.
+"""The page of a set of predicted genes: a table to sort and search, a scatter plot, and loci to zoom into.
 
 Contract: predictions in; one HTML text out that needs no network: its own code (`report.js`), igv.js (`igv/`, a copy of
 the published build) and the table are inside it, and the loci too, up to `INSIDE` genes. The loci of more genes lie in
@@ -56,7 +56,7 @@ def build_page(
         Files of the tracks (by default those that the predictions were made from), gene models, CRISPRi pairs.
     title : str
     folder : Path
-        Where the page will lie; the loci of more than `INSIDE` genes are written there.
+        Folder of the page; the loci of more than `INSIDE` genes are written there.
     on_gene : callable, optional
         Called after each gene.
 
@@ -94,7 +94,7 @@ def _packaged(*names: str) -> str:
 
 
 def _as_parsed(script: str) -> str:
-    """Return a script as a browser reads it out of the page."""
+    """Return a script as a browser reads it from the page."""
     return script.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -179,7 +179,7 @@ def _pairs(pairs: pd.DataFrame, locus: Locus) -> list[list[Any]]:
 
 
 def _models(models: tuple[GeneModel, ...], predicted: set[str]) -> dict[str, list[list[Any]]]:
-    """Lay out the gene models by chromosome: those that make a protein, and every predicted gene."""
+    """Lay out the gene models by chromosome: those that code for a protein, and every predicted gene."""
     found: dict[str, list[list[Any]]] = {}
     for model in models:
         if model.coding or not predicted.isdisjoint((model.gene_id, model.gene_id.split(".")[0], model.name)):

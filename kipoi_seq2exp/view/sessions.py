@@ -1,7 +1,7 @@
 """The tracks of a report for other browsers: an IGV session, and the settings of a pyGenomeTracks picture.
 
-Contract: both name files that lie on this machine; nothing is read here. Their order is that of the page: genes,
-CRISPRi pairs (IGV), signals, mask, elements. The session names files relative to its folder, so that both can be moved.
+Contract: both name files on this machine; nothing is read here. Their order is that of the page: genes, CRISPRi pairs
+(IGV), signals, mask, elements. The session names files relative to its folder, so that both can be moved.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def crispri_lines(pairs: pd.DataFrame, loci: Iterable[Locus]) -> list[str]:
     Parameters
     ----------
     pairs : DataFrame
-        Of `data.pairs.read_pairs`.
+        Result of `data.pairs.read_pairs`.
     loci : iterable of Locus
         Windows of the genes; pairs that reach beyond are left out.
     """
@@ -86,7 +86,7 @@ def crispri_lines(pairs: pd.DataFrame, loci: Iterable[Locus]) -> list[str]:
 
 
 def igv_session(predictions: Predictions, files: list[ShownFile], folder: Path) -> str:
-    """Return an IGV session (XML) at the first gene, to lie in a folder; the genome is the model's assembly."""
+    """Return an IGV session (XML) at the first gene, to be saved in `folder`; the genome is the model's assembly."""
     paths = [os.path.relpath(file.path, folder.resolve()) for file in files]
     first = predictions.locus(0)
     place = f"{first.chrom}:{max(first.start, 0) + 1}-{first.end}"

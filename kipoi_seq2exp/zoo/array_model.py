@@ -23,7 +23,7 @@ from kipoi_seq2exp.settings import suggest
 
 INPUTS = ("onehot", "signals", "features", "blacklist")
 OUTPUTS = {"expression": "expression", "element_mask": "mask"}  # Kipoi's name -> field of the network's output
-RESULTS = ("expression", "element_mask", "z", "posterior", "prior", "mask_logits")  # "layers" that are no module
+RESULTS = ("expression", "element_mask", "z", "posterior", "prior", "mask_logits")  # "layers" that are not modules
 REDUCTIONS = ("sum", "max", "min", "absmax")
 
 Arrays = Mapping[str, np.ndarray]
@@ -31,7 +31,7 @@ Tensors = dict[str, Tensor]
 
 
 class ArrayModel:
-    """Predict, differentiate and look inside a network, with numpy arrays.
+    """Run, differentiate and look inside a network with numpy arrays.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class ArrayModel:
         Which outputs `predict` returns: "expression" (B, 1), "element_mask" (B, L).
     batch_size : int, optional
         Windows that go through the network together; changes memory and speed only. By default one on the CPU, where
-        more gain nothing, and elsewhere all that are given, as far as they fit.
+        more would gain nothing, and elsewhere as many as are given and fit.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class ArrayModel:
         return self._together(x, work, self.outputs)
 
     def activation(self, x: Arrays, layer: str) -> np.ndarray:
-        """Return what a layer puts out, (B, ...): a module by its dotted name, or one of `RESULTS`."""
+        """Return the output of a layer, (B, ...): a module by its dotted name, or one of `RESULTS`."""
 
         def work(windows: Tensors) -> dict[str, Tensor]:
             with torch.inference_mode():
@@ -117,7 +117,7 @@ class ArrayModel:
     def _together(
         self, x: Arrays, work: Callable[[Tensors], dict[str, Tensor]], names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Return what `work` makes of each window: on the CPU of one after the other, elsewhere of as many as fit."""
+        """Return what `work` makes of the windows: one after the other on the CPU, elsewhere as many at once as fit."""
         count = self._check(x)
         device = next(self.network.parameters()).device
 
@@ -164,13 +164,11 @@ class ArrayModel:
         finally:
             handle.remove()
         if not caught or not all(isinstance(output, Tensor) for output in caught):
-            raise ConfigError(
-                f"the layer '{layer}' puts out no array of its own: choose a module inside it or a result."
-            )
+            raise ConfigError(f"the layer '{layer}' does not output an array: choose a module inside it or a result.")
         count = len(windows["onehot"])
         if len(caught[-1]) == count:
             return caught[-1]
-        calls = len(caught) // count  # of the module for each window: on the CPU they are predicted one by one
+        calls = len(caught) // count  # the module's output for each window: on the CPU they are predicted one by one
         return torch.cat(caught[calls - 1 :: calls])
 
 

@@ -1,7 +1,7 @@
 """A small example from a user's own data: the windows of a few genes, each as a chromosome of its own.
 
-Contract: the files that are written give a model the very arrays that the original files give it (a test compares
-them), and nothing of the data beyond those windows is copied.
+Contract: a model reads the same arrays from the written files as from the original ones (a test compares them), and no
+data beyond those windows are copied.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FASTA_WIDTH = 80
 
 
 def write_example(windows: WindowDataset, rows: Sequence[int], folder: Path) -> dict[str, str]:
-    """Write the windows of some genes as a genome of their own; return the file's name for each argument.
+    """Write the windows of some genes as a small genome; return the file's name for each argument.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def _blacklist(windows: WindowDataset, row: int, piece: Window) -> Iterator[str]
 
 
 def _runs(values: NDArray[np.float32]) -> Iterator[tuple[int, int, np.float32]]:
-    """Yield the runs of equal values that are not 0, and in any case the first base: no chromosome is absent."""
+    """Yield the runs of equal values above 0, and always the first base, so that no chromosome is absent."""
     edges = np.flatnonzero(np.diff(values)) + 1
     starts, ends = np.r_[0, edges], np.r_[edges, len(values)]
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):

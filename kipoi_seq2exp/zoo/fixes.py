@@ -1,4 +1,4 @@
-"""The one place that works round the faults of Kipoi 0.8.6, which was archived: `install` replaces what is broken.
+"""The one place that works around faults of Kipoi 0.8.6, now archived: `install` replaces what is broken.
 
 | fault | what happens instead |
 |---|---|
@@ -9,7 +9,7 @@
 | tsv and parquet of 200,000 columns, partial files after a failure | ours: the writers of `writers` |
 | NumPy 2 lacks two names that the writers use | `kipoi.writers` sees them; NumPy itself is not touched |
 | `kipoi test` compares only the first of several outputs | it compares all |
-| an error of the user's ends in a traceback | ours: one sentence on the command line |
+| a user's error ends in a traceback | ours: one sentence on the command line |
 | every log but Kipoi's own is silenced by its command | warnings of this package are shown |
 | an .h5 or .zarr does not say which model made it | ours: its attribute `made_by` names weights, files and version |
 
@@ -126,7 +126,7 @@ def claim(schema: Any) -> Any:
 
 
 def note(**facts: Any) -> None:
-    """Note what the next outputs are made by: the weights of the model, the arguments of the data loader."""
+    """Note what makes the next outputs: the weights of the model, the arguments of the data loader."""
     _made_by.update(facts)
 
 
@@ -142,7 +142,7 @@ def get_writer(output_file: str, metadata_schema: Any = None, **kwargs: Any) -> 
             writer.made_by(json.dumps(_made_by, default=str))
         return writer
     if ours and not Path(output_file).suffix:
-        raise OutputError(f"{output_file}: has no ending, which says how it is to be written: add .tsv, .h5 or .zarr.")
+        raise OutputError(f"{output_file}: has no ending, which decides the format: add .tsv, .h5 or .zarr.")
     if ours:
         raise OutputError(f"{output_file}: unknown ending '.{ending}'{suggest(ending, [*_ENDINGS, 'bed'])}.")
     return _stock_get_writer(output_file, metadata_schema, **kwargs)
@@ -165,7 +165,7 @@ def prepare_batch(
 
 
 class BoundedHDF5Writer(writers.HDF5Writer):
-    """What `kipoi.writers.HDF5BatchWriter` becomes: `kipoi preproc` makes one by that name."""
+    """Replaces `kipoi.writers.HDF5BatchWriter`: `kipoi preproc` makes one by that name."""
 
     def __init__(self, file_path: str, chunk_size: int = 10_000, compression: str = "gzip") -> None:
         super().__init__(file_path, chunk_size, compression, staged=_state["ours_runs"])
@@ -201,7 +201,7 @@ def one_sentence_hook(
     error: BaseException,
     traceback: types.TracebackType | None,
 ) -> None:
-    """Show an error of the user's as one sentence, and what the machine refuses while we run; the rest as before."""
+    """Show a user's error, or a refusal of the machine while we run, as one sentence; everything else as before."""
     if issubclass(kind, Seq2ExpError):
         lines = [line for line in str(error).splitlines() if line.strip()]  # a worker's error carries its traceback
         message = lines[-1].split("Error: ", 1)[-1] if len(lines) > 1 else str(error)

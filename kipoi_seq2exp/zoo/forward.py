@@ -1,6 +1,6 @@
 """From windows to the network's output: the one place where windows of files become tensors.
 
-Everything that runs the network on `WindowInputs` comes through here: predictions, masks from outside, nulls,
+Everything that runs the network on `WindowInputs` goes through here: predictions, masks from outside, nulls,
 perturbations and contributions. (Training cuts windows to tokens beforehand, Kipoi's door gets arrays.)
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def stacked(arrays: Sequence[NDArray[Any]], model: Seq2Exp) -> Tensor:
-    """Return arrays (...) as one tensor (B, ...) on the network's device; one alone shares its memory on the CPU."""
+    """Return arrays (...) as one tensor (B, ...) on the network's device; a single one shares its memory on the CPU."""
     import torch
 
     joined = arrays[0][None] if len(arrays) == 1 and arrays[0].flags.writeable else np.stack(arrays)
@@ -29,13 +29,13 @@ def stacked(arrays: Sequence[NDArray[Any]], model: Seq2Exp) -> Tensor:
 
 
 def tensors_of(model: Seq2Exp, windows: Sequence[WindowInputs]) -> dict[str, Tensor]:
-    """Return what the network reads of windows, on its device.
+    """Return the network's inputs for windows, on its device.
 
     Parameters
     ----------
     model : Seq2Exp
     windows : sequence of WindowInputs, B
-        Of one length.
+        All of one length.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def forward(
     ----------
     model : Seq2Exp
     windows : sequence of WindowInputs, B
-        Of one length.
+        All of one length.
     mask : Tensor, (B, L), optional
         Used exactly as given, in place of the network's own.
     evidence : bool

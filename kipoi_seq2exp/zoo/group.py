@@ -1,8 +1,8 @@
 """The files of a Kipoi group that follow from its weights: `dataloader.yaml`, `dataloader.py`, `model-template.yaml`.
 
-Contract: the weights of the members say what is read and how (tracks, features, window, units); `group.yaml` says what
-they cannot know: the group's name, its authors, the licence, and the files of its example. All members of a group read
-the same tracks and features, for Kipoi gives a group one data loader.
+Contract: the weights of the members say what is read and how (tracks, features, window, units); `group.yaml` adds what
+they cannot: the group's name, its authors, the licence, and the files of its example. All members of a group read the
+same tracks and features, because Kipoi gives a group one data loader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MADE = ("dataloader.yaml", "dataloader.py", "model-template.yaml")
 
 @dataclass(frozen=True)
 class Author:
-    """Somebody that Kipoi names."""
+    """An author or contributor that Kipoi names."""
 
     name: str
     github: str | None = None
@@ -33,7 +33,7 @@ class Author:
 
 @dataclass(frozen=True)
 class GroupAbout:
-    """What Kipoi shows of a group besides what its weights say: `group.yaml`.
+    """What Kipoi shows of a group besides the facts in its weights: `group.yaml`.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class GroupAbout:
     licence : str
         Of the weights.
     cite_as : str or None
-        A link to what shall be cited.
+        A link to the work to cite.
     example : dict
         File of the example for each argument of the data loader, relative to the group's folder.
     """
@@ -79,7 +79,7 @@ def class_name(name: str) -> str:
 
 
 def member_inputs(group: Path, model: str) -> InputSpec:
-    """Return what a member reads, as its weights say; the weights are checked to be the published ones.
+    """Return what a member reads, as its weights state, after checking that they are the published ones.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def _inputs_of(group: Path, row: ServedModel) -> InputSpec:
 
 
 def group_inputs(group: Path) -> InputSpec:
-    """Return what the members of a group read, that of the default member, after checking that they agree.
+    """Return what the default member of a group reads, after checking that all members agree.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The data loader that every group of ours hands to Kipoi: windows as the weights of a member read them.
+"""The data loader that each of our groups hands to Kipoi: windows as the weights of a member read them.
 
 A group's own `dataloader.py` names the arguments, one file for each track, and calls `open`.
 """
@@ -42,7 +42,7 @@ class GroupDataset(Dataset):  # type: ignore[misc]
         missing_features: str,
         gene_ids: list[str] | str | None,
     ) -> None:
-        """Open the windows that a member reads; its weights say what its tracks and features are.
+        """Open the windows that a member reads; its weights name its tracks and features.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class GroupDataset(Dataset):  # type: ignore[misc]
 
     @classmethod
     def get_output_schema(cls) -> Any:
-        """Return the schema of `dataloader.yaml`, known from now on as ours."""
+        """Return the schema of `dataloader.yaml`, and remember it as ours."""
         return fixes.claim(super().get_output_schema())
 
     @classmethod
@@ -105,7 +105,7 @@ class GroupDataset(Dataset):  # type: ignore[misc]
 
 
 def _check_files(files: Mapping[str, Any], *, optional: bool) -> None:
-    """Refuse what is not a path of a file; a JSON of arguments may hold anything."""
+    """Refuse a value that is not the path of a file; a JSON of arguments may hold anything."""
     for name, value in files.items():
         if value is None and optional:
             continue
@@ -114,7 +114,7 @@ def _check_files(files: Mapping[str, Any], *, optional: bool) -> None:
 
 
 def _check_texts(**values: Any) -> None:
-    """Refuse what is not text."""
+    """Refuse a value that is not text."""
     for name, value in values.items():
         if not isinstance(value, str):
             raise ConfigError(f"dataloader_args: {name} must be a text in quotes, found {excerpt(value, 80)}.")

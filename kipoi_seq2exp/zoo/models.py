@@ -37,7 +37,7 @@ def load_model(
     sha256 : str, optional
         Expected hash of the file; a served model's is known and always checked.
     projections : str, optional
-        "float32", or "bfloat16" for quicker and coarser products in predictions on a CPU (see `config.Products`); by
+        "float32", or "bfloat16" for faster but coarser products in predictions on a CPU (see `config.Products`); by
         default what the environment variable SEQ2EXP_PROJECTIONS says, else float32.
 
     Returns
@@ -56,7 +56,7 @@ def load_model(
 
 
 def find_weights(model: str | Path) -> Path:
-    """Return the weights file of a model, given that file or the name of a served model.
+    """Return the weights file of a model, which is given as that file or as the name of a served model.
 
     Raises
     ------
@@ -85,8 +85,8 @@ def convert_checkpoint(
     settings : Mapping, optional
         Settings under the published names.
     variant : "soft" or "hard", optional
-        Which published model this is: what `settings` leave out follows from it and from the parameters' shapes.
-        Without it, what they leave out is as in the published soft model.
+        Which published model this is: settings that are left out follow from it and from the parameters' shapes.
+        Without it, they are those of the published soft model.
     inputs : InputSpec, optional
         Names and units of tracks and features, stored beside the weights.
 

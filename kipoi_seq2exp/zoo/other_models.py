@@ -1,4 +1,4 @@
-"""Models of Kipoi that are not ours, run and asked by Kipoi's own command line, in a process of their own.
+"""Kipoi models that are not ours, run and described by Kipoi's own command line, in a separate process.
 
 Contract: the name of a model, or a folder with one, in; a file of its predictions, or the labels of its outputs, out.
 Their code may be named as ours is (`model.py`, `dataloader.py`), so none of it is imported here.
@@ -31,14 +31,14 @@ def predict_by_kipoi(model: str, arguments: str, out: Path) -> Path:
     model : str
         Name of a Kipoi model, or a folder with one.
     arguments : str
-        Of its dataloader, as JSON.
+        Arguments of its dataloader, as JSON.
     out : Path
         The .h5 to write, replaced if it is there.
 
     Raises
     ------
     InputError
-        If Kipoi fails; the last line that it said is in the message.
+        If Kipoi fails; the last line of its output is in the message.
     """
     out.unlink(missing_ok=True)
     source = ["--source", "dir"] if Path(model).is_dir() else []
@@ -67,6 +67,6 @@ def described_labels(model: str) -> list[tuple[str, ...]] | None:
 
 
 def _last_line(text: str) -> str:
-    """Return the last line that a program said, without its full stop."""
+    """Return the last line of a program's output, without its full stop."""
     said = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
     return said[-1].strip().rstrip(".")

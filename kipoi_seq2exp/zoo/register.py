@@ -1,9 +1,9 @@
-"""Registration with Kipoi: `register` makes the literal `kipoi predict Seq2Exp/K562` work, `unregister` takes it back.
+"""Registration with Kipoi: `register` makes the literal `kipoi predict Seq2Exp/K562` work, `unregister` undoes it.
 
 Kipoi looks for models in its own clone of the model zoo (`~/.kipoi/models`), so a folder of links to the group's files
 is added there and hidden from that clone's git. The folder itself is real: Kipoi does not find the members of a group
-through a linked one. Without network an empty clone is made that Kipoi's own `git pull` fills in later. What is broken
-in Kipoi itself is worked round in `fixes`.
+through a linked one. Without network an empty clone is made that Kipoi's own `git pull` fills in later. `fixes` works
+around what is broken in Kipoi itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from kipoi_seq2exp.zoo.group import read_about
 from kipoi_seq2exp.zoo.registry import GROUP, GROUP_ENTRIES, group_dir
 
 ZOO_URL = "https://github.com/kipoi/models.git"
-_CLONE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30", "clone", "--depth=1")  # a dead network ends
+_CLONE = (
+    "-c",
+    "http.lowSpeedLimit=1000",
+    "-c",
+    "http.lowSpeedTime=30",
+    "clone",
+    "--depth=1",
+)  # gives up on a dead network
 _LEFTOVERS = ("__pycache__", "downloaded")  # what Kipoi and Python put beside the links
 
 
@@ -37,7 +44,7 @@ class Registration:
 
 
 def register(home: Path | None = None, *, offline: bool = False, group: Path | None = None) -> Registration:
-    """Make `kipoi predict Seq2Exp/K562` find this group, or a group of one's own; again and again does no harm.
+    """Make `kipoi predict Seq2Exp/K562` find this group, or a group of one's own; may be repeated.
 
     Parameters
     ----------
@@ -91,7 +98,7 @@ def _own_group(folder: Path) -> tuple[Path, str]:
 
 
 def unregister(home: Path | None = None, name: str = GROUP) -> Registration:
-    """Take the registration of a group back; Kipoi's clone of the zoo stays.
+    """Undo the registration of a group; Kipoi's clone of the zoo stays.
 
     Raises
     ------
@@ -124,7 +131,7 @@ def _remove_emptied(directory: Path) -> str:
         if not entry.is_symlink() and not any(entry.iterdir()):
             entry.rmdir()
     if any(directory.iterdir()):
-        return f"removed the links in {directory}; the files that Kipoi downloaded there are left: delete them yourself"
+        return f"removed the links in {directory}; the files that Kipoi downloaded there remain: delete them yourself"
     directory.rmdir()
     return f"removed {directory}"
 
@@ -176,15 +183,13 @@ def _check_replaceable(directory: Path) -> None:
 
 
 def _ensure_clone(source: _ZooSource, name: str, offline: bool) -> list[str]:
-    """Make sure that Kipoi's folder is a git repository of its own: `git pull` would else update one further up."""
+    """Make sure that Kipoi's folder is a git repository of its own; otherwise `git pull` would update one above it."""
     if (source.path / ".git").exists():
         return [f"found Kipoi's model zoo at {source.path}"]
     if source.path.exists() and any(entry.name not in (GROUP, name) for entry in source.path.iterdir()):
         return [f"found {source.path}, which is not a git clone; left as it is"]
     if shutil.which("git") is None:
-        raise ConfigError(
-            "git is not installed, and Kipoi keeps its model zoo with it: install git and register again."
-        )
+        raise ConfigError("git is not installed, but Kipoi needs it for its model zoo: install git and register again.")
     source.path.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_folder(source.path) / source.path.name
     try:

@@ -86,13 +86,13 @@ def group_dir() -> Path:
     Raises
     ------
     ConfigError
-        If this installation carries no such folder.
+        If this installation has no such folder.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent, package / "group"):
         if (folder / "model-template.yaml").is_file():
             return folder
-    raise ConfigError(f"{package}: this installation carries no model group (model-template.yaml): install it again.")
+    raise ConfigError(f"{package}: this installation has no model group (model-template.yaml): install it again.")
 
 
 def example_dir() -> Path:
@@ -129,7 +129,7 @@ def read_served(group: Path | None = None) -> dict[str, ServedModel]:
 
 
 def write_served(rows: Iterable[ServedModel], group: Path) -> None:
-    """Write `models.tsv` anew, whole or not at all.
+    """Rewrite `models.tsv`, whole or not at all.
 
     Raises
     ------

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.data.dataset import WindowDataset
 
 EXPECTED_ROWS = 1
-EXPECTED_DECIMALS = 4  # of the mask: half a unit of these is a third of the tolerance of the test, and saves space
+EXPECTED_DECIMALS = 4  # of the mask: half a unit is a third of the test's tolerance; few decimals save space
 
 
 def refresh(group: Path | None = None) -> tuple[Path, ...]:
@@ -58,7 +58,7 @@ def refresh(group: Path | None = None) -> tuple[Path, ...]:
 
 
 def with_units(row: ServedModel, group: Path) -> ServedModel:
-    """Return the row with what the weights themselves say of their label and tracks.
+    """Return the row with the label and tracks that the weights themselves state.
 
     Raises
     ------
@@ -194,6 +194,6 @@ def announce(weights: str, status: str) -> None:
     """Say once per process that weights are provisional, on stderr: Kipoi owns stdout."""
     if status == PROVISIONAL:
         sys.stderr.write(
-            f"{weights}: PROVISIONAL weights: predictions exercise the software and say nothing of biology.\n"
+            f"{weights}: PROVISIONAL weights: predictions are for testing the software and say nothing about biology.\n"
         )
         sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""Writers for `kipoi predict` that hold at 200,000 values per row: tsv, bed, h5, parquet and zarr.
+"""Writers for `kipoi predict` that cope with 200,000 values per row: tsv, bed, h5, parquet and zarr.
 
 All of them write to a temporary name in the target's folder, which is renamed when the last batch is in, so that a
-failed run leaves nothing behind, and turn what the disk or a library says into one `OutputError`. Column names are
+failed run leaves nothing behind, and turn any error of the disk or a library into one `OutputError`. Column names are
 Kipoi's (`preds/expression/0`). Kipoi's own writers keep 10,000 rows in memory and in one HDF5 chunk, sort columns as
 text, and lack zarr altogether.
 """
@@ -26,7 +26,7 @@ from kipoi.specs import MetadataType
 from kipoi_seq2exp.errors import OutputError
 from kipoi_seq2exp.files import staging_folder
 
-CHUNK_BYTES = 4 << 20  # what is written at a time and makes one chunk of a file
+CHUNK_BYTES = 4 << 20  # bytes written at a time, and size of one chunk of a file
 STOCK_CHUNK_BYTES = 64 << 20  # Kipoi's own HDF5 chunks are left alone up to this size
 WIDE = 1024  # more values than this in a row become one list column in parquet, and a summary in a BED
 _LOG = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ KipoiHDF5Writer: type = kipoi.writers.HDF5BatchWriter  # before `fixes` replaces
 
 
 class Staging:
-    """A temporary beside the target: renamed by `commit`, removed by `discard` or when the process ends."""
+    """A temporary file beside the target: renamed by `commit`, removed by `discard` or when the process ends."""
 
     def __init__(self, target: str | Path, *, replace: bool = False) -> None:
         self.target = Path(os.path.abspath(target))  # noqa: PTH100  (the folder may change; links stay as given)
@@ -50,7 +50,7 @@ class Staging:
         self.discard = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def commit(self) -> None:
-        """Give the finished file its name."""
+        """Rename the finished file to its final name."""
         with one_sentence(self.target):
             self.path.replace(self.target)
         self.discard()
@@ -102,7 +102,7 @@ class StagedWriter(kipoi.writers.BatchWriter, abc.ABC):  # type: ignore[misc]
             self._append(columns)
 
     def close(self) -> None:
-        """Finish the file and give it its name; without any batch there is nothing to write."""
+        """Finish the file and rename it; without any batch there is nothing to write."""
         with one_sentence(self.staging.target, self.staging):
             if not self.opened:
                 raise OutputError(f"{self.staging.target}: no prediction was made, so nothing was written.")
@@ -111,7 +111,7 @@ class StagedWriter(kipoi.writers.BatchWriter, abc.ABC):  # type: ignore[misc]
 
     @abc.abstractmethod
     def _open(self, columns: Columns) -> None:
-        """Open the temporary for rows like those of `columns`."""
+        """Open the temporary file for rows like those of `columns`."""
 
     @abc.abstractmethod
     def _append(self, columns: Columns) -> None:
@@ -148,11 +148,11 @@ class TextWriter(StagedWriter):
 
 
 class BedTextWriter(TextWriter):
-    """BED6, one line a gene under a header that starts with "#"; the predictions after it.
+    """BED6 with one line per gene under a header that starts with "#", and the predictions in further columns.
 
-    Of an array of more than `WIDE` values a row (the mask) a line holds the mean and the fraction of values of 0.5 and
-    more; the log says which format has them all. Windows that begin before their chromosome are clipped at 0, which a
-    BED must be.
+    Of an array with more than `WIDE` values per row (the mask), a line holds the mean and the fraction of values of 0.5
+    and more; the log names the formats that hold them all. Windows that begin before their chromosome are clipped at 0,
+    as BED requires.
     """
 
     comment = "#"
@@ -186,8 +186,8 @@ class BedTextWriter(TextWriter):
         for name, values in columns.items():
             if name.startswith("preds") and values[:1].size > WIDE:
                 _LOG.warning(
-                    "%s: a line a gene; of the %s values of %s it holds the mean and the fraction of 0.5 and more (an "
-                    ".h5 or .zarr holds them all)",
+                    "%s: one line per gene; of the %s values of %s it holds the mean and the fraction of 0.5 and more "
+                    "(an .h5 or .zarr holds them all)",
                     self.staging.target.name,
                     f"{values[:1].size:,}",
                     name,
@@ -304,7 +304,7 @@ class _ErrorKeepingFile(io.FileIO):
 
 
 class HDF5Writer(KipoiHDF5Writer):  # type: ignore[misc]
-    """Kipoi's HDF5 writer with chunks (and a buffer) that fit wide rows; narrow outputs are written as ever.
+    """Kipoi's HDF5 writer with chunks (and a buffer) that fit wide rows; narrow outputs are written as before.
 
     Parameters
     ----------
@@ -346,7 +346,7 @@ class HDF5Writer(KipoiHDF5Writer):  # type: ignore[misc]
             self._check()
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
+        """Finish the file and rename it."""
         with one_sentence(self.target, self.staging):
             super().close()
             if self._file is not None:

@@ -103,14 +103,14 @@ def test_version_of_an_id_may_be_left_out(tiny):
 def test_symbols_are_as_good_as_ids_and_results_name_the_id(tiny):
     assert read_genes(tiny.genes, ["gene05", "GENE02"])["gene_id"].tolist() == ["GENE05", "GENE02"]
     assert read_genes(tiny.gtf, ["gene05"])["gene_id"].tolist() == ["GENE05.3"]
-    with pytest.raises(InputError, match=r"'gene05' is asked for twice \(as 'GENE05' too\)"):
+    with pytest.raises(InputError, match=r"names the gene 'gene05' twice \(as 'GENE05' too\)"):
         read_genes(tiny.genes, ["GENE05", "gene05"])
 
 
 def test_a_symbol_of_several_genes_is_refused(tmp_path):
     rows = "A\tchr1\t5\t+\tDUX4\nB\tchr1\t50\t+\tDUX4\nC\tchr1\t60\t+\t\n"
     path = write(tmp_path, HEADER.replace("\n", "\tgene_name\n") + rows)
-    with pytest.raises(InputError, match=r"several genes of the symbol 'DUX4' \(A, B\): give the id"):
+    with pytest.raises(InputError, match=r"several genes with the symbol 'DUX4' \(A, B\): give the id"):
         read_genes(path, ["DUX4"])
     assert read_genes(path, ["B"])["gene_id"].tolist() == ["B"]
 
@@ -134,7 +134,7 @@ def test_genes_of_one_type(tiny, tmp_path):
     ("ids", "message"),
     [
         (["GENE99"], r"has no gene 'GENE99' \(did you mean 'GENE0\d'"),
-        (["GENE01", "GENE01"], "'GENE01' is asked for twice"),
+        (["GENE01", "GENE01"], "names the gene 'GENE01' twice"),
         ([], "list of gene ids is empty"),
     ],
 )
@@ -151,7 +151,7 @@ def test_bad_choices_are_named(tiny, ids, message):
     [
         ("", "genes.tsv is empty: a table with a header line is needed"),
         (HEADER, "genes.tsv holds no genes"),
-        (HEADER + "A\tchr1\t5\t+\nA\tchr1\t6\t+\n", r"line 3 \(gene A\): this gene was there before, at .*line 2"),
+        (HEADER + "A\tchr1\t5\t+\nA\tchr1\t6\t+\n", r"line 3 \(gene A\): this gene is already in .*line 2"),
         (HEADER + "A\tchr1\tfive\t+\n", r"line 2 \(gene A\): the TSS 'five' is not a whole number"),
         (HEADER + "A\tchr1\t5.5\t+\n", "the TSS '5.5' is not a whole number"),
         (HEADER + "A\tchr1\t\t+\n", "the TSS '' is not a whole number"),
@@ -162,7 +162,7 @@ def test_bad_choices_are_named(tiny, ids, message):
         (HEADER + "\tchr1\t5\t+\n", "line 2: gene_id is empty"),
         (HEADER + "A\tchr1\t5\n", "line 2: found 3 columns where the header has 4"),
         ("gene_id\tchrom\tstrand\nA\tchr1\t+\n", "has no column 'tss'"),
-        ("gene_id\tchrom\ttss\tstrand\tx\tx\n", "column 'x' is there twice"),
+        ("gene_id\tchrom\ttss\tstrand\tx\tx\n", "column 'x' appears twice"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, text, message):

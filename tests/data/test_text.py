@@ -148,7 +148,7 @@ def test_a_note_is_not_taken_for_the_id(text, expected):
 
 def test_two_gene_ids_are_refused():
     record = GtfRecord("x.gtf", 3, "chr1", "gene", 0, 1, "+", 'note "a "q"; gene_id "B"; c"; gene_id "A"')
-    with pytest.raises(InputError, match=r"x\.gtf, line 3: gene_id is there twice \(B and A\)"):
+    with pytest.raises(InputError, match=r"x\.gtf, line 3: gene_id appears twice \(B and A\)"):
         record.attributes()
 
 
@@ -187,7 +187,7 @@ def test_tables_have_comments_quotes_and_either_separator(tmp_path):
     [
         ("", "t is empty: a table with a header line is needed"),
         ("a\tb\n1\n", "t, line 2: found 1 columns where the header has 2"),
-        ("a\ta\n", "t: the column 'a' is there twice"),
+        ("a\ta\n", "t: the column 'a' appears twice"),
         ("a\tc\n", "t has no column 'b' (it has a, c): it needs a, b"),
     ],
 )

@@ -101,7 +101,7 @@ def test_the_command_makes_a_table_that_lacks_nothing(tiny, tmp_path, capsys):
     words = ["features", str(path), str(tiny.fasta), "--gene-type", "protein_coding", "-o", str(tmp_path / "genes.tsv")]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "1 gene on chromosomes that the FASTA lacks left out" in said
+    assert "1 gene on chromosomes that the FASTA lacks: left out" in said
     assert "1 gene written" in said
     found = resolve_features(read_genes(tmp_path / "genes.tsv", ["ONE"]), tiny.inputs)
     assert found.filled == {}

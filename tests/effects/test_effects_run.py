@@ -69,7 +69,7 @@ def test_other_effects_are_not_mixed_in(tiny, files, tmp_path, capsys):
         EffectStore.open(path, {"weights": "b"})
     EffectStore.open(path, {"weights": "b"}, overwrite=True).close()
     assert main(command(tiny, files, tmp_path)) == 1
-    assert "holds results computed otherwise" in capsys.readouterr().err
+    assert "holds results of other inputs or settings" in capsys.readouterr().err
     path.write_text("no store, but a file that somebody wrote" * 100)
     assert main(command(tiny, files, tmp_path)) == 1
     assert "cannot be used as this command's store" in capsys.readouterr().err

@@ -140,7 +140,7 @@ def test_arrays_of_other_models_are_read(genes, tmp_path, ending, key):
 
 def test_a_file_of_another_kind_is_one_sentence(tmp_path):
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(InputError, match=r"x\.json: the ending names no kind of predictions: give a results folder"):
+    with pytest.raises(InputError, match=r"x\.json: unknown kind of file for predictions: give a results folder"):
         read_model_predictions("m", str(tmp_path / "x.json"))
 
 

@@ -109,8 +109,8 @@ def test_a_column_that_is_not_there_is_one_sentence(tmp_path, column, message):
 def test_labels_and_bins_that_do_not_fit(genes, tmp_path):
     path = many_outputs(tmp_path / "b.h5", -np.ones((2, 6, 3)))
     for labels, message in (
-        ([("a",)], "has 3 columns, but there are 1 labels"),
-        ([("a",), ("a",), ("b",)], "'a' is the label of the columns 0, 1: give a number"),
+        ([("a",)], "has 3 columns, the labels name 1"),
+        ([("a",), ("a",), ("b",)], "'a' is the label of several columns, 0, 1: give a number"),
         ([("ab",), ("cd",), ("ef",)], r"has no column 'a' \(did you mean 'ab'"),
     ):
         with pytest.raises(InputError, match=message):

@@ -152,7 +152,7 @@ def test_a_worker_without_the_files_says_which(moved, workers):
 def test_a_worker_with_other_files_says_what_differs(moved, workers, tiny):
     run, track = moved
     shutil.copy(tiny.tracks["h3k27ac"], track)
-    with pytest.raises(InputError, match=r"does not see what the run saw .files: track dnase was .*, now "):
+    with pytest.raises(InputError, match=r"files differ from those of the run .files: track dnase was .*, now "):
         fill_store(run, None, workers)
     assert not run.store.path.exists()
 
@@ -236,7 +236,7 @@ def failing(error):
     [
         (
             distributed.scheduler.KilledWorker("key", SimpleNamespace(address="tcp://a:1"), 3),
-            "rows 4 to 6 of the table ended 4 workers, one after the other: probably they need more memory",
+            "rows 4 to 6 of the table ended 4 workers, one after the other: they probably need more memory",
         ),
         (distributed.client.FutureCancelledError("key", "lost"), "scheduler was lost .*run the same command again"),
         (ModuleNotFoundError("No module named 'kipoi_seq2exp'"), "cannot load this package .*install the same version"),
@@ -406,7 +406,9 @@ def test_slurm_refuses_the_jobs(slurm, tmp_path, capfd):
     (tmp_path / "slurm.yaml").write_text("cores: 1\nmemory: 1GB\ninterface: lo\n")
     (slurm / "sbatch").write_text("#!/bin/sh\necho sbatch: error: invalid partition >&2\nexit 1\n")
     with (
-        pytest.raises(ClusterError, match=r"SLURM refuses such a job .sbatch: error: invalid partition.: change"),
+        pytest.raises(
+            ClusterError, match=r"SLURM refuses a job with these settings .sbatch: error: invalid partition.: change"
+        ),
         parse_cluster(str(tmp_path / "slurm.yaml")).open(),
     ):
         pass

@@ -108,7 +108,7 @@ def test_networks_that_read_a_mask_or_make_none(tiny, tmp_path):
     with read_predictions(tmp_path / "plain") as found:
         assert not found.has_mask
         assert len(found) == 7
-    with pytest.raises(ConfigError, match="mask mode 'hard': no mask is made by the model"):
+    with pytest.raises(ConfigError, match="mask mode 'hard': the model makes no mask"):
         prepare(small_request(tiny, plain, mask_mode=MaskMode.HARD), tmp_path / "plain")
 
 

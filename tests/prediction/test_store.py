@@ -365,7 +365,7 @@ def test_a_folder_is_locked_against_other_processes_alone(tmp_path):
     )
     done = warm.run(["-c", code, tmp_path])
     assert done.returncode == 1
-    assert "another run is writing its results there" in done.stderr
+    assert "another run writes its results there" in done.stderr
     unlock_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert warm.run(["-c", code, tmp_path]).returncode == 0

@@ -30,7 +30,7 @@ def test_another_process_keeps_its_folder(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"locked\n"
         for overwrite in (False, True):
-            with pytest.raises(OutputError, match="another run is writing its results there: wait for its end"):
+            with pytest.raises(OutputError, match="another run writes its results there: wait until it ends"):
                 UnitStore.open(path, {"weights": "a"}, overwrite=overwrite)
     assert path.read_bytes() == before
     UnitStore.open(path, {"weights": "a"}, overwrite=True).close()
@@ -63,7 +63,7 @@ def test_a_store_unlocks_what_it_locked(tmp_path):
     assert (tmp_path / LOCK).exists()
     store.close()
     assert [entry.name for entry in tmp_path.iterdir()] == ["units.sqlite"]
-    with pytest.raises(OutputError, match="holds results computed otherwise"):
+    with pytest.raises(OutputError, match="holds results of other inputs or settings"):
         UnitStore.open(path, {"weights": "b"})
     assert not (tmp_path / LOCK).exists()
     lock_folder(tmp_path)  # as predictions in the same folder do, until everything is written

@@ -322,7 +322,7 @@ def test_a_loss_that_is_no_number_stops_with_the_genes(tiny, tmp_path, monkeypat
         return type(losses)(losses.prediction, losses.kl, losses.total * float("nan"))
 
     monkeypatch.setattr(module, "seq2exp_loss", spoiled)
-    with pytest.raises(InputError, match=r"the loss is nan at step 0, on the genes GENE0\d, GENE0\d: look at their"):
+    with pytest.raises(InputError, match=r"the loss is nan at step 0, on the genes GENE0\d, GENE0\d: check their"):
         fit(write_run(tiny, tmp_path), tmp_path / "runs")
 
 

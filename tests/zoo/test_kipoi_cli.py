@@ -128,7 +128,7 @@ def test_bed_is_a_line_a_gene(outputs, truth):
     np.testing.assert_allclose(table["preds/element_mask/mean"], mask.mean(axis=1), rtol=0, atol=1e-5)
     np.testing.assert_allclose(table["preds/element_mask/fraction_from_0.5"], (mask >= 0.5).mean(axis=1), atol=1e-3)
     np.testing.assert_allclose(table[["preds/expression/0"]], truth["expression"], rtol=0, atol=1e-6)
-    said = [line for line in (outputs / "said").read_text().splitlines() if "out.bed: a line a gene" in line]
+    said = [line for line in (outputs / "said").read_text().splitlines() if "out.bed: one line per gene" in line]
     assert len(said) == 1
     assert "of the 200,000 values of preds/element_mask it holds the mean" in said[0]
     assert "(an .h5 or .zarr holds them all)" in said[0]

@@ -1,7 +1,7 @@
 """bedGraph and called peaks as signal tracks: intervals of a text file (also .gz), 0 elsewhere.
 
 Where intervals overlap, the largest value holds: bedGraph forbids overlaps, but peak lists and tracks made from them
-have them. The file is read whole at first use, so keep to bigWig for tracks with a value at most bases.
+have them. The file is read whole at first use, so use bigWig for tracks with a value at most bases.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ PEAK_COLUMNS = {"score": 5, "signalValue": 7, "pValue": 8, "qValue": 9}
 """Columns, from 1, that narrowPeak and broadPeak share."""
 
 PRESENCE = "presence"
-"""The column that asks for 1 in every peak."""
+"""The name given instead of a column to read 1 in every peak."""
 
 
 class PeakFileTrack(BedGraphTrack):
-    """Called peaks: a column of the file as their value, 7 (signalValue) unless another is named, or 1 in each.
+    """Called peaks: their value is a column of the file, 7 (signalValue) unless another is named, or 1 in each.
 
     Parameters
     ----------

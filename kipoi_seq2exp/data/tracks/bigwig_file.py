@@ -1,4 +1,4 @@
-"""The skeleton of a bigWig, checked before the C library behind pyBigWig sees the file: a wrong one ends the process.
+"""The skeleton of a bigWig, checked before the C library behind pyBigWig reads it: a wrong one ends the process.
 
 Contract: after `check_bigwig` every offset, size and count that leads from the header to the data lies inside the file,
 and no index leads back to itself. What the blocks of data hold is not looked at; most writers compress them, which
@@ -32,19 +32,19 @@ MOST_DEPTH = 32  # of a tree
 
 
 class _Damaged(Exception):
-    """What is wrong, in a few words."""
+    """What is wrong with the file, in a few words."""
 
 
 @dataclass(frozen=True)
 class BigWigSummary:
-    """What the header says of the values; NaN and infinities as they stand there.
+    """What the header says about the values; NaN and infinities as stored.
 
     Attributes
     ----------
     bases : int
         Bases that have a value.
     minimum : float
-        Of the values; NaN where the file does not say.
+        Lowest value; NaN where the file does not say.
     """
 
     bases: int
@@ -96,7 +96,7 @@ class _Skeleton:
         self._handle, self._size, self._order = handle, size, order
 
     def check(self, head: bytes) -> BigWigSummary:
-        """Check everything; return what the header says of the values."""
+        """Check everything; return what the header says about the values."""
         version, zooms = self._unpack("HH", head[4:8])
         summary_at, block_bytes = self._unpack("QI", head[44:56])
         if not 1 <= version <= 4 or zooms > MOST_ZOOMS or block_bytes > MOST_BLOCK_BYTES:
@@ -128,7 +128,7 @@ class _Skeleton:
         return data
 
     def _check_chroms(self, at: int) -> None:
-        """Check the names: each has a number of its own, by which the C library fills a list."""
+        """Check that each chromosome has a number of its own, because the C library fills a list by these numbers."""
         magic, _, key_bytes, value_bytes, count = self._unpack("IIIIQ", self._bytes(at, 32)[:24])
         if magic != _CHROM_MAGIC or not 0 < key_bytes <= MOST_NAME_BYTES or value_bytes != 8 or count > MOST_CHROMS:
             raise _Damaged("its list of chromosomes cannot be")

@@ -44,14 +44,15 @@ NORMALISATIONS = ("VC", "KR", "SCALE", "ICE", "weight")
 _CELLS_AT_ONCE = 4_000_000  # of a matrix held in memory while its rows are added up (8 bytes each)
 
 RAW = "NONE"
-"""The name that asks for raw counts."""
+"""The normalisation name that stands for raw counts."""
 
 
 def import_hictkpy() -> Any:
-    """Import hictkpy with its log off, and without its handlers of forks.
+    """Import hictkpy with its log off and without its fork handlers.
 
-    The log runs in a thread, which a forked process lacks; hictkpy 1.4 makes that process wait for the log's lock. When
-    the thread held it at that moment, one fork in nine here, it waits for ever: a data loader's worker would hang.
+    The log runs in a thread, which a forked process lacks; hictkpy 1.4 makes that process wait for the log's lock. If
+    the thread held it at that moment (one fork in nine in a test), it waits for ever: a data loader's worker would
+    hang.
     """
     if "hictkpy" not in sys.modules:
         register = os.register_at_fork
@@ -105,7 +106,7 @@ class HicContacts(LazyFile[Any], ContactSource):
 
     @property
     def description(self) -> str:
-        """What is read and how, and for which genes the power law stands in."""
+        """What is read and how, and for which genes the power law is used instead."""
         normalisation = "raw counts" if self.normalisation == RAW else f"normalisation {self.normalisation}"
         text = (
             f"{self.path}: {self.resolution_bp}-bp bins, {normalisation}, share of the TSS bin's contacts per "
@@ -263,7 +264,7 @@ def gene_file(template: str, gene_id: str) -> str:
     Raises
     ------
     InputError
-        If the id cannot be part of a file name: none reaches another folder.
+        If the id cannot be part of a file name, or would lead to another folder.
     """
     if gene_id in (".", "..") or not {"/", "\0"}.isdisjoint(gene_id):
         raise InputError(

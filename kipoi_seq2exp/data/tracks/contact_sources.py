@@ -1,4 +1,4 @@
-"""What a source of contacts is by its name, and its reader."""
+"""What kind of source of contacts a name stands for, and the reader for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kipoi_seq2exp.errors import InputError
 
 
 def is_contacts(source: str | Path) -> bool:
-    """Return whether a source is one of contacts rather than of values per base, by its name (see `open_contacts`)."""
+    """Return whether a source holds contacts rather than values per base, by its name (see `open_contacts`)."""
     text = str(source)
     name = text.split("::")[0].lower()
     listed = name.endswith((".hic", ".cool", ".mcool")) or name.removesuffix(".gz").endswith((".tsv", ".txt"))

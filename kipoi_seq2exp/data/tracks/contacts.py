@@ -26,7 +26,7 @@ GAMMA = 0.87
 """Exponent of ABC's reference power law (the published track used it for every cell type)."""
 
 POWERLAW = "powerlaw"
-"""The source that asks for the power law instead of a file."""
+"""The source that stands for the power law instead of a file."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Where a track in a given unit comes from: ENCODE's name for such a file, and the public command that makes one.
 
-Contract: the one table that the cards of weights and the documentation take this from.
+Contract: the cards of weights and the documentation both take this from the one table here.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Recipe:
     encode : str
         ENCODE's output type for such files; empty: ENCODE has none.
     command : str
-        Makes such a file of one's own reads with public tools; several lines where it takes several steps.
+        Makes such a file from one's own reads with public tools; several lines where it takes several steps.
     caveat : str
-        What must be the same, or is not.
+        What must be the same as in training, or differs.
     """
 
     unit: str
@@ -89,14 +89,14 @@ RECIPES = (
         r"normali[sz]ed",
         "read-depth normalized signal",
         "bamCoverage -b reads.bam -o sample.bw --normalizeUsing CPM --binSize 1",
-        "CPM, RPKM and RPGC are different units: take that of the training",
+        "CPM, RPKM and RPGC are different units: use the one that the weights were trained on",
     ),
 )
-"""Most specific first: a unit is that of the first pattern that it holds."""
+"""Most specific first: the first pattern found in a unit decides."""
 
 
 def recipe_of(spec: TrackSpec) -> Recipe | None:
-    """Return how to get a track of a model; None for contacts and for units that are none of `RECIPES`."""
+    """Return how to get a track of a model; None for contacts and for units that are not in `RECIPES`."""
     if spec.kind is not TrackKind.BIGWIG:
         return None
     return next((recipe for recipe in RECIPES if re.search(recipe.pattern, spec.unit, re.IGNORECASE)), None)

@@ -16,7 +16,7 @@ from kipoi_seq2exp.errors import InputError
 
 
 class SignalFormat(enum.Enum):
-    """What a file is taken for by its name, also with .gz behind it; any other name is that of a bigWig."""
+    """The format of a file by its name, also with .gz behind it; any other name stands for a bigWig."""
 
     BEDGRAPH = "bedGraph"
     PEAKS = "peaks"
@@ -36,7 +36,7 @@ def signal_file(source: str | Path) -> tuple[Path, str]:
 
 
 def signal_format(source: str | Path) -> SignalFormat:
-    """Return what a source is by the name of its file."""
+    """Return the format of a source, by the name of its file."""
     name = signal_file(source)[0].name.lower().removesuffix(".gz")
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), SignalFormat.BIGWIG)
 
@@ -56,7 +56,7 @@ def open_signal(source: str | Path, spec: TrackSpec) -> SignalTrack[Any]:
     Raises
     ------
     InputError
-        If the file is missing or none of these, or a column is asked for that there cannot be.
+        If the file is missing or none of these, or a column is named that the format does not have.
     """
     path, column = signal_file(source)
     kind = signal_format(source)

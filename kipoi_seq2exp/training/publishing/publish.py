@@ -1,8 +1,8 @@
 """From a run folder to a served model: weights/<name>.safetensors, its card, and its rows of models.tsv.
 
 What follows from those (model.yaml, the expected predictions of the example) is rewritten by
-`kipoi_seq2exp.zoo.served.refresh`. A process that is killed meanwhile leaves notes of what was there before, by which
-the next that publishes, or that finds weights which are not those of the table, puts everything back.
+`kipoi_seq2exp.zoo.served.refresh`. A process that is killed meanwhile leaves notes of the earlier state. The next
+process that publishes, or that finds weights other than those of the table, restores everything from them.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Published:
 
 @dataclass(frozen=True)
 class ServedAs:
-    """What of a run is served.
+    """Which part of a run is served, and how.
 
     Attributes
     ----------
     licence : str or None
-        Of the weights; None: the group's.
+        Licence of the weights; None for the group's.
     cell_type : str or None
-        Of a run that learned from several cell types, the one to serve the weights for; None: the first.
+        The cell type to serve the weights for, of those that the run learned from; None for the first.
     reads_dna : bool
         False: the served weights read every base as N (`NetworkConfig.reads_dna`).
     """
@@ -177,12 +177,12 @@ def _files_of(group: Path, name: str) -> list[Path]:
 
 
 def check_member_name(name: str) -> None:
-    """Refuse a name that would be a path, hidden or no name of a file.
+    """Refuse a name that is a path, is hidden or cannot be a file's name.
 
     Raises
     ------
     ConfigError
-        If it is one.
+        If it is such a name.
     """
     if not is_plain_name(name):
         raise ConfigError(
@@ -218,7 +218,7 @@ def read_run(run: Path, cell_type: str | None = None) -> tuple[Seq2Exp, dict[str
     Raises
     ------
     InputError
-        If the folder is none.
+        If the folder is not one.
     ConfigError
         If the run did not learn from that cell type.
     """
@@ -277,7 +277,7 @@ def _one_line(text: str) -> str:
 
 
 def training_procedure(config: TrainingConfig) -> str:
-    """Say in one sentence how the weights were trained."""
+    """Return a sentence on how the weights were trained."""
     o, network = config.optimiser, config.network
     seeds = f"seed {config.seed}"
     if config.members > 1:
@@ -385,7 +385,7 @@ def _usual_limits(config: TrainingConfig) -> list[str]:
     tracks = ", ".join(config.inputs.track_names)
     limits = [f"A track ({tracks}) of another signal type or depth than the training tracks shifts the predictions."]
     if config.window_bp < config.inputs.window_bp:
-        limits.append(f"Training saw {config.window_bp:,} bp: what they make of more distant bases was not learned.")
+        limits.append(f"Training saw {config.window_bp:,} bp: how more distant bases act was not learned.")
     return limits
 
 

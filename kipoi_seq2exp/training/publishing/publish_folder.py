@@ -33,7 +33,7 @@ EXAMPLE_GENES = 3
 
 @dataclass(frozen=True)
 class Signature:
-    """Whose weights they are, which nothing in a run says.
+    """Whose weights they are, which a run does not state.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Signature:
     licence : str
         Of the weights, e.g. "MIT" or "CC-BY-4.0".
     cite_as : str or None
-        A link to what shall be cited.
+        A link to the work to cite.
     """
 
     authors: tuple[str, ...]
@@ -71,7 +71,7 @@ def publish_folder(
     name : str, optional
         Name of the member; by default the run's cell type.
     status : str
-        As of `publish`.
+        As in `publish`.
     overwrite : bool
         Replace a group of that folder.
 
@@ -85,9 +85,9 @@ def publish_folder(
     ConfigError
         If authors or licence are missing, or a name cannot be one of Kipoi's.
     InputError
-        If the run is not finished, or its data are not there any more.
+        If the run is not finished, or its data are no longer there.
     OutputError
-        If the folder is there, or cannot be written.
+        If the folder exists, or cannot be written.
     """
     run, folder = Path(run), Path(folder).resolve()
     model, _, config = read_run(run)
@@ -130,7 +130,7 @@ def _served(config: TrainingConfig, inputs: InputSpec | None) -> TrainingConfig:
 
 
 def example_rows(cell: CellSet, count: int = EXAMPLE_GENES) -> Sequence[int]:
-    """Choose genes for the example: held-out ones first, for their predictions show what the weights can do."""
+    """Choose genes for the example: held-out ones first, because their predictions show what the weights can do."""
     parts = ("test", "validation", "train")
     rows = [int(row) for part in parts for row in cell.split.rows(part)]
     return rows[:count]

@@ -1,4 +1,4 @@
-"""What a card says of how to use its weights: the command, and where each track comes from."""
+"""How a card says to use its weights: the command, and where each track comes from."""
 
 from __future__ import annotations
 
