@@ -2,7 +2,8 @@
 
 Two numbers reveal most mistakes: the share of a window that has any signal at all (called peaks cover little of it,
 coverage nearly all) and the mean of that signal (its unit, its depth). Tracks that were swapped, or an assay or a unit
-that the weights never saw, move at least one of them far away.
+that the weights never saw, move at least one of them far away. How far a median may lie by chance depends on how many
+genes it is of, and genes of one neighbourhood count as one: they share most of their windows.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import RANGE_LEVELS, TrackKind, TrackRange, TrackSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.errors import counted
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 256  # training windows that a range is made from
 COMPARED = 64  # windows of a gene set that are compared with a range
-FEW = 5  # genes below which one unusual gene must not raise a warning
+BLOCK_BP = 1_000_000  # genes in one such stretch of a chromosome count as one
+BY_CHANCE = 1e-4  # probability that the median of as many training genes lies outside the bounds
+WITHIN = 1.2  # factor beyond that to which data of another laboratory differ
+BEYOND = 2.0  # the same, where a bound lies beyond the outermost quantiles that are noted
 _DIGITS = 6
 
 Place = tuple[WindowDataset, int]
@@ -33,20 +38,25 @@ def noted_ranges(tracks: Sequence[TrackSpec], places: Sequence[Place], window_bp
     ----------
     tracks : sequence of TrackSpec
     places : sequence of (WindowDataset, int)
-        Genes: their data set, and their row in it.
+        Training genes: their data set, and their row in it. `LOOKED_AT` of them are read for each track, of the data
+        sets that have a file of its own for it.
     window_bp : int
         Length of the windows that are looked at, centred on the TSS.
 
     Returns
     -------
     tuple of TrackSpec
-        As `tracks`. Contacts, and a track without any signal in these windows, have no range.
+        As `tracks`. Contacts, and a track without any signal in these windows or for which others stand in everywhere,
+        have no range.
     """
     noted = []
     for spec in tracks:
         found = None
-        if spec.kind is TrackKind.BIGWIG:
-            covered, height = _shapes(spec.name, places, window_bp)
+        own = {id(dataset): not _stood_in_for(spec, dataset) for dataset, _ in places}
+        known = [place for place in places if own[id(place[0])]]
+        if spec.kind is TrackKind.BIGWIG and known:
+            rows = np.unique(np.linspace(0, len(known) - 1, min(len(known), LOOKED_AT)).astype(int))
+            covered, height = _shapes(spec.name, [known[row] for row in rows], window_bp)
             if not np.isnan(height).all():
                 found = TrackRange(_quantiles(covered), _quantiles(height))
         noted.append(dataclasses.replace(spec, training=found))
@@ -56,18 +66,44 @@ def noted_ranges(tracks: Sequence[TrackSpec], places: Sequence[Place], window_bp
 def far_tracks(dataset: WindowDataset) -> list[str]:
     """Return a sentence for each track of a data set that looks unlike that track in the training genes.
 
-    The median over the genes (at most `COMPARED` of them are read) is compared with the middle 90 % of the training
-    genes; with fewer than `FEW` genes, with the middle 98 %. Weights that note no ranges give no sentence.
+    The median over the genes (at most `COMPARED` of them are read) is compared with `expected_medians` of as many
+    training genes. Weights that note no ranges give no sentence.
     """
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), COMPARED)).astype(int))
     places = [(dataset, int(row)) for row in rows]
-    levels = (0.05, 0.95) if len(dataset) >= FEW else (0.01, 0.99)
+    looked_at = dataset.genes.iloc[rows]
+    independent = len(set(zip(looked_at["chrom"], looked_at["tss"] // BLOCK_BP, strict=True)))
     return [
         sentence
         for spec in dataset.inputs.tracks
         if spec.training is not None and not _stood_in_for(spec, dataset)
-        for sentence in _compare(spec, spec.training, places, levels)
+        for sentence in _compare(spec, spec.training, places, independent)
     ]
+
+
+def expected_medians(quantiles: Sequence[float], genes: int) -> tuple[float, float]:
+    """Return between which values the median of some genes lies, if they are like those of the training.
+
+    Parameters
+    ----------
+    quantiles : sequence of float
+        Of the training genes, at `RANGE_LEVELS`.
+    genes : int
+        How many independent genes the median is of.
+
+    Returns
+    -------
+    float, float
+        The more genes, the nearer to the median of the training.
+    """
+    from scipy.special import betaincinv
+
+    half = (genes + 1) / 2  # the level of the median of n values is distributed as Beta((n + 1) / 2, (n + 1) / 2)
+    level = float(betaincinv(half, half, BY_CHANCE / 2))
+    if level < RANGE_LEVELS[0]:
+        return quantiles[0] / BEYOND, quantiles[-1] * BEYOND
+    low, high = np.interp((level, 1 - level), RANGE_LEVELS, quantiles)
+    return float(low) / WITHIN, float(high) * WITHIN
 
 
 def _stood_in_for(spec: TrackSpec, dataset: WindowDataset) -> bool:
@@ -82,11 +118,10 @@ def warn_of_inputs(dataset: WindowDataset) -> None:
         log.warning("%s", sentence)
 
 
-def _compare(spec: TrackSpec, training: TrackRange, places: Sequence[Place], levels: tuple[float, float]) -> list[str]:
+def _compare(spec: TrackSpec, training: TrackRange, places: Sequence[Place], independent: int) -> list[str]:
     covered, height = _shapes(spec.name, places, places[0][0].inputs.window_bp)
     source = places[0][0].tracks[spec.name].description
     unit = f" ({spec.unit})" if spec.unit else ""
-    low, high = (RANGE_LEVELS.index(level) for level in levels)
     sentences = []
     for values, bounds, what, form in (
         (covered, training.covered, "share of a window with any signal", ".2%"),
@@ -95,12 +130,15 @@ def _compare(spec: TrackSpec, training: TrackRange, places: Sequence[Place], lev
         if np.isnan(values).all():
             continue
         median = float(np.nanmedian(values))
-        if not bounds[low] <= median <= bounds[high]:
+        low, high = expected_medians(bounds, independent)
+        if what.startswith("share"):
+            high = min(high, (1 + bounds[-1]) / 2)  # no share is above 1
+        if not low <= median <= high:
             sentences.append(
                 f"the track '{spec.name}' ({source}) looks unlike what the weights were trained on: {what}, median of "
-                f"the genes: {median:{form}}; of the training genes: {bounds[RANGE_LEVELS.index(0.5)]:{form}} (the "
-                f"middle {levels[1] - levels[0]:.0%}: {bounds[low]:{form}} to {bounds[high]:{form}}). Check that the "
-                "file is of this assay and in this unit, and that no tracks are swapped."
+                f"the genes: {median:{form}}; of the training genes: {bounds[RANGE_LEVELS.index(0.5)]:{form}} "
+                f"(expected of {counted(len(places), 'gene')}: {low:{form}} to {high:{form}}). Check that the file is "
+                "of this assay and in this unit, and that no tracks are swapped."
             )
     return sentences
 

@@ -24,7 +24,7 @@ from kipoi_seq2exp.config import InputSpec
 from kipoi_seq2exp.data.dataset import WindowDataset
 from kipoi_seq2exp.data.genes import read_genes
 from kipoi_seq2exp.data.regions import Regions
-from kipoi_seq2exp.data.track_ranges import LOOKED_AT, noted_ranges
+from kipoi_seq2exp.data.track_ranges import noted_ranges
 from kipoi_seq2exp.data.tracks.bigwig_file import ENDINGS
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.nn.tokens import TokenGrid, known_rows
@@ -420,9 +420,8 @@ def with_feature_means(inputs: InputSpec, windows: LabelledWindows) -> InputSpec
 
 def with_track_ranges(inputs: InputSpec, windows: LabelledWindows) -> InputSpec:
     """Note what each signal track looks like over the training genes, so that a warning can tell unlike files."""
-    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), LOOKED_AT)).astype(int))
-    shapes = [(windows.cells[cell].windows, place) for cell, place in (windows.places[row] for row in rows)]
-    return dataclasses.replace(inputs, tracks=noted_ranges(inputs.tracks, shapes, inputs.window_bp))
+    places = [(windows.cells[cell].windows, place) for cell, place in windows.places]
+    return dataclasses.replace(inputs, tracks=noted_ranges(inputs.tracks, places, inputs.window_bp))
 
 
 def feature_table(windows: LabelledWindows) -> npt.NDArray[np.float32]:

@@ -6,14 +6,16 @@ import logging
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import GENES, LENGTHS, write_bigwig
 from small_runs import command_line, small_network
 from training_runs import run_settings
 
-from kipoi_seq2exp import cli, save_model
+from kipoi_seq2exp import cli, load_model, save_model
 from kipoi_seq2exp.config import RANGE_LEVELS, TrackRange
-from kipoi_seq2exp.data.track_ranges import far_tracks, noted_ranges
+from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.data.track_ranges import expected_medians, far_tracks, noted_ranges
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.settings import from_mapping, to_mapping
 from kipoi_seq2exp.training.config import training_config
@@ -63,6 +65,60 @@ def test_a_track_that_another_stands_in_for_is_not_compared(tiny, noted, louder)
     inputs = replace(noted, tracks=(replace(tracks[0], training=None), *tracks[1:]))
     assert far_tracks(tiny.dataset(inputs=inputs, sources={"h3k27ac": louder, "hic": "powerlaw"})) == []
     assert far_tracks(tiny.dataset(inputs=inputs, sources={**tiny.sources, "dnase": louder}))
+
+
+def test_a_range_is_of_the_data_sets_that_have_a_file_of_their_own(tiny, louder):
+    tracks = (tiny.inputs.tracks[0], replace(tiny.inputs.tracks[1], stand_in="h3k27ac"), tiny.inputs.tracks[2])
+    inputs = replace(tiny.inputs, tracks=tracks)
+    own = tiny.dataset(inputs=inputs, sources={**tiny.sources, "dnase": louder})
+    without = tiny.dataset(inputs=inputs, sources={"h3k27ac": tiny.tracks["h3k27ac"], "hic": "powerlaw"})
+    places = {cell: [(cell, row) for row in range(len(GENES))] for cell in (own, without)}
+    noted = noted_ranges(tracks, [*places[without], *places[own]], inputs.window_bp)
+    alone = noted_ranges(tracks, places[own], inputs.window_bp)
+    assert noted[1].training == alone[1].training
+    assert noted_ranges(tracks, places[without], inputs.window_bp)[1].training is None
+
+
+def test_a_single_gene_of_the_training_is_never_far(tiny, noted):
+    """The outermost gene lies outside the middle 98 %, as does one in fifty of all."""
+    for gene in GENES:
+        assert far_tracks(tiny.dataset(inputs=noted, gene_ids=[gene[0]])) == []
+
+
+def test_bounds_of_a_median_are_those_of_chance():
+    """Medians of 20 values lie outside before the factor for other laboratories about as often as said."""
+    levels = np.array(RANGE_LEVELS)
+    quantiles = 10 ** (2 * levels)  # of values 10 ** (2 u), u uniform
+    widths = []
+    for genes in (20, 64, 400):
+        low, high = expected_medians(tuple(quantiles), genes)
+        assert low < 10 < high
+        widths.append(high / low)
+    assert widths == sorted(widths, reverse=True)
+    medians = np.median(10 ** (2 * np.random.default_rng(0).random((20_000, 20))), axis=1)
+    low, high = expected_medians(tuple(quantiles), 20)
+    assert np.mean((medians < low) | (medians > high)) < 5e-4
+    assert expected_medians(tuple(quantiles), 1) == (quantiles[0] / 2, quantiles[-1] * 2)
+
+
+@pytest.mark.parametrize("cell", ["K562", "GM12878"])
+def test_real_tracks_of_two_cell_types_are_told_when_they_are_swapped(cell, real_data):
+    """20 genes of the test chromosomes, and each alone, with the served weights; GM12878 has two marks less."""
+    folder = real_data / "hg19"
+    genes = pd.read_csv(folder / "genes.tsv", sep="\t").query("split == 'test'").iloc[::55].iloc[:20]
+    signals = [name for name in ("h3k27ac", "dnase", "h3k4me3", "h3k4me1") if (folder / f"{cell}.{name}.bw").is_file()]
+    sources = {name: str(folder / f"{cell}.{name}.bw") for name in signals} | {"hic": "powerlaw"}
+    inputs = load_model(cell).inputs
+    files = genes, folder / "hg19.parts.fa.gz"
+
+    def far(sources, ids):
+        with WindowDataset(inputs, *files, sources, None, "mean", list(ids)) as dataset:
+            return far_tracks(dataset)
+
+    assert far(sources, genes["gene_id"]) == []
+    assert [far(sources, [gene_id]) for gene_id in genes["gene_id"]].count([]) >= 19
+    swapped = {**sources, "h3k27ac": sources["dnase"], "dnase": sources["h3k27ac"]}
+    assert any("track 'dnase'" in sentence for sentence in far(swapped, genes["gene_id"]))
 
 
 def test_peaks_in_place_of_coverage_are_told(tiny, noted, tmp_path):
