@@ -1,12 +1,13 @@
 """Held-out accuracy on human genes: networks, simple baselines, and the networks with less to read.
 
     SEQ2EXP_DATA=... python benchmarks/accuracy.py [--config configs/human_head.yaml]
-        [--weights K562=K562 GM12878=GM12878]
+        [--weights K562=K562 GM12878=GM12878] [--beside "no mask, trained=runs/human_plain/best.safetensors" ...]
 
 Predicts the test genes of the config's split (chr22 and chrX) in each cell type, and writes accuracy.md and
 accuracy.json beside this script. Several weights of one cell type, as CELL=A,B,C, are an ensemble: the mean of their
-predictions. The baselines are fitted on the config's training genes; their features are kept in --work. Intervals are
-95 %, 1,000 bootstrap resamples of 1-Mb blocks, seed 0.
+predictions. Those of --beside are judged on the same genes of every cell type. The baselines are fitted on the
+config's training genes; their features are kept in --work. Intervals are 95 %, 1,000 bootstrap resamples of 1-Mb
+blocks, seed 0.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "human_head.yaml")
     parser.add_argument("--weights", nargs="+", default=["K562=K562", "GM12878=GM12878"], metavar="CELL=NAME_OR_FILE")
+    parser.add_argument("--beside", nargs="+", default=[], metavar="LABEL=FILES", help="networks trained otherwise")
     parser.add_argument("--work", type=Path, default=Path("runs/accuracy"), help="folder of kept features")
     parser.add_argument("--part", default="test", help="part of the split that is judged")
     parser.add_argument("--genes", type=int, metavar="N", help="only N genes, evenly chosen, for a trial")
@@ -60,8 +62,7 @@ def main() -> None:
     cells = {data.cell_type: cell for data, cell in zip(config.data, open_cells(config), strict=True)}
     results: dict[str, Any] = {"command": shlex.join(sys.argv), "part": args.part, "load": load, "cells": {}}
     tables = {}
-    for entry in args.weights:
-        name, sources = entry.split("=", 1)
+    for name, sources in named(args.weights):
         if name not in cells:
             parser.exit(2, f"accuracy.py: {args.config} has no cell type '{name}': it has {', '.join(cells)}.\n")
         models = [load_model(source, "cpu") for source in sources.split(",")]
@@ -73,6 +74,11 @@ def main() -> None:
     results["versions"] = {"numpy": np.__version__, "torch": torch.__version__}
     write_text(args.output / "accuracy.json", json.dumps(results, indent=1) + "\n")
     write_text(args.output / "accuracy.md", render(results))
+
+
+def named(entries: list[str]) -> list[tuple[str, str]]:
+    """Split entries of the form NAME=VALUE."""
+    return [(name, value) for name, _, value in (entry.partition("=") for entry in entries)]
 
 
 def described(sources: str, models: list[Seq2Exp]) -> list[dict[str, str]]:
@@ -91,7 +97,8 @@ def predictions(name: str, models: list[Seq2Exp], cell: CellSet, args: argparse.
     table = cell.genes.iloc[rows][["gene_id", "chrom", "tss", "dna_known"]].reset_index(drop=True)
     table["observed"] = cell.labels[rows].astype(np.float64)
     with_dna = (table["dna_known"] >= KNOWN_DNA).to_numpy(bool)
-    columns = less_input.predict_conditions(models, cell, rows, with_dna)
+    beside = {label: [load_model(file, "cpu") for file in files.split(",")] for label, files in named(args.beside)}
+    columns = less_input.predict_conditions(models, cell, rows, with_dna, beside)
     columns |= baselines.predict_baselines(cell, rows, args.work / f"{name}.npz")
     return table.assign(**columns)
 
@@ -175,6 +182,7 @@ in differences.
 - *DNase peaks as mask*: tokens half covered by the DNase track's peaks (called by the ENCODE uniform pipeline), and the
   promoter, are 1, all others 0. *Its best tokens*: as many of the network's highest mask instead. *Rotated peaks*: the
   peaks turned through half the window: chance.
+- *trained*: networks of the same settings, data and steps, trained without a mask, or with a mask of DNase peaks.
 - *window cut*: signal tracks 0 and DNA N beyond the cut; the networks are not trained again.
 - *DNA shuffled*, *DNA set to N*: genes with at least {KNOWN_DNA:.0%} of their DNA known alone (shuffles of seed
   {less_input.SHUFFLE_SEED}).

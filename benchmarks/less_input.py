@@ -19,6 +19,7 @@ from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.tokens import TokenGrid, Tokens
 from kipoi_seq2exp.training.data import CellSet, StandIns, collate, tokenise
+from kipoi_seq2exp.training.module import run_tokens
 
 Batch = dict[str, Any]
 Condition = Callable[[Seq2Exp, TokenGrid, Batch], Batch]
@@ -35,6 +36,7 @@ def predict_conditions(
     cell: CellSet,
     rows: NDArray[np.int64],
     with_dna: NDArray[np.bool_],
+    beside: Mapping[str, list[Seq2Exp]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Predict genes under every condition, the mean over the models.
 
@@ -47,6 +49,8 @@ def predict_conditions(
         Rows of the cell's genes.
     with_dna : ndarray of bool, (n,)
         Genes whose DNA is shuffled and set to N; NaN for the others.
+    beside : mapping of str to list of Seq2Exp, optional
+        Networks of the same inputs and tokens that were trained otherwise: without a mask, or with one of DNase peaks.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def predict_conditions(
     """
     named = conditions(models[0])
     dna = {"DNA shuffled": shuffle_dna, "DNA set to N": without_dna}
-    found = {name: np.full(len(rows), np.nan) for name in (*named, *dna)}
+    others = beside or {}
+    found = {name: np.full(len(rows), np.nan) for name in (*named, *others, *dna)}
     grid = models[0].grid(cell.windows.inputs.window_bp)
     dnase = cell.windows.inputs.track_names.index("dnase")
     with torch.inference_mode():
@@ -68,6 +73,9 @@ def predict_conditions(
                     batch = collate([read_window(cell, int(rows[row]), grid, dnase) for row in here])
                     for name, values in _predict(models, grid, batch, conditions_here).items():
                         found[name][here] = values
+                    for name, networks in others.items():
+                        each = [run_tokens(network, batch, grid.window_bp).expression for network in networks]
+                        found[name][here] = torch.stack(each).double().mean(0).numpy()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import write_bigwig
 
-from kipoi_seq2exp.config import FeatureSpec, InputSpec, NetworkConfig, TrackKind, TrackSpec
+from kipoi_seq2exp.config import FeatureSpec, InputSpec, NetworkConfig, TrackKind, TrackSpec, Variant
 from kipoi_seq2exp.data.tracks.signals import BigWigTrack
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.nn.tokens import TokenGrid
@@ -72,10 +73,12 @@ class Windows(list[Any]):
     inputs = SimpleNamespace(window_bp=WINDOW_BP, track_names=("h3k27ac", "dnase", "hic"))
 
 
-def predicted(models: list[Seq2Exp], windows: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
+def predicted(
+    models: list[Seq2Exp], windows: list[Any], beside: dict[str, list[Seq2Exp]] | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
     cell: Any = SimpleNamespace(windows=Windows(windows))
     return less_input.predict_conditions(
-        models, cell, np.arange(5), np.array([len(w.onehot) and w.onehot.any() for w in windows], bool)
+        models, cell, np.arange(5), np.array([len(w.onehot) and w.onehot.any() for w in windows], bool), beside
     )
 
 
@@ -114,6 +117,21 @@ def test_conditions_are_what_they_say(model: Seq2Exp, windows: list[Any]) -> Non
         else:
             assert np.isnan(found["DNA set to N"][row])
             assert np.isnan(found["DNA shuffled"][row])
+
+
+def test_networks_trained_otherwise_make_no_mask_or_are_given_the_peaks(model: Seq2Exp, windows: list[Any]) -> None:
+    plain, peaks = (
+        Seq2Exp(dataclasses.replace(model.config, variant=Variant(name)), model.inputs).eval()
+        for name in ("plain", "peaks")
+    )
+    found = predicted([model], windows, {"no mask, trained": [plain], "both": [plain, peaks]})
+    for row, window in enumerate(windows):
+        given = (window.signals[:, DNASE] > 0).astype(np.float32)
+        given[model.promoter(WINDOW_BP)] = 1
+        alone, with_peaks = by_hand(plain, window), by_hand(peaks, window, given)
+        assert found["no mask, trained"][row] == pytest.approx(alone, abs=1e-5)
+        assert found["both"][row] == pytest.approx((alone + with_peaks) / 2, abs=1e-5)
+        assert abs(with_peaks - by_hand(peaks, window, np.ones(WINDOW_BP))) > 1e-4
 
 
 def test_tracks_taken_away_take_their_features_along() -> None:
