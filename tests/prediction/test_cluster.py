@@ -112,7 +112,7 @@ def test_a_run_goes_on_elsewhere_and_by_the_address_of_the_scheduler(tiny, weigh
         assert client.nthreads()  # who joined does not end what others started
         assert not any(name.startswith("seq2exp") for names in plugins(client).values() for name in names)
         (worker,) = client.nthreads()
-        with pytest.raises(ClusterError, match="a Dask worker answers, no scheduler"):
+        with pytest.raises(ClusterError, match="a Dask worker answers, not a scheduler"):
             check_scheduler(worker)
 
 
