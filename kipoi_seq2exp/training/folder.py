@@ -13,9 +13,11 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from kipoi_seq2exp import __version__, files
-from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, brief
+from kipoi_seq2exp.errors import ConfigError, InputError, OutputError, WeightsError, brief
+from kipoi_seq2exp.nn.checkpoint import fill_parameters
 from kipoi_seq2exp.settings import changed, read_yaml, to_mapping
 from kipoi_seq2exp.training.config import TrainingConfig
+from kipoi_seq2exp.training.module import build_network
 
 MECHANICS = ("accelerator", "workers", "cache", "tensorboard", "progress")  # of `run`: free to change at a resume
 DESCRIPTIONS = ("data_root", "about", "limits")  # free to change as well: where the data are, and words for the card
@@ -77,7 +79,7 @@ def check_resumable(config: TrainingConfig, folder: Path) -> None:
     ConfigError
         If a setting that changes what is learned differs; it is named.
     InputError
-        If the checkpoint was not made by this package.
+        If the checkpoint was not made by this package, or holds a network of another architecture.
     """
     settings, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
     if settings.is_file():
@@ -85,10 +87,17 @@ def check_resumable(config: TrainingConfig, folder: Path) -> None:
     if not checkpoint.is_file():
         return
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["seq2exp_config"]
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        settings_then, state = saved["seq2exp_config"], saved["state_dict"]
     except Exception as error:
         raise InputError(f"{checkpoint}: is not a checkpoint of this package ({brief(error)}).") from None
-    _compare(config, saved, checkpoint)
+    _compare(config, settings_then, checkpoint)
+    prefix = "network."
+    parameters = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+    try:
+        fill_parameters(build_network(config), parameters, str(checkpoint))
+    except WeightsError as error:
+        raise InputError(f"{str(error).removesuffix('.')}: start a run of another name.") from None
 
 
 def _compare(config: TrainingConfig, saved: dict[str, Any], path: Path) -> None:

@@ -24,7 +24,7 @@ from kipoi_seq2exp.training.config import read_training_config, training_config
 from kipoi_seq2exp.training.data import LabelledWindows, open_cells
 from kipoi_seq2exp.training.evaluate import evaluate
 from kipoi_seq2exp.training.fit import _watched, fit, start_network
-from kipoi_seq2exp.training.module import TrainingModule, open_teacher, ridge_regression
+from kipoi_seq2exp.training.module import TrainingModule, build_network, open_teacher, ridge_regression
 from kipoi_seq2exp.training.sections import RunConfig
 
 TIMES = ("seconds",)
@@ -330,10 +330,21 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, finished, tmp_path):
     import shutil
 
     shutil.copytree(finished, tmp_path / "small")
-    for changes, name in (({"seed": 9}, "seed = 3"), ({"optimiser__peak_lr": 1e-2}, "optimiser.peak_lr = 0.001")):
+    for changes, name in (
+        ({"seed": 9}, "seed = 3"),
+        ({"optimiser__peak_lr": 1e-2}, "optimiser.peak_lr = 0.001"),
+        ({"network__token_bp": 16}, "network.token_bp = 1"),
+    ):
         with pytest.raises(ConfigError, match=re.escape(f"was written with {name}, the config now says")):
             fit(write_run(tiny, tmp_path, **changes), tmp_path, resume=True)
-    (tmp_path / "small" / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
+    last = tmp_path / "small" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    other = build_network(training_config(run_settings(tiny, network__d_model=16), "run"))  # under the same settings
+    checkpoint["state_dict"] = {f"network.{name}": value for name, value in other.state_dict().items()}
+    torch.save(checkpoint, last)
+    with pytest.raises(InputError, match=r"last\.ckpt: '.*' has shape .*, its settings say .*: start a run of another"):
+        fit(write_run(tiny, tmp_path), tmp_path, resume=True)
+    last.write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="is not a checkpoint of this package"):
         fit(write_run(tiny, tmp_path), tmp_path, resume=True)
 

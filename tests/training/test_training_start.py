@@ -153,12 +153,11 @@ def test_the_head_alone_needs_trained_weights(tiny):
         training_config(run_settings(tiny, optimiser__learns="head"), "run")
 
 
-def test_another_architecture_is_named(tiny, trained):
-    config = training_config(settings(tiny, trained, network={"d_model": 8, "contact_track": 2}), "run")
-    message = re.escape(
-        f"start: the weights '{trained}' have d_model 16, the run's network 8: leave network.d_model out"
-    )
-    with pytest.raises(ConfigError, match=message):
+@pytest.mark.parametrize(("name", "theirs", "ours"), [("d_model", 16, 8), ("token_bp", 1, 16)])
+def test_another_architecture_is_named(tiny, trained, name, theirs, ours):
+    config = training_config(settings(tiny, trained, network={name: ours, "contact_track": 2}), "run")
+    message = f"start: the weights '{trained}' have {name} {theirs}, the run's network {ours}: leave network.{name} out"
+    with pytest.raises(ConfigError, match=re.escape(message)):
         start_from_weights(config)
 
 
