@@ -252,7 +252,8 @@ class Seq2Exp(nn.Module):
             probability = self.read_mask(evidence.z, tokens.sample)
             mask = bottleneck.annotate_tokens(probability, tokens.kept, grid.promoter)
         parts = zip(self.networks, embedded, strict=True)
-        values = [one.express(part[1], mask, tokens, grid) for one, part in parts]
+        spans = grid.span_means(tokens.tracks, mask, self.config.spans_bp) if self.config.spans_bp else None
+        values = [one.express(part[1], mask, tokens, grid, spans) for one, part in parts]
         expression, spread = values[0], None
         if len(values) > 1:
             expression, spread = torch.stack(values).mean(0), torch.stack(values).std(0)
@@ -272,12 +273,12 @@ class Seq2Exp(nn.Module):
             embedded = embedded + self.signal_embedding(tokens.tracks)
         return sequence, embedded
 
-    def express(self, embedded: Tensor, mask: Tensor | None, tokens: Tokens, grid: TokenGrid) -> Tensor:
-        """Predict the expression, (B,), from what the mask keeps of the embedded window."""
+    def express(
+        self, embedded: Tensor, mask: Tensor | None, tokens: Tokens, grid: TokenGrid, spans: Tensor | None
+    ) -> Tensor:
+        """Predict the expression, (B,), from what the mask keeps of the embedded window, and of the tracks in spans."""
         pooled, distal = self.encode(embedded, mask, tokens.tracks, grid)
-        read = [pooled, tokens.features.to(pooled.dtype)]
-        if self.config.spans_bp:
-            read.insert(1, grid.span_means(tokens.tracks, mask, self.config.spans_bp).to(pooled.dtype))
+        read = [part.to(pooled.dtype) for part in (pooled, spans, tokens.features) if part is not None]
         expression: Tensor = self.expression_head(torch.cat(read, dim=-1)).squeeze(-1)
         return expression if distal is None else expression + distal.to(expression.dtype)
 
