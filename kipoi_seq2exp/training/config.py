@@ -171,7 +171,7 @@ class TrainingConfig:
         for data in self.data:
             absent = data.peaks is None and self.mask_from is None
             if given and data.layout is Layout.FILES and absent:
-                raise ConfigError("the variant 'peaks' needs 'peaks' (a BED or bigWig) in each data set, or 'mask_from'.")
+                raise ConfigError("the variant 'peaks' needs 'peaks' (BED or bigWig) in each data set, or mask_from.")
 
     def _check_window(self, length: int) -> None:
         if not self.inputs.promoter_bp <= length <= self.inputs.window_bp or length % 2:

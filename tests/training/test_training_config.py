@@ -85,7 +85,10 @@ def test_overrides_replace_fields_by_dotted_name(tiny, tmp_path):
         ({"inputs": {}}, "inputs: expected a mapping with 'cell_type'"),
         ({"train_window_bp": 300}, "train_window_bp must be even and lie between promoter_bp (400)"),
         ({"network__variant": "hard"}, "train_window_bp cannot differ from window_bp in the hard variant"),
-        ({"network__variant": "peaks"}, "the variant 'peaks' needs 'peaks' (a BED or bigWig) in each data set, or 'mask_from'"),
+        (
+            {"network__variant": "peaks"},
+            "the variant 'peaks' needs 'peaks' (BED or bigWig) in each data set, or mask_from",
+        ),
         ({"mask_from": "K562"}, "mask_from belongs to the variant 'peaks'"),
         ({"optimiser__max_steps": 10}, "must be a multiple of run.validate_every (3)"),
         ({"optimiser__batch_size": 3, "run__devices": 2}, "must be a multiple of the 2 processes"),
