@@ -170,6 +170,25 @@ def test_the_kernels_cache_follows_the_vector_instructions() -> None:
         assert found in path.read_text(), f"set SIMD_SHA256 = {found!r} in {path.name}"
 
 
+def test_scratch_begins_at_a_cache_line() -> None:
+    """Vectors that straddle two lines made the walk back slower by half; NumPy's arrays begin anywhere."""
+    arrays = [scan_kernels.aligned(rows) for rows in range(1, 40)]
+    assert all(array.shape == (rows, 16) for rows, array in enumerate(arrays, 1))
+    assert {array.ctypes.data % 64 for array in arrays} == {0}
+
+
+def test_parts_of_the_scratch_do_not_overlap() -> None:
+    block = 4 * scan_kernels.CHUNK
+    ends = [
+        scan_kernels.LANES_C + block,
+        scan_kernels.LANES_B + block,
+        scan_kernels.DECAYS + block,
+        scan_kernels.STATES_BEFORE + block + 4,
+    ]
+    starts = [scan_kernels.LANES_B, scan_kernels.DECAYS, scan_kernels.STATES_BEFORE, scan_kernels.ROWS]
+    assert all(end <= start for end, start in zip(ends, starts, strict=True))
+
+
 def test_the_backward_keeps_one_state_in_32() -> None:
     """All states would be L x channels x states numbers."""
     length, channels, states = 1024, 16, 16

@@ -9,15 +9,17 @@ the other end. Decay rates come multiplied by log2(e), so that the exponential i
 Backward. Keeping all states would take L x d_inner x N numbers. The forward keeps the states before every `CHUNK`
 positions; the backward takes the chunks last to first and does each twice: it recomputes the chunk's states and
 decays into scratch, then walks them back. For 16 channels it takes 4 states at a time, a `Block`: what is carried from
-position to position then stays in registers, and the scratch (32 positions, 16 kB of states and decays) in the
-first-level cache. What is a sum over states (the gradients of u and delta) is gathered in scratch too; what is a sum
-over channels (those of B and C) lane by lane, and added across once at the chunk's end.
+position to position then stays in registers. States come before channels, so that what is a sum over channels (the
+gradients of B and C), gathered lane by lane and added across once, stays in the first-level cache; what is a sum over
+states (those of u and delta) is gathered in rows that are read once for 4 states. The chunk's inputs lie in these rows
+too, side by side: in the window they are d_inner numbers apart, and lines at such distances push each other out.
 
-    scratch     row of         holds
-    decays      32 x 64        one Block a position: exp2(delta A2)
-    states      33 x 64        one Block a position: the states before it; the last row those after the chunk
-    rows        4 x 32 x 16    per position: delta, delta * u, and the sums over states of what reaches both
-    lanes_dB/C  N/4 x 32 x 64  per 4 states and position: the gradients of B and C of all channels so far
+    scratch        rows of 16    holds
+    LANES_C, _B    4 x 32        per position: the gradients of C and B of 4 states, of all channels so far
+    DECAYS         4 x 32        exp2(delta A2) of 4 states and 16 channels
+    STATES_BEFORE  4 x 33        the states before each position; the last rows those after the chunk
+    ROWS           6 x 32 x      per position of 16 channels: delta, delta * u, dy, and the sums over states of what
+                   channels/16   reaches delta * u, of what reaches delta, and of y
 """
 
 from __future__ import annotations
@@ -33,14 +35,15 @@ from kipoi_seq2exp.nn.cpu.kernel_cache import KernelCache
 from kipoi_seq2exp.nn.cpu.simd import (
     STATES,
     WIDTH,
-    add_across,
     add_states,
+    add_sums,
     exp2,
     fill,
     load,
     load_block,
     load_states,
     muladd,
+    prefetch,
     repeat,
     spread,
     store,
@@ -48,9 +51,13 @@ from kipoi_seq2exp.nn.cpu.simd import (
 )
 
 CHUNK = 32
-STRETCH = 64  # positions that 16 channels are walked along before the next 16: memory likes it longer, caches shorter
+# Where the scratch's parts begin. Addresses that agree modulo 4096 bytes, 64 rows, wait for each other: what is written
+# at one position lies away from what the next ones read.
+LANES_C, LANES_B, DECAYS, STATES_BEFORE, ROWS = 0, 160, 316, 504, 640
+ROW = 6  # of a position and 16 channels
+STRETCH = 64  # positions that 16 channels are walked along before the next 16, whose lines are asked for meanwhile
 # numba keys its cache on disk by this file's content alone; a change of `simd` must change this line (a test compares)
-SIMD_SHA256 = "e5d78c7b62d90174c2e87253df41e9029d0f63eeee1e9f3cd07e58e348310809"
+SIMD_SHA256 = "44bbd2a4edc2ad94fbf715ca4941ed48f2c908dd311d582d4eab3f33adf290c5"
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., None]:
@@ -81,6 +88,10 @@ def scan_forward(inputs, y, state, saved, channels, reverse):
                     for n in range(N):
                         store(saved[i // CHUNK], n, c, load(state, n, c))
                 t = L - 1 - i if reverse else i
+                ahead = t - STRETCH if reverse else t + STRETCH
+                prefetch(u, ahead, c)
+                prefetch(delta, ahead, c)
+                prefetch(y, ahead, c)
                 step = load(delta, t, c)
                 x = load(u, t, c)
                 drive = step * x
@@ -101,123 +112,133 @@ def scan_backward(inputs, saved, dy, gradients, carried, y, channels, reverse):
     window, left at that of the state before it. y (L, d_inner): the scan's result, written again, or (0, d_inner).
     """
     L, N = inputs[3].shape
-    decays = np.empty((CHUNK, STATES * WIDTH), np.float32)
-    states = np.empty((CHUNK + 1, STATES * WIDTH), np.float32)
-    rows = np.empty((4 * CHUNK, WIDTH), np.float32)
-    lanes_dB = np.empty((STRETCH * N // STATES, STATES * WIDTH), np.float32)
-    lanes_dC = np.empty((STRETCH * N // STATES, STATES * WIDTH), np.float32)
+    scratch = aligned(ROWS + ROW * CHUNK * ((channels[1] - channels[0]) // WIDTH))
+    for k in range(DECAYS):
+        store(scratch, k, 0, fill(np.float32(0)))
+    before = saved.reshape(saved.shape[0] * N, saved.shape[2])
     toward = -1 if reverse else 1
-    for stretch in range((L - 1) // STRETCH * STRETCH, -1, -STRETCH):
-        stop = min(stretch + STRETCH, L)
-        lanes_dB[:] = 0
-        lanes_dC[:] = 0
-        for c in range(channels[0], channels[1], WIDTH):
-            for start in range((stop - 1) // CHUNK * CHUNK, stretch - 1, -CHUNK):
-                first, size = L - 1 - start if reverse else start, min(CHUNK, stop - start)
-                _begin_chunk(inputs, rows, y, first, toward, size, c)
-                for n in range(0, N, STATES):
-                    before = load_states(saved[start // CHUNK], n, c)
-                    scratch = (rows, decays, states)
-                    _recompute(inputs, before, scratch, first, toward, size, (n, c))
-                    lanes = (lanes_dB[(start - stretch) * N // STATES :], lanes_dC[(start - stretch) * N // STATES :])
-                    _walk_back(inputs, dy, scratch, lanes, gradients, carried, first, toward, size, (n, c))
-                    if y.shape[0] > 0:
-                        _add_output(inputs, states, y, first, toward, size, (n, c))
-                _end_chunk(inputs, dy, rows, gradients, first, toward, size, c)
-        first = L - 1 - stretch if reverse else stretch
-        _add_lanes(lanes_dB, gradients[3], first, toward, stop - stretch)
-        _add_lanes(lanes_dC, gradients[4], first, toward, stop - stretch)
+    for chunk in range((L - 1) // CHUNK, -1, -1):
+        start = CHUNK * chunk
+        walk = (L - 1 - start if reverse else start, toward, min(CHUNK, L - start))
+        _begin_chunk(inputs, dy, scratch, gradients, y, walk, channels)
+        for n in range(0, N, STATES):
+            for c in range(channels[0], channels[1], WIDTH):
+                row = ROWS + ROW * CHUNK * ((c - channels[0]) // WIDTH)
+                for i in range(STATES):
+                    prefetch(before, (chunk - 1) * N + n + i, c)
+                h = load_states(before, chunk * N + n, c)
+                _recompute(inputs, h, scratch, row, walk, (n, c), y.shape[0] > 0)
+                _walk_back(inputs, scratch, row, gradients, carried, walk, (n, c))
+            _add_lanes(scratch, gradients, walk, n)
+        _end_chunk(inputs, scratch, gradients, y, walk, channels)
 
 
 @compiled
-def _begin_chunk(inputs, rows, y, first, toward, size, c):
-    """Copy 16 channels of a chunk, a row each position, side by side; start their sums at 0."""
+def aligned(rows):
+    """Make an array (rows, 16) that begins at 64 bytes: no vector of it straddles two cache lines."""
+    room = np.empty((rows + 1) * WIDTH, np.float32)
+    skipped = -room.ctypes.data % (4 * WIDTH) // 4
+    return room[skipped : skipped + rows * WIDTH].reshape(rows, WIDTH)
+
+
+@compiled
+def _begin_chunk(inputs, dy, scratch, gradients, y, walk, channels):
+    """Copy the channels of a chunk to their rows; start the sums there."""
     u, delta, _, _, _, D = inputs
+    du, ddelta = gradients[:2]
+    first, toward, size = walk
+    nothing = fill(np.float32(0))
     for i in range(size):
         t = first + toward * i
-        step, x = load(delta, t, c), load(u, t, c)
-        store(rows, 4 * i, 0, step)
-        store(rows, 4 * i + 1, 0, step * x)
-        store(rows, 4 * i + 2, 0, fill(np.float32(0)))
-        store(rows, 4 * i + 3, 0, fill(np.float32(0)))
-        if y.shape[0] > 0:
-            store(y, t, c, load(D, 0, c) * x)
+        for c in range(channels[0], channels[1], WIDTH):
+            for array in (u, delta, dy):
+                prefetch(array, t - toward * CHUNK, c)
+            k = ROWS + ROW * (CHUNK * ((c - channels[0]) // WIDTH) + i)
+            step, x = load(delta, t, c), load(u, t, c)
+            store(scratch, k, 0, step)
+            store(scratch, k + 1, 0, step * x)
+            store(scratch, k + 2, 0, load(dy, t, c))
+            store(scratch, k + 3, 0, nothing)
+            store(scratch, k + 4, 0, nothing)
+            prefetch(du, t, c)
+            prefetch(ddelta, t, c)
+            if y.shape[0] > 0:
+                prefetch(y, t, c)
+                store(scratch, k + 5, 0, load(D, 0, c) * x)
 
 
 @compiled
-def _recompute(inputs, h, scratch, first, toward, size, place):
-    """Fill `decays` and `states` of 4 states of 16 channels, from their states before the chunk."""
-    _, _, A2, B, _, _ = inputs
-    rows, decays, states = scratch
+def _recompute(inputs, h, scratch, row, walk, place, with_output):
+    """Fill decays and states of 4 states of 16 channels, from their states before the chunk; add to the output."""
+    _, _, A2, B, C, _ = inputs
+    first, toward, size = walk
     n, c = place
     rate = load_states(A2, n, c)
-    store(states, 0, 0, h)
+    store(scratch, STATES_BEFORE, 0, h)
     for i in range(size):
-        decay = exp2(repeat(load(rows, 4 * i, 0)) * rate)
-        store(decays, i, 0, decay)
-        h = muladd(decay, h, repeat(load(rows, 4 * i + 1, 0)) * spread(B, first + toward * i, n))
-        store(states, i + 1, 0, h)
+        k, t = row + ROW * i, first + toward * i
+        decay = exp2(repeat(load(scratch, k, 0)) * rate)
+        h = muladd(decay, h, repeat(load(scratch, k + 1, 0)) * spread(B, t, n))
+        store(scratch, DECAYS + STATES * i, 0, decay)
+        store(scratch, STATES_BEFORE + STATES * (i + 1), 0, h)
+        if with_output:
+            store(scratch, k + 5, 0, load(scratch, k + 5, 0) + add_states(h * spread(C, t, n)))
 
 
 @compiled
-def _walk_back(inputs, dy, scratch, lanes, gradients, carried, first, toward, size, place):
+def _walk_back(inputs, scratch, row, gradients, carried, walk, place):
     """Carry the gradient of 4 states of 16 channels from the chunk's end to its start."""
     _, _, A2, B, C, _ = inputs
-    rows, decays, states = scratch
-    lanes_dB, lanes_dC = lanes
+    first, toward, size = walk
     dA = gradients[2]
     n, c = place
-    groups, group = B.shape[1] // STATES, n // STATES
     rate, d_rate, carry = load_states(A2, n, c), load_states(dA, n, c), load_states(carried, n, c)
+    h = load_block(scratch, STATES_BEFORE + STATES * size)
     for i in range(size - 1, -1, -1):
-        t, k = first + toward * i, i * groups + group
-        grad = repeat(load(dy, t, c))
+        k, t, b = row + ROW * i, first + toward * i, STATES * i
+        grad = repeat(load(scratch, k + 2, 0))
         g = muladd(grad, spread(C, t, n), carry)
-        store(lanes_dC, k, 0, muladd(grad, load_block(states, i + 1), load_block(lanes_dC, k)))
-        store(lanes_dB, k, 0, muladd(g, repeat(load(rows, 4 * i + 1, 0)), load_block(lanes_dB, k)))
-        carry = g * load_block(decays, i)
-        d_exponent = carry * load_block(states, i)
-        d_rate = muladd(d_exponent, repeat(load(rows, 4 * i, 0)), d_rate)
-        store(rows, 4 * i + 2, 0, load(rows, 4 * i + 2, 0) + add_states(g * spread(B, t, n)))
-        store(rows, 4 * i + 3, 0, load(rows, 4 * i + 3, 0) + add_states(d_exponent * rate))
+        drive = repeat(load(scratch, k + 1, 0))
+        store(scratch, LANES_C + b, 0, muladd(grad, h, load_block(scratch, LANES_C + b)))
+        store(scratch, LANES_B + b, 0, muladd(g, drive, load_block(scratch, LANES_B + b)))
+        carry = g * load_block(scratch, DECAYS + b)
+        h = load_block(scratch, STATES_BEFORE + b)
+        d_exponent = carry * h
+        d_rate = muladd(d_exponent, repeat(load(scratch, k, 0)), d_rate)
+        store(scratch, k + 3, 0, load(scratch, k + 3, 0) + add_states(g * spread(B, t, n)))
+        store(scratch, k + 4, 0, load(scratch, k + 4, 0) + add_states(d_exponent * rate))
     store_states(carried, n, c, carry)
     store_states(dA, n, c, d_rate)
 
 
 @compiled
-def _add_output(inputs, states, y, first, toward, size, place):
-    """Add what 4 states give to the scan's result."""
-    C = inputs[4]
-    n, c = place
+def _add_lanes(scratch, gradients, walk, n):
+    """Add the gradients of 4 columns of B and C, summed over this call's channels; begin anew."""
+    first, toward, size = walk
+    nothing = repeat(fill(np.float32(0)))
     for i in range(size):
-        t = first + toward * i
-        store(y, t, c, load(y, t, c) + add_states(load_block(states, i + 1) * spread(C, t, n)))
+        add_sums(gradients[3], first + toward * i, n, load_block(scratch, LANES_B + STATES * i))
+        add_sums(gradients[4], first + toward * i, n, load_block(scratch, LANES_C + STATES * i))
+        store(scratch, LANES_B + STATES * i, 0, nothing)
+        store(scratch, LANES_C + STATES * i, 0, nothing)
 
 
 _LN2 = 0.6931471805599453  # A = ln(2) * A2
 
 
 @compiled
-def _end_chunk(inputs, dy, rows, gradients, first, toward, size, c):
-    """Turn the sums over states into the gradients of u, delta and D."""
+def _end_chunk(inputs, scratch, gradients, y, walk, channels):
+    """Turn the sums over states into the gradients of u, delta and D, and into the output."""
     u, _, _, _, _, D = inputs
     du, ddelta, _, _, _, dD = gradients
-    direct, d_direct = load(D, 0, c), load(dD, 0, c)
+    first, toward, size = walk
     for i in range(size):
         t = first + toward * i
-        x, grad, d_drive = load(u, t, c), load(dy, t, c), load(rows, 4 * i + 2, 0)
-        d_direct = muladd(grad, x, d_direct)
-        store(du, t, c, muladd(d_drive, load(rows, 4 * i, 0), grad * direct))
-        store(ddelta, t, c, muladd(d_drive, x, load(rows, 4 * i + 3, 0) * fill(np.float32(_LN2))))
-    store(dD, 0, c, d_direct)
-
-
-@compiled
-def _add_lanes(lanes, total, first, toward, size):
-    """Add the chunk's gradient of B or C, summed over this call's channels, to `total` (L, N)."""
-    groups = total.shape[1] // STATES
-    for i in range(size):
-        for group in range(groups):
-            sums = add_across(load_block(lanes, i * groups + group))
-            for n in range(STATES):
-                total[first + toward * i, group * STATES + n] += sums[n]
+        for c in range(channels[0], channels[1], WIDTH):
+            k = ROWS + ROW * (CHUNK * ((c - channels[0]) // WIDTH) + i)
+            x, grad, d_drive = load(u, t, c), load(scratch, k + 2, 0), load(scratch, k + 3, 0)
+            store(dD, 0, c, muladd(grad, x, load(dD, 0, c)))
+            store(du, t, c, muladd(d_drive, load(scratch, k, 0), grad * load(D, 0, c)))
+            store(ddelta, t, c, muladd(d_drive, x, load(scratch, k + 4, 0) * fill(np.float32(_LN2))))
+            if y.shape[0] > 0:
+                store(y, t, c, load(scratch, k + 5, 0))

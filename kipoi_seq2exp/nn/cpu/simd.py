@@ -9,11 +9,13 @@ worked on side by side, so that a long chain of instructions on one does not wai
     load_block(array, row)              Block: the 64 numbers of a row
     load_states(array, row, column)     Block: 16 numbers from [row, column], and from the 3 rows below
     store, store_states                 the way back; `store` takes both types
+    prefetch(array, row, column)        brings the cache line of [row, column] near; it may lie beyond the array
     fill(number)                        Lanes: the same number in every lane
     spread(array, row, column)          Block: 4 neighbouring numbers, each in 16 lanes
     repeat(lanes)                       Block: the same Lanes for every state
     add_states(block)                   Lanes: sum of the 4 states
-    add_across(block)                   4 numbers: the sum over the lanes of each state; of `Lanes`: 1 number
+    add_across(lanes)                   a number: the sum over the lanes
+    add_sums(array, row, column, block) adds the sum over the lanes of each state to 4 numbers from [row, column]
     muladd(a, b, c)                     a * b + c, one rounding where the processor can (llvm.fmuladd, not llvm.fma:
                                         that one becomes a library call on processors without it)
     take_greater(a, b, x, y)            x where a > b or a is not a number, else y
@@ -21,7 +23,7 @@ worked on side by side, so that a long chain of instructions on one does not wai
     exp2(x)                             2 ** x for x <= 0, within 2e-7: round to the nearest whole number, which
                                         goes into the exponent bits, and a polynomial of degree 5 for the rest
 
-Operators + and * work between two values of one type. Only `add_across` adds neighbouring channels.
+Operators + and * work between two values of one type. Only `add_across` and `add_sums` add neighbouring channels.
 """
 
 from __future__ import annotations
@@ -177,6 +179,36 @@ def store_states(typingctx: Any, array: Any, row: Any, column: Any, block: Any) 
     return types.void(array, types.intp, types.intp, Block), code
 
 
+@intrinsic
+def prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    """Bring the cache line of array[row, column] near; the place may lie beyond the array."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _place(context, builder, signature.args[0], *arguments)[0]
+        pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(
+            function, [pointer, *(ir.Constant(_INT, number) for number in (0, 2, 1))]
+        )  # to read; level 2; data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), code
+
+
+@intrinsic
+def add_sums(typingctx: Any, array: Any, row: Any, column: Any, block: Any) -> Any:
+    """Add the sum over the 16 lanes of each state, pairwise, to 4 neighbouring numbers."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _place(context, builder, signature.args[0], *arguments[:3])[0]
+        sums = _add_lanes(builder, arguments[3], STATES)
+        _write(builder, address, builder.fadd(_read(builder, address, STATES), sums))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, Block), code
+
+
 # ---------------------------------------------------------------------------------------- from one shape to another
 
 
@@ -224,21 +256,24 @@ def add_states(typingctx: Any, block: Any) -> Any:
 
 
 @intrinsic
-def add_across(typingctx: Any, value: Any) -> Any:
-    """Sum the 16 lanes of each state, pairwise."""
+def add_across(typingctx: Any, lanes: Any) -> Any:
+    """Sum the 16 lanes, pairwise."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        states, total, width = value.states, arguments[0], WIDTH
-        while width > 1:
-            half = width // 2
-            low = [n * width + i for n in range(states) for i in range(half)]
-            high = [lane + half for lane in low]
-            total, width = builder.fadd(_select(builder, total, low), _select(builder, total, high)), half
-        sums = [builder.extract_element(total, ir.Constant(_INT, n)) for n in range(states)]
-        return sums[0] if states == 1 else context.make_tuple(builder, signature.return_type, sums)
+        return builder.extract_element(_add_lanes(builder, arguments[0], 1), ir.Constant(_INT, 0))
 
-    result = types.float32 if value.states == 1 else types.UniTuple(types.float32, value.states)
-    return result(value), code
+    return types.float32(Lanes), code
+
+
+def _add_lanes(builder: Any, total: Any, states: int) -> Any:
+    """Sum the 16 lanes of each state, pairwise: a vector of one number a state."""
+    width = WIDTH
+    while width > 1:
+        half = width // 2
+        low = [n * width + i for n in range(states) for i in range(half)]
+        high = [lane + half for lane in low]
+        total, width = builder.fadd(_select(builder, total, low), _select(builder, total, high)), half
+    return total
 
 
 # --------------------------------------------------------------------------------------------------------- arithmetic
