@@ -1,12 +1,12 @@
-"""What the commands do, from Python: arrays and tables out, nothing printed, nothing written unless a folder is named.
+"""The commands as Python functions: they return arrays and tables, print nothing, and write only into a named folder.
 
     model = kipoi_seq2exp.load_model("K562")
     windows = kipoi_seq2exp.WindowDataset(model.inputs, "genes.tsv", "genome.fa", {"dnase": "dnase.bw", ...})
     predictions = kipoi_seq2exp.predict(model, windows)
     elements = kipoi_seq2exp.call_elements(predictions, model=model, windows=windows, perturb=True).elements
 
-Each function uses what the command of its name uses, and gives the same numbers. `predictions` may also be those of a
-results folder (`read_results`).
+Each function shares its code with the command of its name, and gives the same numbers. `predictions` may also be those
+of a results folder (`read_results`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explained:
-    """What made the predictions of genes.
+    """What the predictions of genes are made of.
 
     Attributes
     ----------
@@ -72,8 +72,8 @@ def predict(
     windows : WindowDataset
         G genes with windows of L bases, read as the model's `inputs` say.
     mask : ndarray, (L,) or (G, L), str or Path, optional
-        In place of the model's own: numbers from 0 to 1, used exactly as given; or a BED of regions to keep, to which
-        the promoter is added and from which the blacklist is taken.
+        Mask in place of the model's own: numbers from 0 to 1, used exactly as given; or a BED of regions to keep, to
+        which the promoter is added and from which the blacklist is removed.
     batch_size : int
         Windows that go through the network together; changes memory and speed only.
     save_beta : bool
@@ -132,7 +132,7 @@ def predict(
 
 
 def _opened(model: Seq2Exp | str | Path) -> tuple[Seq2Exp, str]:
-    """Return a network, and what it is called in results."""
+    """Return a network and its name in results."""
     from kipoi_seq2exp.nn.network import Seq2Exp
     from kipoi_seq2exp.zoo.models import load_model
 
@@ -151,7 +151,7 @@ def _masks(mask: NDArray[np.floating], windows: WindowDataset) -> NDArray[np.flo
 
 
 def read_results(path: str | Path, genes: str | Path | pd.DataFrame | None = None) -> Predictions:
-    """Open predictions that are there already: of `seq2exp predict`, or of `kipoi predict`.
+    """Open finished predictions of `seq2exp predict` or `kipoi predict`.
 
     Parameters
     ----------
@@ -195,8 +195,8 @@ def call_elements(
     calls : CallSettings, optional
         How masks are cut; by default the top 5 % of each window.
     model : Seq2Exp, str or Path, optional
-        What made the predictions; with `windows` it gives what DNA and each track said (where the predictions hold the
-        concentrations of each base), and makes a null or perturbations.
+        The model that made the predictions; with `windows` it gives the evidence of DNA and each track (where the
+        predictions hold the concentrations of each base), and a null or perturbations.
     windows : WindowDataset, optional
         The windows that were predicted.
     null : NullSettings, optional
@@ -243,11 +243,12 @@ def variant_effects(
     windows : WindowDataset
         The genes.
     variants : sequence of Variant, str or Path
-        Variants, or a VCF of them (plain or compressed); all are held in memory: `seq2exp variants` is for millions.
+        Variants, or a VCF of them (plain or compressed); all are held in memory, so use `seq2exp variants` for
+        millions.
     batch_size : int
         Windows that go through the network together; changes memory and speed only.
     skip_mismatch : bool
-        Leave out variants whose REF is not what the FASTA has, instead of an error.
+        Leave out variants whose REF differs from the FASTA, instead of raising an error.
 
     Returns
     -------
@@ -279,7 +280,7 @@ def contributions(
     steps: int = 32,
     on_step: Callable[[], None] | None = None,
 ) -> Explained:
-    """Say which bases, track values and features made the prediction of each gene.
+    """Compute how much each base, track value and feature contributes to the prediction of each gene.
 
     Parameters
     ----------
@@ -290,9 +291,7 @@ def contributions(
     method : {"integrated", "gradient"}
         Integrated gradients, whose parts add up to the prediction minus that of the baseline; or gradient x input.
     steps : int
-        Of integrated gradients.
-    on_step : callable, optional
-        Called after each.
+        Steps of integrated gradients. on_step : callable, optional Called after each.
 
     Returns
     -------
@@ -324,7 +323,7 @@ def compare(
     Parameters
     ----------
     models : mapping of str to str or Path
-        What each model is called, and its predictions: a results folder, an .h5 or .zarr of `kipoi predict`, or a table
+        The name of each model, and its predictions: a results folder, an .h5 or .zarr of `kipoi predict`, or a table
         ("FILE::COLUMN" names the prediction). The first is what the others are compared with.
     genes : str, Path or DataFrame
         The gene table.
@@ -370,7 +369,7 @@ def train(
     cells: str | Path | None = None,
     resume: bool = False,
 ) -> FitResult:
-    """Train a network as a YAML file says.
+    """Train a network from the settings of a YAML file.
 
     Parameters
     ----------
@@ -385,7 +384,7 @@ def train(
     cells : str or Path, optional
         A table of cell types of your own, beside the package's.
     resume : bool
-        Go on from the run's last checkpoint.
+        Continue from the run's last checkpoint.
 
     Returns
     -------
@@ -406,7 +405,7 @@ def train(
 
 
 def training_module(name: str) -> Any:
-    """Import a module of `kipoi_seq2exp.training`, which needs an extra, or say what is missing for it.
+    """Import a module of `kipoi_seq2exp.training`; the error names the extra that is missing.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """The command line `seq2exp`: finds the command, prints what it says, and turns its failure into an exit status.
 
-What a user causes is one sentence on stderr and status 1; a misspelled option 2; Ctrl-C 130, with how to go on (SIGTERM
-and SIGHUP likewise, 143 and 129). A fault of ours is one sentence, too, with status 70 and its traceback in a file (see
-`failures`). This is the only module that prints.
+A user's error is one sentence on stderr with status 1; a misspelled option has status 2; Ctrl-C has 130 and a sentence
+on how to go on (SIGTERM and SIGHUP likewise, 143 and 129). A fault of ours is one sentence too, with status 70 and its
+traceback in a file (see `failures`). This is the only module that prints.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; an unknown option is told with the one that was probably meant."""
+    """Read the command line; the error for an unknown option names the one that was probably meant."""
     parser = build_parser()
     try:
         args, unknown = parser.parse_known_args(arguments)
@@ -111,7 +111,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """Turn a failure to print into one sentence; that the reader has gone is none (see `main`)."""
+    """Turn a failure to print into one sentence; a reader that has gone is not a failure (see `main`)."""
     try:
         yield
     except BrokenPipeError:
@@ -122,7 +122,7 @@ def _printing() -> Iterator[None]:
 
 
 def _silence(output: TextIO) -> None:
-    """Let what is still to be printed go nowhere: Python would complain of it at the very end."""
+    """Discard what is still to be printed: Python would complain about it at its end."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
 
@@ -132,7 +132,7 @@ def _complain(sentence: str) -> None:
 
 
 class _Unfailing:
-    """A text file that takes what it can: progress and messages must not end a run whose terminal is gone."""
+    """A text file whose writes never fail: progress and messages must not end a run whose terminal is gone."""
 
     def __init__(self, file: TextIO | None) -> None:
         self._file = file
@@ -144,12 +144,12 @@ class _Unfailing:
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what was written, or lose it."""
+        """Flush what was written, or lose it."""
         with suppress(OSError, ValueError, AttributeError):
             self._file.flush()  # type: ignore[union-attr]
 
     def isatty(self) -> bool:
-        """Whether somebody watches."""
+        """Whether it is a terminal."""
         with suppress(OSError, ValueError, AttributeError):
             return self._file.isatty()  # type: ignore[union-attr]
         return False
@@ -160,7 +160,7 @@ class _Unfailing:
 
 @contextmanager
 def _forgiving_terminal() -> Iterator[None]:
-    """Make sure of both outputs: never closed, no letter that they cannot show, no error from stderr."""
+    """Make both outputs safe: never closed, no character that they cannot show, no error from stderr."""
     for number in range(3):  # else the next file opened would become the output
         try:
             os.fstat(number)

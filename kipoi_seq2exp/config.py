@@ -75,7 +75,7 @@ _LARGEST = {  # of a network that anyone could run: a slip or a crafted file mus
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything that the network's arithmetic depends on; the defaults are the published soft model.
+    """Everything that the network's arithmetic depends on; the defaults are those of the published soft model.
 
     Attributes
     ----------
@@ -89,7 +89,8 @@ class NetworkConfig:
     n_tracks, n_features : int
         Number of signal tracks (S) and of scalar gene features (F).
     d_model, d_state, d_conv, expand : int
-        Width of the network (D), and of a Mamba layer: states of a channel, bases of its convolution, widening inside.
+        Width of the network (D); and for a Mamba layer the states per channel, the positions of its convolution, and
+        the factor by which it widens D.
     generator_layers, encoder_layers : int
         Layers that make the mask, and that read what it keeps.
     norm_eps : float
@@ -101,7 +102,7 @@ class NetworkConfig:
     prior_weights, signal_betas : tuple of float, (S,)
         Initial share of each track (before the softmax) and its evidence against keeping a base.
     threshold, top_fraction : float
-        Of the mask modes "hard" and "top".
+        Settings of the mask modes "hard" and "top".
     straight_through : bool
         Hard variant, training: let the prediction loss reach the generator (the published code does not).
     token_bp : int
@@ -124,10 +125,10 @@ class NetworkConfig:
     spans_bp : tuple of int
         Distances from the TSS, rising, that bound spans on either side of it: of each span the head reads the mean of
         every track x mask, as ln(10 x mean + 1). So an element counts by where it lies and by how much of it the mask
-        keeps, past RMSNorm, which hides most of what a soft mask takes away. Published: none.
+        keeps. This path bypasses RMSNorm, which hides most of what a soft mask removes. Published: none.
     strand_feature : int or None
         Which gene feature is the strand (1 or -1), from 0: the window of a gene on the reverse strand is read from the
-        other strand, so that the network sees every gene 5' to 3'; what comes out lies on the forward strand again. The
+        other strand, so that the network sees every gene 5' to 3'; outputs are turned back to the forward strand. The
         head does not see this feature. None: as published, the forward strand whatever the gene's.
     members : int
         Networks that predict together, with parameters of their own: the mask is read from the mean of their evidence,
@@ -319,7 +320,7 @@ class TrackSpec:
     transform : Transform
         Applied to each value before the network.
     unit, description : str
-        Shown on the card, in pictures and in messages.
+        Shown on cards, in pictures and in messages.
     training : TrackRange or None
         What the track looked like in training, noted by the training itself: other files are compared with it.
     stand_in : str
@@ -355,7 +356,7 @@ class FeatureSpec:
         Tracks whose values at the TSS +- `flank_bp` give the feature (geometric mean of their means) when no column
         holds it; empty: the feature must be given.
     flank_bp : int
-        How far `from_tracks` reads to either side of the TSS.
+        Bases that `from_tracks` reads on either side of the TSS.
     transform : Transform
         Applied to the value, however it was found (`limit` and `mean` are of the value before).
     from_strand : bool

@@ -1,4 +1,4 @@
-"""The kinds of error a user can cause; every message is one sentence: what was found, where, and the way out.
+"""The kinds of error a user can cause; every message is one sentence: what was found, where, and what to do.
 
 The command line prints the message of a `Seq2ExpError` alone and exits with 1 (a traceback is for faults of ours).
 """
@@ -37,7 +37,7 @@ class OutputError(Seq2ExpError, OSError):
 
 
 class ClusterError(Seq2ExpError, RuntimeError):
-    """Other machines cannot be reached, or do not do what they were asked for."""
+    """Other machines cannot be reached, or do not do what they were asked to."""
 
 
 # what h5py, hictkpy, pyfaidx, zarr, its codecs, JSON and pandas raise on damaged files
@@ -49,7 +49,7 @@ _DAMAGE = (
     MemoryError,
     OSError,
     RuntimeError,
-    SystemError,  # of texts whose characters are numbers that are none of Unicode's
+    SystemError,  # texts whose characters are numbers outside Unicode
     TypeError,
     ValueError,
     csv.Error,
@@ -65,7 +65,7 @@ def damage_as(error_of: Callable[[str], Seq2ExpError]) -> Iterator[None]:
     Parameters
     ----------
     error_of : callable
-        Makes the error of what the library said, in brief.
+        Makes the error, given a short form of the library's message.
 
     Raises
     ------

@@ -31,8 +31,8 @@ _HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _OWNED = re.compile(rf"\..*\.{_HERE}-([0-9]{{1,10}})\.[a-z0-9_]{{8}}\.(tmp|undo)")  # see `_owned_folder`
 _UNDO = "undo.json"  # which files to put back, and from which copies
 _ADVICE = {
-    errno.ENOSPC: "the disk is full: make room and run the command again",
-    errno.EDQUOT: "the disk quota is used up: make room and run the command again",
+    errno.ENOSPC: "the disk is full: free some space and run the command again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the command again",
     errno.EFBIG: "the file would pass the limit on file sizes",
     errno.EACCES: "permission denied: choose a place that you may read and write",
     errno.EPERM: "permission denied: choose a place that you may read and write",
@@ -72,10 +72,10 @@ def check_regular(path: Path, where: str) -> None:
 
 
 def content_mark(path: Path) -> str:
-    """Return what tells an input from another file of that name: its size and a hash of its ends.
+    """Return a mark that tells an input from another file of that name: its size and a hash of its ends.
 
     Hashing whole genomes and tracks would take minutes; another build or another experiment differs in its size or in
-    its first or last 64 kB (headers, indexes, checksums). Of a folder: the same of each file in it.
+    its first or last 64 kB (headers, indexes, checksums). For a folder: the same for each file in it.
     """
     if path.is_dir():
         marks = "\n".join(f"{file.name} {content_mark(file)}" for file in sorted(path.iterdir()) if file.is_file())
@@ -91,7 +91,7 @@ def content_mark(path: Path) -> str:
 
 
 def input_mark(path: Path) -> str:
-    """Return what tells an input from a changed one: `content_mark` and the time of its last change, in nanoseconds.
+    """Return a mark that tells an input from a changed one: `content_mark` and the time of its last change (ns).
 
     Raises
     ------
@@ -160,7 +160,7 @@ def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
 def staging_folder(target: Path) -> Path:
     """Make a folder beside `target`, new and open to this user alone, in which `target` is prepared.
 
-    Nobody can have placed a link there before. Folders that earlier processes left (they were killed) are removed.
+    No one else can have placed a link there before. Folders that earlier processes left (they were killed) are removed.
     """
     remove_leftovers(target.parent.absolute())
     return _owned_folder(target, "tmp")
@@ -227,7 +227,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise output_error(path, error) from None
     finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)  # what went wrong before is what the user must hear
+            shutil.rmtree(folder, ignore_errors=True)  # the first error is the one to report
 
 
 @contextmanager
@@ -299,7 +299,7 @@ def undo_leftovers(folder: Path) -> list[Path]:
 def _undo(undo: Path) -> list[Path]:
     """Put back what a folder of `changed_together` keeps, and remove it; nothing beyond the folder around it changes.
 
-    It may have come with other people's files: then it may say anything.
+    The folder may come from other people, so nothing in it is trusted.
     """
     changes: list[tuple[Path, Path | None]] = []
     home = undo.parent.resolve()
@@ -356,7 +356,7 @@ def file_sha256(path: Path) -> str:
 def verify_sha256(path: Path, sha256: str) -> None:
     """Check that a weights file is the expected one, byte for byte.
 
-    Where it is not, since a process that published weights was killed, the files of the group (the folder of the one
+    If it is not, because a process that published weights was killed, the files of the group (the folder of the one
     that it lies in) are first put back as they were before.
 
     Raises
@@ -366,7 +366,7 @@ def verify_sha256(path: Path, sha256: str) -> None:
     """
     found = file_sha256(path) if path.is_file() else None
     if found != sha256:
-        with suppress(OutputError):  # of a folder that is not ours to mend
+        with suppress(OutputError):  # of a folder that this process may not change
             for undone in undo_leftovers(path.absolute().parent.parent):
                 logger.warning("%s was changed by a command that was killed: put back as it was before", undone)
         found = file_sha256(path) if path.is_file() else None

@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class Interruptions:
-    """Which signal came last, if one did."""
+    """The last signal that came, if any."""
 
     number: int | None = None
 
@@ -30,17 +30,17 @@ class Interruptions:
 
     @property
     def cause(self) -> str:
-        """What to call the signal."""
+        """Name of the signal for messages."""
         return "Ctrl-C" if self.number in (None, signal.SIGINT) else signal.Signals(self.number or 0).name
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruptions]:
-    """Have every signal of `SIGNALS` raise `KeyboardInterrupt` in the block; yields what tells which one came."""
+    """Have every signal of `SIGNALS` raise `KeyboardInterrupt` in the block; the value yielded tells which one came."""
     seen, owner = Interruptions(), os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked process, which is to end as it would without us
+        if os.getpid() != owner:  # a forked process, which must end as it would without this
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

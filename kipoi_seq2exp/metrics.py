@@ -146,7 +146,7 @@ def paired_differences(
     Returns
     -------
     dict of str to Score
-        Difference of each metric; an interval without 0 tells the two apart.
+        Difference of each metric; an interval without 0 means that the two differ.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def row_correlations(observed: ArrayLike, predicted: ArrayLike) -> tuple[Floats,
 
 
 def mean_score(values: ArrayLike, bootstrap: int = 1_000, level: float = 0.95, seed: int = 0) -> Score:
-    """Return the mean of one value a gene, without NaN, and its percentile bootstrap interval over the genes.
+    """Return the mean of one value per gene, without NaN, and its percentile bootstrap interval over the genes.
 
     Parameters
     ----------

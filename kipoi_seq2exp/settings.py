@@ -72,7 +72,7 @@ def from_mapping(cls: type[Settings], values: Mapping[str, Any], where: str) -> 
 
 
 def check_largest(settings: Any, largest: Mapping[str, float]) -> None:
-    """Check that fields do not pass the largest values that could be meant: a slip must not fill the memory.
+    """Check that fields are not above the largest plausible values: a slip must not fill the memory.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def to_mapping(settings: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read one YAML mapping, or say in one sentence why not."""
+    """Read one YAML mapping; an error says in one sentence why it cannot be read."""
     path = Path(path)
     check_regular(path, str(path))
     try:
@@ -132,7 +132,7 @@ def changed(
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say in which entries two nested mappings differ, with both values."""
+    """Return a text for each entry in which two nested mappings differ, with both values."""
     return [f"{': '.join(place)} was {_short(old)}, now {_short(new)}" for place, old, new in changed(before, now)]
 
 

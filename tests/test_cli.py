@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_while_predicting(tiny, weights, tmp_path, capsys, 
 
     monkeypatch.setattr(zarr.DirectoryStore, "_tofile", full)
     assert main(command_line(tiny, weights, tmp_path / "r")) == 1
-    assert "the disk is full: make room and run the command again" in capsys.readouterr().err.splitlines()[-1]
+    assert "the disk is full: free some space and run the command again" in capsys.readouterr().err.splitlines()[-1]
     assert not any((tmp_path / "r" / name).exists() for name in FINAL)
     monkeypatch.undo()
     assert main(command_line(tiny, weights, tmp_path / "r")) == 0

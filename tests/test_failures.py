@@ -167,7 +167,8 @@ def test_a_full_disk_behind_the_output(tmp_path):
     status, _, said = in_shell(">/dev/full", tmp_path)
     assert status == 1
     assert said.splitlines()[1:] == [
-        b"seq2exp: what this command prints cannot be written (the disk is full: make room and run the command again)."
+        b"seq2exp: what this command prints cannot be written (the disk is full: free some space and run the command "
+        b"again)."
     ]
     help_text = subprocess.run(
         ["sh", "-c", f'"{sys.executable}" -m kipoi_seq2exp.cli --help >/dev/full'], capture_output=True, check=False

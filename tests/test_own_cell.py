@@ -161,13 +161,13 @@ def test_registration_can_be_taken_back(group, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["publish", "{run}", "--to", "{place}/New"], "say who made the weights and under which licence"),
+        (["publish", "{run}", "--to", "{place}/New"], "give the authors of the weights and the licence"),
         (["publish", "{run}", "--to", "{place}/New", "--author", "A", "--licence", " "], "the licence is missing"),
         (["publish", "{run}", "--to", "{place}/My Lab", "--author", "A", "--licence", "MIT"], "group's name 'My Lab'"),
         (["publish", "{run}", "--to", "{place}/MyLab", "--author", "A", "--licence", "MIT"], "give --overwrite"),
         (["publish", "{run}", "--to", "{place}/runs", "--author", "A", "--licence", "MIT"], "is not a group made by"),
         (["publish", "{run}", "--to", "{place}/Seq2Exp", "--author", "A", "--licence", "MIT"], "package's own group"),
-        (["publish", "{run}"], "say under which name"),
+        (["publish", "{run}"], "give the name to publish under"),
         (["register", "--from", "{place}/runs", "--offline"], "holds no group.yaml"),
         (["new-cell", "{place}/x.yaml", *FILES, "--label", "expression"], "needs at least one track"),
         (["new-cell", "{place}/x.yaml", *FILES, *ATAC, "--label", "expresion"], "did you mean 'expression'"),

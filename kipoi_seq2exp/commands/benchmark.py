@@ -1,4 +1,4 @@
-"""`seq2exp benchmark`: is the mask right, judged by CRISPRi, by called peaks, and by taking distal DNA away."""
+"""`seq2exp benchmark`: is the mask right? Judged by CRISPRi, by called peaks, and by removing distal DNA."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ writes into out/
 def add_to(subparsers: Subparsers) -> None:
     """Add the command and its kinds to the command line."""
     parser = options.add_command(
-        subparsers, "benchmark", "judge the mask: by CRISPRi, by peaks, by taking distal DNA away"
+        subparsers, "benchmark", "judge the mask by CRISPRi, by called peaks and by removing distal DNA"
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     crispri = options.add_command(kinds, "crispri", "rank CRISPRi-tested element-gene pairs", _CRISPRI)
@@ -71,7 +71,7 @@ def add_to(subparsers: Subparsers) -> None:
     )
     options.add_source_options(crispri, flag=True)
     _add_output(crispri)
-    distal = options.add_command(kinds, "distal", "errors as distal DNA is taken away", _DISTAL)
+    distal = options.add_command(kinds, "distal", "errors as distal DNA is removed", _DISTAL)
     distal.set_defaults(run=run_distal)
     distal.add_argument(
         "--windows", type=options.BASES, nargs="+", metavar="BP", help="shorter windows (default: 100000 ... 2500)"
@@ -161,7 +161,7 @@ def run_crispri(args: argparse.Namespace, say: Say) -> int:
 
 
 def run_distal(args: argparse.Namespace, say: Say) -> int:
-    """Take distal DNA away and compare the errors."""
+    """Remove distal DNA and compare the errors."""
     from kipoi_seq2exp.api import read_results
     from kipoi_seq2exp.judge.conditions import over_genes
     from kipoi_seq2exp.judge.distal import checked_windows, distal_rows
@@ -230,7 +230,7 @@ def run_peaks(args: argparse.Namespace, say: Say) -> int:
 def _compare(
     args: argparse.Namespace, predictions: Predictions, table: pd.DataFrame, conditions: list[str], say: Say
 ) -> pd.DataFrame:
-    """Compare conditions over the genes, and say it."""
+    """Compare conditions over the genes, and report the result."""
     import numpy as np
 
     from kipoi_seq2exp.judge.conditions import compare_conditions, condition_lines
@@ -239,7 +239,7 @@ def _compare(
     observed = genes["observed"].to_numpy(np.float64) if "observed" in genes else None
     compared = compare_conditions({name: table[name].to_numpy(float) for name in conditions}, observed, args.bootstrap)
     if observed is None:
-        say("no label: changes of the prediction are told, errors are not (--label names a column of the gene table)")
+        say("no label: only changes of the prediction are given, no errors (--label names a column of the gene table)")
     for line in condition_lines(compared):
         say(line)
     return compared

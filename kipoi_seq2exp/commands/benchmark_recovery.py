@@ -114,7 +114,7 @@ def _genome(args: argparse.Namespace) -> Genome:
     if args.from_files is not None:
         if chosen:
             name = min(chosen).replace("_bp", "").replace("_", "-")
-            raise ConfigError(f"--from-files holds a genome as it is: leave out --{name}.")
+            raise ConfigError(f"--from-files reads a finished genome: leave out --{name}.")
         return read_genome(args.from_files)
     if args.task is None:
         raise ConfigError("give a --task (tracks, dna or far), or the files of a genome (--from-files).")
@@ -142,7 +142,7 @@ def _macs3(genome: Genome, say: Say) -> CalledTracks | None:
 
 
 def _command(args: argparse.Namespace, settings: GenomeSettings) -> str:
-    """Return the command that gives these numbers again."""
+    """Return the command that reproduces these numbers."""
     words = ["seq2exp", "benchmark", "recovery", "--task", settings.task.value, "--seed", str(settings.seed)]
     words += ["--genes", str(settings.genes), "--window", str(settings.window_bp)]
     words += ["--chromosomes", str(settings.chromosomes)]

@@ -1,4 +1,4 @@
-"""`seq2exp compare`: predictions of several models, of Kipoi's or saved ones, beside the label."""
+"""`seq2exp compare`: predictions of several models, run by Kipoi or saved in files, beside the label."""
 
 from __future__ import annotations
 
@@ -87,7 +87,11 @@ def add_to(subparsers: Subparsers) -> None:
     )
     for options, metavar, text in (
         (("--args",), "NAME=JSON", "arguments of the dataloader of a Kipoi model, as JSON or a file of it"),
-        (("--columns",), "NAME=FILE", "labels of a model's many outputs: one a line, or a table of targets of Basenji"),
+        (
+            ("--columns",),
+            "NAME=FILE",
+            "labels of a model's many outputs: one per line, or a table of targets",
+        ),
         (
             ("--bins",),
             "NAME=BP,N,SCALE",
@@ -97,7 +101,7 @@ def add_to(subparsers: Subparsers) -> None:
         (
             ("--method",),
             "NAME=MODEL,MODEL",
-            "models that are one method in several cell types: how it predicts the differences between these is told",
+            "models that are one method in several cell types: also judge the predicted differences between these",
         ),
         (
             ("--label", "--labels"),
@@ -154,7 +158,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
 
 def _file(name: str) -> str:
-    """Return a plain name of a file for that of a model: Seq2Exp_K562 for Seq2Exp/K562."""
+    """Return a plain file name for the name of a model: Seq2Exp_K562 for Seq2Exp/K562."""
     from kipoi_seq2exp.files import file_name
 
     return file_name(name.strip("/").replace("/", "_"))
@@ -177,7 +181,7 @@ def write_comparison(found: Comparison, folder: Path, labels: list[str], genes: 
 def write_cells(
     found: Comparison, methods: Mapping[str, list[str]], folder: Path, bootstrap: int, say: Say
 ) -> list[Path]:
-    """Write what the methods say of differences between cell types, and its picture."""
+    """Write how the methods predict differences between cell types, and its picture."""
     from kipoi_seq2exp.data.tables import write_tsv
     from kipoi_seq2exp.judge.compare import ACROSS_CELLS, MIN_CELLS, cell_lines, compare_cells
     from kipoi_seq2exp.view.compare_plots import plot_differences
@@ -198,7 +202,7 @@ def write_cells(
 
 @dataclass(frozen=True)
 class Reading:
-    """How many outputs are named and binned, by the name of the model.
+    """How the outputs of models are named and binned, by the name of the model.
 
     Attributes
     ----------
@@ -236,7 +240,7 @@ def _named(option: str, texts: list[str], names: list[str]) -> dict[str, str]:
 
 
 def _bin_rule(text: str) -> BinRule:
-    """Read BP,COUNT,SCALE; what is left out is as by default."""
+    """Read BP,COUNT,SCALE; parts that are left out keep their defaults."""
     from kipoi_seq2exp.judge.many_outputs import BinRule
 
     parts = [part.strip() for part in text.split(",")]
@@ -249,7 +253,7 @@ def _bin_rule(text: str) -> BinRule:
 
 
 def labels_of(texts: list[str], names: list[str], genes: pd.DataFrame, path: Path) -> dict[str, Label]:
-    """Return what each model is judged on: a column of its own, that of all, or the usual one.
+    """Return what each model is judged on: its own column, the one for all models, or the usual one.
 
     Raises
     ------
@@ -274,7 +278,7 @@ def labels_of(texts: list[str], names: list[str], genes: pd.DataFrame, path: Pat
 
 
 def entry_of(text: str) -> Entry:
-    """Tell what one argument names: a file of predictions, or a model.
+    """Return what one argument names: a file of predictions, or a model.
 
     Raises
     ------

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run has open; `perform` makes of a job what computes its units."""
+    """What a run holds open; `perform` turns a job into a function that computes its units."""
 
     args: argparse.Namespace
     inputs: Opened
@@ -139,7 +139,7 @@ class Work:
 
     @property
     def status(self) -> str:
-        """The first line of every file: the model, and of which kind its weights are."""
+        """The first line of every file: the model and the status of its weights."""
         from kipoi_seq2exp.elements.outputs import status_line
 
         return status_line(self.args.model, self.inputs.model.provenance.status)
@@ -162,14 +162,14 @@ class Work:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse what does not go together, before anything is read."""
+    """Refuse options that do not go together, before anything is read."""
     from kipoi_seq2exp.effects.contributions import captum_methods
 
     mutate = args.method == "mutagenesis"
     if mutate and args.region is None:
-        raise ConfigError("--method mutagenesis needs --region: what it mutates.")
+        raise ConfigError("--method mutagenesis needs --region, the bases to mutate.")
     if args.region is not None and not mutate and args.plot is None:
-        raise ConfigError("--region names what --method mutagenesis mutates, or where --plot shows letters: give one.")
+        raise ConfigError("--region needs --method mutagenesis, which mutates it, or --plot, which shows its letters.")
     if mutate and (args.modisco is not None or args.plot is not None):
         raise ConfigError("--plot and --modisco go with the methods integrated and gradient.")
     if args.modisco is not None and (args.modisco < 2 or args.modisco % 2):
@@ -218,7 +218,7 @@ def region_of(text: str, window: Window | WindowInputs, gene_id: str) -> slice:
 
 
 def _explain(work: Work, say: Say) -> None:
-    """Write the table, the tracks and what else is asked for, gene by gene."""
+    """Write the table, the tracks and whatever else is asked for, gene by gene."""
     import pandas as pd
 
     from kipoi_seq2exp.data.tables import write_tsv
@@ -246,7 +246,7 @@ def _explain(work: Work, say: Say) -> None:
 
 
 def _forget_lost(work: Work, units: Sequence[Unit]) -> None:
-    """Have those genes computed again whose files are gone, or were written over by another method."""
+    """Forget genes whose files are gone or were overwritten by another method, so that they are computed again."""
     for unit in units:
         if unit.key in work.store:
             files = work.store[unit.key]["files"]
@@ -255,7 +255,7 @@ def _forget_lost(work: Work, units: Sequence[Unit]) -> None:
 
 
 def _mark(path: Path) -> list[int] | None:
-    """Return what tells a file from one that was written later."""
+    """Return a mark that tells a file from one written later."""
     if not path.is_file():
         return None
     status = path.stat()
@@ -299,7 +299,7 @@ def _write_modisco(work: Work, units: Sequence[Unit]) -> list[Path]:
 
 
 def summary_lines(table: Any, dataset: WindowDataset) -> Sequence[str]:
-    """Say for each gene how its prediction adds up."""
+    """Return a line for each gene on how its prediction adds up."""
     sources = ["dna", *dataset.inputs.track_names]
     features = [name for name in table.columns if name in dataset.inputs.feature_names]
     lines = []
@@ -308,7 +308,7 @@ def summary_lines(table: Any, dataset: WindowDataset) -> Sequence[str]:
         parts += f", gene features {sum(row[name] for name in features):+.4f}" if features else ""
         if row["baseline"] == row["baseline"]:
             line = f"{row['gene_id']}: {row['expression']:.4f} = baseline {row['baseline']:.4f}, {parts}"
-            lines.append(f"{line}; {row['not_explained']:+.2g} is not explained (more --steps make it less)")
+            lines.append(f"{line}; {row['not_explained']:+.2g} is not explained (more --steps reduce it)")
         else:
             lines.append(f"{row['gene_id']}: {row['expression']:.4f}; gradient x input: {parts}")
     return lines

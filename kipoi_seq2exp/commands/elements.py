@@ -142,7 +142,7 @@ def _overlapped(args: argparse.Namespace) -> tuple[NamedIntervals | None, dict[s
 
 
 def _behind(args: argparse.Namespace, predictions: Predictions, say: Say) -> Run | None:
-    """Open the run behind given predictions for what they do not hold, or say which columns are missing, and why.
+    """Open the run behind given predictions for what they lack, or report which columns are missing, and why.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def _behind(args: argparse.Namespace, predictions: Predictions, say: Say) -> Run
 
 @contextmanager
 def _kept_results(args: argparse.Namespace, run: Run, workers: GetWorkers | None, say: Say) -> Iterator[Results]:
-    """Give what computes jobs here or on a cluster, and keeps their results in the output folder as they are done."""
+    """Yield a function that computes jobs here or on a cluster, and keeps finished results in the output folder."""
     from kipoi_seq2exp.files import make_folder
     from kipoi_seq2exp.prediction.units import UnitStore
 
@@ -241,7 +241,7 @@ def _write(args: argparse.Namespace, predictions: Predictions, found: Found, sta
 
 
 def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) -> None:
-    """Say what was called, and that promoters were not."""
+    """Report what was called, and that promoters were not."""
     calls, elements = found.calls, found.elements
     rule = calls.rule if found.null is None or calls.threshold is not None else "no threshold"
     say(f"{counted(len(elements), 'element')} of {counted(elements['gene_id'].nunique(), 'gene')} ({rule})")
@@ -249,13 +249,13 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
         from kipoi_seq2exp.prediction.masking import effect_line
 
         say(effect_line(elements["delta_expression"].to_numpy(float), "elements masked out one by one"))
-    say(f"promoters ({len(found.promoters)}) are reported apart and never counted")
+    say(f"promoters ({len(found.promoters)}) are listed separately and never counted")
     for line in lines:
         say(line)
 
 
 def _null_lines(args: argparse.Namespace, found: Found) -> list[str]:
-    """Say what the null was and what it allowed."""
+    """Return lines on the null and the threshold that it gave."""
     if found.null is None:
         return []
     import numpy as np
@@ -265,5 +265,5 @@ def _null_lines(args: argparse.Namespace, found: Found) -> list[str]:
     )
     if found.null.threshold(args.fdr) is None:
         least = np.nanmin(found.null.fdr[1:]) if np.isfinite(found.null.fdr[1:]).any() else float("nan")
-        return [f"no threshold has a false discovery rate of {args.fdr:g}: the least is {least:.3g} ({made})"]
+        return [f"no threshold has a false discovery rate of {args.fdr:g}: the lowest is {least:.3g} ({made})"]
     return [f"false discovery rate {args.fdr:g} at mask >= {found.calls.threshold:g} ({made})"]

@@ -1,4 +1,4 @@
-"""`seq2exp convert`, `register` and `unregister`: weights from the authors' checkpoints, and the door to Kipoi."""
+"""`seq2exp convert`, `register` and `unregister`: the authors' checkpoints, and registration with Kipoi."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_register(args: argparse.Namespace, say: Say) -> int:
 
 
 def run_unregister(args: argparse.Namespace, say: Say) -> int:
-    """Take the registration back."""
+    """Undo the registration."""
     from kipoi_seq2exp.zoo.register import unregister
 
     for step in (unregister() if args.name is None else unregister(name=args.name)).steps:

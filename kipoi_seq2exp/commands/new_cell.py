@@ -1,4 +1,4 @@
-"""`seq2exp new-cell`: a cell type of one's own, from files to the YAML of a training run."""
+"""`seq2exp new-cell`: from the files of your own cell type to the YAML of a training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their texts become settings."""
+"""Options that several commands share, and the settings that they become."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kipoi_seq2exp.prediction.request import PredictRequest
 
 SHOWN = 60  # letters of an entry that an error quotes
-LINE_S = 10.0  # between two lines of progress where nobody watches
+LINE_S = 10.0  # between two lines of progress where there is no terminal
 LINE = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 MODEL = "a served model (K562, GM12878) or a .safetensors file"
 RESULTS = "predictions: a results folder, or an .h5 or .zarr of `kipoi predict --keep_metadata`"
@@ -168,13 +168,13 @@ def add_cluster_option(parser: argparse.ArgumentParser) -> None:
 
 
 def bounded(kind: type[Number], low: Number, high: Number) -> Callable[[str], Number]:
-    """Return what reads a number of the command line, whole or not, and refuses what lies beyond its bounds.
+    """Return a function that reads a number of the command line and refuses one beyond its bounds.
 
     Parameters
     ----------
     kind : int or float
     low, high : number
-        The least and the largest that is taken.
+        The smallest and the largest number that is accepted.
     """
     what = "a whole number" if kind is int else "a number"
 
@@ -242,7 +242,7 @@ def call_settings(args: argparse.Namespace) -> CallSettings:
 
 @contextmanager
 def gene_bar(genes: Sized) -> Iterator[Callable[[], None]]:
-    """Show a progress bar over genes; yields what is to be called after each."""
+    """Show a progress bar over genes; yields the function to call after each."""
     with progress_bar(len(genes), 0, "gene") as bar:
         yield lambda: bar.update() and None
 
@@ -268,7 +268,7 @@ def track_sources(args: argparse.Namespace) -> dict[str, str]:
 
 
 def request_of(args: argparse.Namespace, **changes: Any) -> PredictRequest:
-    """Turn the options into a request; `changes` replace fields, or give those that a command has no option for."""
+    """Turn the options into a request; `changes` replace fields, or set those for which a command has no option."""
     from kipoi_seq2exp.prediction.batches import parse_bytes
     from kipoi_seq2exp.prediction.request import PredictRequest
 
@@ -309,12 +309,12 @@ def named_entries(
     expected : str
         What an entry should be, for messages.
     names : collection of str, optional
-        The names that there are; by default any will do.
+        The valid names; by default any name will do.
 
     Raises
     ------
     ConfigError
-        If an entry is not written so, or a name is unknown or given twice.
+        If an entry has another form, or a name is unknown or given twice.
     """
     given: dict[str, str] = {}
     for entry in entries:
@@ -336,7 +336,7 @@ def optional_name(text: str) -> tuple[str, str]:
 
 
 def progress_bar(total: int, done: int, unit: str) -> Any:
-    """Return tqdm's bar with rate and time left; where nobody watches (a file, a pipe), lines without a bar."""
+    """Return tqdm's bar with rate and time left; in a file or a pipe, lines without a bar."""
     from tqdm import tqdm
 
     watched = sys.stderr.isatty()
@@ -348,7 +348,7 @@ def progress_bar(total: int, done: int, unit: str) -> Any:
         dynamic_ncols=watched,
         ncols=None if watched else 80,
         mininterval=0.1 if watched else LINE_S,
-        smoothing=0.05 if watched else 0.3,  # slow to change: genes of a cluster arrive in bursts
+        smoothing=0.05 if watched else 0.3,  # slow to change, because genes of a cluster arrive in bursts
         file=sys.stderr if watched else _Lines(sys.stderr),
     )
 

@@ -1,4 +1,4 @@
-"""`seq2exp perturb`: what becomes of predictions when stretches of DNA are silenced, shuffled or written anew."""
+"""`seq2exp perturb`: how predictions change when stretches of DNA are silenced, shuffled or replaced."""
 
 from __future__ import annotations
 
@@ -145,15 +145,13 @@ def settings_of(args: argparse.Namespace) -> PerturbSettings:
 
     given = [name for name in ("regions", "tile", "insert") if getattr(args, name) is not None]
     if len(given) != 1:
-        raise ConfigError(
-            f"say what the sites are by one of --regions, --tile and --insert, found {len(given) or 'none'}."
-        )
+        raise ConfigError(f"give the sites by one of --regions, --tile and --insert, found {len(given) or 'none'}.")
     if (args.insert is not None) != bool(args.at):
         raise ConfigError("--insert and --at go together: the letters, and the base where they begin.")
     if args.insert is not None and args.how is not None:
-        raise ConfigError("--how says what is done to sites; --insert writes letters: leave one out.")
+        raise ConfigError("--how and --insert exclude each other (--insert replaces letters): leave one out.")
     if args.gtf is not None and args.plot is None:
-        raise ConfigError("--gtf is drawn by --plot: give a format, or leave it out.")
+        raise ConfigError("--gtf is for the picture of --plot: give its format, or leave out --gtf.")
     how = How.INSERT if args.insert is not None else How(args.how or "mask")
     return PerturbSettings(how, args.shuffles, args.seed)
 
@@ -180,7 +178,7 @@ def sites_of(args: argparse.Namespace) -> list[Site]:
 
 
 def what_was_done(settings: PerturbSettings) -> str:
-    """Say it in a line for the reader of the table."""
+    """Return a line on it for the reader of the table."""
     words = {
         "mask": "the mask of the site is 0, that of the promoter stays",
         "tracks": "the site's signal is 0 in every track but contacts",

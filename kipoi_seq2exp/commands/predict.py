@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
 
 
 def about_run(args: argparse.Namespace, progress: Progress, run: Run, started: float) -> dict[str, Any]:
-    """Return what provenance.json says of this very run."""
+    """Return the facts about this run alone for provenance.json."""
     import numpy
     import pandas
     import torch

@@ -1,4 +1,4 @@
-"""`seq2exp show` and `seq2exp plot`: what predictions say, as a table and as a picture of one locus."""
+"""`seq2exp show` and `seq2exp plot`: predictions as a table, and as a picture of one locus."""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ def _add_publish(subparsers: Subparsers) -> None:
         help="of a run on several cell types, the one to serve the weights for (default: the first)",
     )
     publish.add_argument(
-        "--without-dna", action="store_true", help="serve weights that read every base as N (validation says when)"
+        "--without-dna",
+        action="store_true",
+        help="serve weights that read every base as N (if validation is better so)",
     )
     own = publish.add_argument_group("a group of your own, instead of this package's")
     own.add_argument("--to", type=Path, metavar="FOLDER", help="make a Kipoi group there, named like the folder")
@@ -105,7 +107,7 @@ def _add_publish(subparsers: Subparsers) -> None:
         "--author", action="append", default=[], metavar="NAME", help="who made the weights; once for each"
     )
     own.add_argument("--licence", metavar="NAME", help="of the weights, e.g. MIT or CC-BY-4.0")
-    own.add_argument("--cite", metavar="URL", help="what shall be cited")
+    own.add_argument("--cite", metavar="URL", help="the work to cite")
     add_overwrite_option(own)
 
 
@@ -164,7 +166,7 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
     if args.to is not None:
         return _publish_folder(args, say)
     if args.name is None:
-        raise ConfigError("say under which name: --as NAME; or --to FOLDER for a group of your own.")
+        raise ConfigError("give the name to publish under (--as NAME), or --to FOLDER for a group of your own.")
     publishing = training_module("publishing.publish")
     choice = publishing.ServedAs(cell_type=args.cell_type, reads_dna=not args.without_dna)
     published, rewritten = publishing.publish_and_refresh(
@@ -180,7 +182,7 @@ def run_publish(args: argparse.Namespace, say: Say) -> int:
 def _publish_folder(args: argparse.Namespace, say: Say) -> int:
     if not args.author or not args.licence:
         raise ConfigError(
-            "say who made the weights and under which licence they may be used: --author NAME (once for each) and "
+            "give the authors of the weights and the licence to use them under: --author NAME (once for each) and "
             "--licence NAME."
         )
     from kipoi_seq2exp.api import training_module
@@ -192,7 +194,7 @@ def _publish_folder(args: argparse.Namespace, say: Say) -> int:
     )
     group = args.to.resolve()
     say(f"written: {group} ({', '.join(row.model for row in published.rows)}; card: {published.card})")
-    say(f"make it known to Kipoi: seq2exp register --from {args.to}")
+    say(f"next, register it with Kipoi: seq2exp register --from {args.to}")
     served = f"{group.name}/{published.rows[0].model}"
     say(f"then: kipoi test {served}; kipoi predict {served} ...")
     return 0

@@ -43,8 +43,8 @@ REF is checked against the FASTA; multi-allelic records are split; windows with 
 """
 TABLE, ANNOTATED, PROVENANCE = "variants.tsv", "variants.vcf", "variants.json"
 NO_DNA = (
-    "these weights read no DNA: a substitution cannot change their predictions; insertions and deletions move them by "
-    "the distances that they change alone"
+    "these weights read no DNA: a substitution cannot change their predictions; insertions and deletions change them "
+    "only by shifting distances"
 )
 
 
@@ -119,7 +119,7 @@ def _write(args: argparse.Namespace, store: EffectStore, about_run: Mapping[str,
 
 
 def _range_of_changes(store: EffectStore) -> NDArray[np.float64]:
-    """Return the least and the largest change of the predictions, or nothing where there is none."""
+    """Return the smallest and the largest change of the predictions, or nothing if there is none."""
     import numpy as np
 
     ends = np.empty(0)
@@ -130,7 +130,7 @@ def _range_of_changes(store: EffectStore) -> NDArray[np.float64]:
 
 
 def _judgement(changes: NDArray[np.float64], scores: Mapping[str, float]) -> list[str]:
-    """Say how far the predictions moved, and whether the weights resolve that."""
+    """Return a line on how far the predictions moved, and whether the weights resolve that."""
     from kipoi_seq2exp.prediction.masking import effect_line, resolution_line
 
     return [line for line in (effect_line(changes, "variants"), resolution_line(changes, scores)) if line]

@@ -1,4 +1,4 @@
-"""What several commands do alike: open a model with its inputs, predict, and fill a store under a progress bar."""
+"""Steps that several commands share: open a model with its inputs, predict, and fill a store under a progress bar."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GetWorkers = Callable[[], "Workers"]  # starts or joins them when it is called f
 
 @contextmanager
 def workers_of(where: str | None) -> Iterator[GetWorkers | None]:
-    """Read --cluster at once; give a function that starts or joins the workers, or None without the option."""
+    """Read --cluster at once; yield a function that starts or joins the workers, or None without the option."""
     if where is None:
         yield None
         return
@@ -67,7 +67,7 @@ class Opened:
 def open_inputs(
     args: argparse.Namespace, say: Say, workers: GetWorkers | None = None, **changes: Any
 ) -> Iterator[Opened]:
-    """Open the model and the windows that options name; say of which kind the weights are, and what inputs lack.
+    """Open the model and the windows that options name; report the status of the weights, and what inputs lack.
 
     `changes` are those of `request_of`; the files are closed at the end.
     """
@@ -83,7 +83,7 @@ def open_inputs(
 
 
 def _open_model(request: PredictRequest, workers: GetWorkers | None) -> tuple[PredictRequest, Seq2Exp, str]:
-    """Open the model of a request; on the CPU where workers compute, for whom the request's device then is."""
+    """Open the model of a request; on the CPU if workers compute, for which the request's device is then meant."""
     import dataclasses
 
     from kipoi_seq2exp.prediction.request import open_model
@@ -113,23 +113,23 @@ def performer(
 
 
 class Ticks:
-    """Moves a progress bar: by steps of the unit that is being computed here, then to the unit's end."""
+    """Moves a progress bar: by the steps of the unit that is computed here, then to the unit's end."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._steps = 0
 
     def attach(self, bar: Any) -> None:
-        """Move this bar from now on."""
+        """Use this bar from now on."""
         self._bar, self._steps = bar, 0
 
     def step(self) -> None:
-        """Say that a step of a unit is done."""
+        """Note that a step of a unit is done."""
         self._bar.update()
         self._steps += 1
 
     def finish(self, unit: Unit) -> None:
-        """Say that a unit is done."""
+        """Note that a unit is done."""
         self._bar.update(unit.size - self._steps)
         self._steps = 0
 
@@ -152,14 +152,14 @@ def fill_units(
     units : iterable of Unit
         Iterated twice.
     perform : callable
-        Of `performer`.
+        Result of `performer`.
     noun : str
         What the sizes of the units count.
     say : callable
     keep : callable, optional
-        As of `fill_store`.
+        As in `fill_store`.
     ticks : Ticks, optional
-        Gets the bar; for jobs that tell of their steps.
+        Gets the bar; for jobs that report their steps.
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 

@@ -77,8 +77,8 @@ class VariantTable(Closes):
                 self._connection.execute("CREATE INDEX place ON variant (chrom, first, last)")
         except sqlite3.OperationalError as error:
             raise OutputError(
-                f"the variants cannot be kept in a temporary file ({error}): make room, or name another folder for it "
-                f"(SQLITE_TMPDIR)."
+                f"the variants cannot be kept in a temporary file ({error}): free some space, or name another "
+                f"folder for it (SQLITE_TMPDIR)."
             ) from None
 
     def read(self, path: Path, genome: Genome, *, skip_mismatch: bool = False) -> Counts:

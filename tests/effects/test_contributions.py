@@ -253,7 +253,7 @@ def test_the_picture_says_that_weights_without_dna_owe_it_nothing(tiny, tmp_path
 def test_the_command_adds_up_by_default(tiny, tmp_path, capsys):
     weights, out = small_weights(tiny, tmp_path), tmp_path / "o"
     assert main(command(tiny, weights, out, "--steps", "12")) == 0
-    assert "is not explained (more --steps make it less)" in capsys.readouterr().out
+    assert "is not explained (more --steps reduce it)" in capsys.readouterr().out
     row = pd.read_csv(out / "contributions.tsv", sep="\t", comment="#").iloc[0]
     parts = row.drop(["gene_id", "expression", "baseline"]).astype(float).sum()
     assert parts == pytest.approx(row["expression"] - row["baseline"], abs=1e-5)
@@ -299,7 +299,7 @@ def test_files_of_another_method_are_not_taken_for_this_ones(tiny, tmp_path, cap
     ("more", "message"),
     [
         (["--method", "mutagenesis"], "needs --region"),
-        (["--region", "chr1:691-694"], "or where --plot shows letters: give one"),
+        (["--region", "chr1:691-694"], "or --plot, which shows its letters"),
         (["--method", "mutagenesis", "--region", "chr1"], "--region chr1 is not a region: write CHR:FIRST-LAST"),
         (["--method", "mutagenesis", "--region", "chr1:5000-5100"], "does not lie in the window of GENE01"),
         (["--method", "mutagenesis", "--region", "chr1:691-694", "--plot", "png"], "go with the methods"),

@@ -249,7 +249,7 @@ def test_shuffles_have_bounds():
         (["--tile", "chr1"], "--tile chr1 is not a region: write CHR:FIRST-LAST"),
         (["--tile", "chr1:45001-47000"], "no site lies in the window of a gene (3 sites, 7 genes, 2,000 bp"),
         (["--regions", "absent.bed"], "regions absent.bed: no such file"),
-        (["--tile", "chr1:20001-21000", "--gtf", "x.gtf"], "--gtf is drawn by --plot"),
+        (["--tile", "chr1:20001-21000", "--gtf", "x.gtf"], "--gtf is for the picture of --plot"),
     ],
 )
 def test_misuse_is_one_sentence(tiny, tmp_path, capsys, more, message):

@@ -78,7 +78,7 @@ def of_held_out(weights: Path, files: Path, folder: Path) -> pd.DataFrame:
         (["--genes", "6"], "give a --task"),
         (["--task", "dna", "--genes", "10"], "leave no gene to hold out"),
         (["--from-files", "absent"], "genome.yaml: no such file"),
-        (["--from-files", "absent", "--seed", "3"], "--from-files holds a genome as it is: leave out --seed"),
+        (["--from-files", "absent", "--seed", "3"], "--from-files reads a finished genome: leave out --seed"),
     ],
 )
 def test_bad_words_are_told_in_one_sentence(words, message, tmp_path, capsys):
