@@ -168,7 +168,7 @@ def test_registration_can_be_taken_back(group, tmp_path):
         (["publish", "{run}", "--to", "{place}/runs", "--author", "A", "--licence", "MIT"], "is not a group made by"),
         (["publish", "{run}", "--to", "{place}/Seq2Exp", "--author", "A", "--licence", "MIT"], "package's own group"),
         (["publish", "{run}"], "give the name to publish under"),
-        (["register", "--from", "{place}/runs", "--offline"], "holds no group.yaml"),
+        (["register", "--from", "{place}/runs", "--offline"], "lacks group.yaml"),
         (["new-cell", "{place}/x.yaml", *FILES, "--label", "expression"], "needs at least one track"),
         (["new-cell", "{place}/x.yaml", *FILES, *ATAC, "--label", "expresion"], "did you mean 'expression'"),
         (["new-cell", "{place}/mycell.yaml", *FILES, *ATAC, "--label", "expression"], "exists; give --overwrite"),
