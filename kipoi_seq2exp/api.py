@@ -291,7 +291,9 @@ def contributions(
     method : {"integrated", "gradient"}
         Integrated gradients, whose parts add up to the prediction minus that of the baseline; or gradient x input.
     steps : int
-        Steps of integrated gradients. on_step : callable, optional Called after each.
+        Steps of integrated gradients.
+    on_step : callable, optional
+        Called after each step.
 
     Returns
     -------

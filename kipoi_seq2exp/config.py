@@ -89,8 +89,7 @@ class NetworkConfig:
     n_tracks, n_features : int
         Number of signal tracks (S) and of scalar gene features (F).
     d_model, d_state, d_conv, expand : int
-        Width of the network (D); and for a Mamba layer the states per channel, the positions of its convolution, and
-        the factor by which it widens D.
+        Width of the network (D); of a Mamba layer: states per channel, width of its convolution, factor of d_inner.
     generator_layers, encoder_layers : int
         Layers that make the mask, and that read what it keeps.
     norm_eps : float
