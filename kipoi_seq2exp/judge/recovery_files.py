@@ -24,7 +24,12 @@ from kipoi_seq2exp.judge.recovery_genome import PARTS, GenomeSettings, KnownTrut
 from kipoi_seq2exp.settings import from_mapping, read_yaml, to_mapping
 
 FASTA, CONTACTS, SETTINGS = "genome.fa", "contacts.tsv", "genome.yaml"
-TABLES = ("genes", "elements", "pairs")
+TABLES = {
+    "genes": ("gene_id", "chrom", "tss", "part", "promoter", "truth", "expression"),
+    "elements": ("name", "activity"),
+    "pairs": ("gene_id", "name", "chrom", "start", "end", "distance_bp", "contact", "regulated", "effect"),
+}
+"""Tables of a genome, and the columns that the benchmark reads of each."""
 SIGNALS = ("h3k27ac", "dnase")
 _PIECE = 40_000  # steps of a track at once
 
@@ -107,13 +112,12 @@ def read_genome(folder: Path) -> GenomeFiles:
         If a file is missing or cannot be used, or no gene is held out.
     """
     settings = from_mapping(GenomeSettings, read_yaml(folder / SETTINGS), str(folder / SETTINGS))
-    tables = {name: read_table(folder / f"{name}.tsv", str(folder / f"{name}.tsv")).typed() for name in TABLES}
+    files = {name: folder / f"{name}.tsv" for name in TABLES}
+    tables = {name: read_table(file, str(file), TABLES[name]).typed() for name, file in files.items()}
     signals = {name: folder / f"{name}.bw" for name in SIGNALS}
     sources: dict[str, str | Path] = {**signals, "hic": folder / CONTACTS}
-    windows = WindowDataset(settings.inputs, folder / "genes.tsv", folder / FASTA, sources)
-    if len(windows) != len(tables["genes"]):
-        raise InputError(f"{folder / 'genes.tsv'}: a gene is listed twice.")
     for part in PARTS:
         if not (tables["genes"]["part"] == part).any():
-            raise InputError(f"{folder / 'genes.tsv'}: the column 'part' names no gene of the part '{part}'.")
+            raise InputError(f"{files['genes']}: the column 'part' names no gene of the part '{part}'.")
+    windows = WindowDataset(settings.inputs, files["genes"], folder / FASTA, sources)
     return GenomeFiles(settings, **tables, windows=windows, signals=signals)

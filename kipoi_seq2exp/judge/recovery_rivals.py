@@ -119,14 +119,12 @@ def rank_by_tracks(genome: Genome, pairs: pd.DataFrame) -> dict[str, Floats]:
     """Score pairs by the tracks at the element: the root of the product of their means, alone and times contact."""
     activity = np.empty(len(pairs))
     row_of = dict(zip(genome.genes["gene_id"], range(len(genome)), strict=True))
-    place = 0
-    for gene_id, of_gene in pairs.groupby("gene_id", sort=False):
-        window = genome[row_of[gene_id]]
+    for gene_id, places in pairs.groupby("gene_id").indices.items():
+        window, of_gene = genome[row_of[gene_id]], pairs.iloc[places]
         amounts = np.expm1(window.signals[:, :2].astype(np.float64))
-        for middle in (of_gene["start"] + of_gene["end"]) // 2 - window.start:
-            around = amounts[max(0, middle - FLANK_BP) : middle + FLANK_BP]
-            activity[place] = np.sqrt(around.mean(axis=0).prod())
-            place += 1
+        middles = (of_gene["start"] + of_gene["end"]) // 2 - window.start
+        around = [amounts[max(0, middle - FLANK_BP) : middle + FLANK_BP] for middle in middles]
+        activity[places] = [np.sqrt(values.mean(axis=0).prod()) for values in around]
     return {ACTIVITY: activity, ACTIVITY_CONTACT: activity * pairs["contact"].to_numpy()}
 
 

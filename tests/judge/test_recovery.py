@@ -165,6 +165,26 @@ def refusal(one: GenomeSettings) -> tuple[GenomeSettings, str]:
     return one, ""
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("genes", "\ttest\t", "\ttrain\t", "genes.tsv: the column 'part' names no gene of the part 'test'"),
+        ("genes", "\nG00002\t", "\nG00001\t", r"genes.tsv, line 3 \(gene G00001\): this gene is already in"),
+        ("genes", "\tpart\t", "\tfold\t", "genes.tsv has no column 'part'"),
+        ("elements", "\tactivity\n", "\tactivities\n", "elements.tsv has no column 'activity'"),
+        ("pairs", "\tregulated\t", "\tenhancer\t", "pairs.tsv has no column 'regulated'"),
+    ],
+)
+def test_tables_that_cannot_be_judged_by_are_refused(genomes, name, old, new, message, tmp_path):
+    write_genome(genomes[Task.DNA], tmp_path)
+    table = tmp_path / f"{name}.tsv"
+    text = table.read_text()
+    table.write_text(text.replace(old, new))
+    assert table.read_text() != text
+    with pytest.raises(InputError, match=message):
+        read_genome(tmp_path)
+
+
 def test_a_folder_without_the_genome_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"genome\.yaml: no such file"):
         read_genome(tmp_path)

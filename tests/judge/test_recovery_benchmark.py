@@ -118,6 +118,8 @@ def test_rivals_read_what_they_say(genome):
     activity = rank_by_tracks(genome, pairs)[ACTIVITY]
     kinds = pairs["name"].map(dict(zip(genome.elements["name"], genome.elements["kind"], strict=True)))
     assert activity[kinds == "enhancer"].min() > activity[kinds != "enhancer"].max()
+    order = np.random.default_rng(1).permutation(len(pairs))
+    assert rank_by_tracks(genome, pairs.iloc[order])[ACTIVITY].tolist() == activity[order].tolist()
 
 
 class Intervals:
@@ -183,6 +185,24 @@ def test_rivals_differ_from_ours_by_what_the_page_says(task):
     budget = replace(lesson, seconds=40.0, word_bp=0)
     assert built[recovery.ON_TOKENS] == (replace(ours, **published), budget)
     assert built[recovery.PUBLISHED] == (replace(ours, **published, token_bp=1), budget)
+
+
+def test_a_network_that_is_not_trained_here_is_refused(genome):
+    with pytest.raises(ConfigError, match="unknown network 'ours': choose from Seq2Exp, tokens, no mask"):
+        recovery.network_of(recipe_of(genome.settings), "ours", genome.settings, None)
+
+
+@pytest.mark.parametrize(("more", "networks"), [((), recovery.NETWORKS), (("--only-ours",), (recovery.OURS,))])
+def test_options_of_the_training_are_passed_on(more, networks, tmp_path, monkeypatch):
+    asked = []
+
+    def stop(genome: RecoveryGenome, recipe: recovery.Recipe, names: tuple[str, ...], **options: object) -> None:
+        asked.append((len(genome), recipe.lesson.optimiser.max_steps, names, options["seed"]))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(recovery, "benchmark_recovery", stop)
+    assert main(["benchmark", "recovery", *SMALL, "--training-seed", "3", *more, "-o", str(tmp_path)]) == 1
+    assert asked == [(15, 2, networks, 3)]
 
 
 @pytest.mark.parametrize(("seconds", "steps", "warmup"), [(1e-9, 1, 0), (1e9, 10, 2)])
@@ -270,10 +290,11 @@ def test_the_page_of_all_runs_takes_finished_ones_as_they_are(tmp_path, monkeypa
         folder = Path(words[words.index("-o") + 1])
         folder.mkdir(parents=True)
         (folder / "recovery.md").write_text(f"table of {folder.name}")
-        ours = {"method": recovery.OURS, "distal": 0.91, "effect_r": 0.96}
+        ours = {"method": recovery.OURS, "distal": 0.91, "effect_r": 0.96, "steps": 500}
+        published = {"method": recovery.PUBLISHED, "distal": -0.02, "steps": 7}
         ranks = {f"mask of {recovery.OURS}": 0.9, "activity x contact": 0.5}
         rankings = [{"score": name, "auprc": value} for name, value in ranks.items()]
-        (folder / "recovery.json").write_text(json.dumps({"methods": [ours], "rankings": rankings}))
+        (folder / "recovery.json").write_text(json.dumps({"methods": [ours, published], "rankings": rankings}))
         return 0
 
     monkeypatch.setattr(page, "seq2exp", fake)
@@ -288,3 +309,4 @@ def test_the_page_of_all_runs_takes_finished_ones_as_they_are(tmp_path, monkeypa
     assert asked == ["far", "|", "tracks", "dna", "|", "dna", "|"]
     assert all(f"## {task}, seed 5\n\ntable of {task}-5" in told for task in ("tracks", "dna", "far"))
     assert "| dna | 5 | 0.910 | 0.960 | 0.900 | 0.500 | yes |" in told
+    assert "| dna | 5 | 0.910 (500) |  |  |  | -0.020 (7) |" in told
