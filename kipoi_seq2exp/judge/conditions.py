@@ -40,8 +40,9 @@ def over_genes(
     ----------
     run : Run
     predictions : Predictions
-        The run's predictions. rows_of : callable Of `distal.distal_rows` or `peaks.peak_rows`; gene_id is put before
-        each row.
+        The run's predictions.
+    rows_of : callable
+        Of `distal.distal_rows` or `peaks.peak_rows`; gene_id is put before each row.
     on_gene : callable, optional
         Called after each gene.
     """

@@ -65,7 +65,9 @@ class LocusData:
     effects : DataFrame or None
         Sites that were perturbed: start, end, delta_expression; drawn in place of the elements.
     unit : str
-        Unit of the expression. caption : str The model, and whether its weights are provisional.
+        Unit of the expression.
+    caption : str
+        The model, and whether its weights are provisional.
     symbol : str
         Symbol of the gene, where the predictions have it.
     """
@@ -162,11 +164,14 @@ def gather_window(
     model : Seq2Exp
     dataset : WindowDataset
     row : int
-        Row of the gene table. around : Surroundings
+        Row of the gene table.
+    around : Surroundings
     effects : DataFrame
         start, end, delta_expression.
     name : str
-        Name of the model. label : str, optional Column of the gene table with the observed expression.
+        Name of the model.
+    label : str, optional
+        Column of the gene table with the observed expression.
     """
     window = dataset[row]
     observed = observed_label(dataset.genes, label)[1]
