@@ -1,8 +1,8 @@
 """The authors' checkpoints: their settings and parameter names, translated strictly into ours.
 
-Every published name is expected or refused: a key that is missing, unexpected, of another shape, or a tie that does
-not hold is a `WeightsError`. The file is read by `pickled`, which runs nothing: Lightning's hyper-parameters (a pickle
-of OmegaConf) are passed over, omegaconf is not needed.
+Every published name is expected or refused: a key that is missing, unexpected, of another shape, or a tie that does not
+hold is a `WeightsError`. The file is read by `pickled`, which runs nothing; Lightning's hyper-parameters (a pickle of
+OmegaConf) are skipped, so omegaconf is not needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SAME = {
     "test_top_percent": "top_fraction",
     "norm_epsilon": "norm_eps",
 }
-# published switches that our variants and mask modes are read from
+# published switches that decide our variant and mask mode
 _SWITCHES = ("test_soft", "test_hard", "test_top", "test_top_soft", "post_hard_dist", "enc_prd_ps", "pos_enc")
 _OTHERS = ("prior_beta", "prior_weight", "interact", "use_peak_mask", "useRNAFeat")
 _UNUSED = ("only_x_sig", "use_bio_mask")  # never on in a published run; refused when on
@@ -66,7 +66,8 @@ def config_from_published(settings: Mapping[str, Any]) -> NetworkConfig:
     Parameters
     ----------
     settings : Mapping
-        E.g. ``{"d_model": 128, "prior_scale_factor": 10.0, ...}``; what is absent takes the published soft value.
+        E.g. ``{"d_model": 128, "prior_scale_factor": 10.0, ...}``; a setting that is absent takes the value of the
+        published soft model.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def _numbers(value: Any, name: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in parts)
     except (TypeError, ValueError):
-        raise ConfigError(f"settings: {name} must be numbers parted by commas, found {value!r}.") from None
+        raise ConfigError(f"settings: {name} must be numbers separated by commas, found {value!r}.") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- names
@@ -202,7 +203,7 @@ def _reshaped(name: str, value: Tensor) -> Tensor:
 
 
 def _split_plain_input(ours: dict[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """Part the baseline's one input layer (4 + S columns) into our two; the bias stays with the DNA."""
+    """Split the baseline's single input layer (4 + S columns) into our two; the bias stays with the DNA."""
     weight, bias = ours.pop("input_layer.weight"), ours.pop("input_layer.bias")
     ours["sequence_embedding.weight"], ours["sequence_embedding.bias"] = weight[:, :4].clone(), bias
     if config.n_tracks:
@@ -211,7 +212,7 @@ def _split_plain_input(ours: dict[str, Tensor], config: NetworkConfig) -> dict[s
 
 
 def infer_settings(state: Mapping[str, Tensor], variant: Variant) -> dict[str, Any]:
-    """Read from the shapes of a published soft or hard state dict what they tell; the rest is as published."""
+    """Infer settings from the shapes in a published soft or hard state dict; the rest is as published."""
     settings = dict(PUBLISHED_HARD if variant is Variant.HARD else PUBLISHED_SOFT)
     try:
         width = state["seq_input_layer.weight"].shape[0]

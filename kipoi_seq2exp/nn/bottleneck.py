@@ -1,9 +1,9 @@
 """The information bottleneck: evidence of DNA and tracks as Beta distributions, added up, then turned into a mask.
 
-Each base has a probability of belonging to an active regulatory element. The DNA gives it one Beta distribution
-(the *posterior*, from the generator), each track another (the *prior*). A Beta's two concentrations act as counts of
-evidence for (alpha) and against (beta) keeping the base, so evidence adds: the sum `z` is what the mask is read from.
-The KL divergence from a *marginal* Beta, which expects few bases to be kept, pays for every base that is.
+Each base has a probability of belonging to an active regulatory element. The DNA gives it one Beta distribution (the
+*posterior*, from the generator), each track another (the *prior*). A Beta's two concentrations act as counts of
+evidence for (alpha) and against (beta) keeping the base, so evidence adds up, and the mask is read from the sum `z`.
+The KL divergence from a *marginal* Beta, which expects few bases to be kept, is the price of every base that is kept.
 Source: Su et al. 2025 (arXiv 2502.13991), section 3; the constants are those of `NetworkConfig`.
 """
 
@@ -57,7 +57,7 @@ class Evidence:
 
 
 def mean_evidence(members: Sequence[Evidence]) -> Evidence:
-    """Average the evidence of the members of an ensemble: what adds up for each adds up for the mean."""
+    """Average the evidence of the members of an ensemble; sums of evidence stay sums in the mean."""
     if len(members) == 1:
         return members[0]
 
@@ -134,7 +134,7 @@ def straight_through(sample: Tensor, threshold: float) -> Tensor:
 
 
 def apply_annotations(mask: Tensor, blacklist: Tensor | None, promoter: slice) -> Tensor:
-    """Drop blacklisted bases, then keep the promoter whole: the promoter wins."""
+    """Drop blacklisted bases, then keep the whole promoter, blacklisted or not."""
     kept = mask if blacklist is None else mask.masked_fill(blacklist, 0.0)
     annotated = kept.clone()
     annotated[:, promoter] = 1.0

@@ -2,8 +2,8 @@
 
 The header holds one JSON text, ``seq2exp``: ``format`` (this layout's version), ``network`` (`NetworkConfig`),
 ``inputs`` (`InputSpec`, or null), ``provenance`` and ``digest``, the SHA-256 of the tensors, checked whenever a file is
-loaded (the first files have none). (One text, since safetensors stores several in random order, and
-the same weights must have the same hash.) No pickle anywhere. A file is written to a temporary name, then renamed.
+loaded (the first files have none). It is one text because safetensors stores several in random order, and the same
+weights must have the same hash. There is no pickle. A file is written to a temporary name, then renamed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def save_model(model: Seq2Exp, path: str | Path) -> str:
     model : Seq2Exp
         Its `config`, `inputs` and `provenance` go into the file's header.
     path : str or Path
-        The .safetensors to write; folders on the way are made.
+        The .safetensors to write; missing folders are made.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def read_model(
     sha256: str | None = None,
     projections: str | None = None,
 ) -> Seq2Exp:
-    """Read a network from a file, in evaluation mode; `zoo.models.load_model` takes names too and says the rest."""
+    """Read a network from a file, in evaluation mode; `zoo.models.load_model` takes names too and says more."""
     products = Products.chosen(projections)
     if sha256 is not None:
         verify_sha256(file, sha256)
@@ -93,7 +93,7 @@ def read_inputs(file: Path) -> InputSpec | None:
     Raises
     ------
     WeightsError
-        If the file cannot be read or is none of this package.
+        If the file cannot be read or was not written by this package.
     """
     try:
         with safe_open(file, framework="pt") as handle:
@@ -148,7 +148,7 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> tuple[NetworkConfig, I
 
 
 def fill_parameters(model: Seq2Exp, state: Mapping[str, Tensor], where: str) -> None:
-    """Copy parameters into the model, refusing any name, shape or type that does not fit, and what is not finite."""
+    """Copy parameters into the model; refuse names, shapes and types that do not fit, and infinite values or NaN."""
     expected = model.state_dict()
     for name in {*expected, *state}:
         if name not in state:
@@ -157,7 +157,7 @@ def fill_parameters(model: Seq2Exp, state: Mapping[str, Tensor], where: str) -> 
             raise WeightsError(f"{where}: has the unexpected parameter '{name}'.")
         if state[name].shape != expected[name].shape:
             found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
-            raise WeightsError(f"{where}: '{name}' has shape {found}, its settings say {wanted}.")
+            raise WeightsError(f"{where}: '{name}' has shape {found}, but its settings ask for {wanted}.")
         if state[name].is_floating_point() != expected[name].is_floating_point():
             raise WeightsError(
                 f"{where}: '{name}' is stored as {_type(state[name])}, expected {_type(expected[name])}: the file is "

@@ -1,4 +1,4 @@
-"""The gates of the network: inputs of any number type in, checked float tensors out; every result a finite number."""
+"""Checks at the network's input and output: any number type in, float tensors out, every result a finite number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Inputs:
     Attributes
     ----------
     onehot : Tensor, (B, L, 4)
-        As given where the network reads none and no gradient is wanted of it.
+        Unchanged if the network reads no DNA and no gradient with respect to it is wanted.
     signals : Tensor, (B, L, S)
     features : Tensor, (B, F)
     blacklist, mask, sample : Tensor or None, (B, L)
@@ -81,13 +81,13 @@ def check_inputs(
     numbers = torch.float64 if signals.dtype == torch.float64 else torch.float32
     mask = None if mask is None else _same_window("mask", mask, (B, L), onehot).to(numbers)
     sample = None if sample is None else _same_window("sample", sample, (B, L), onehot).to(numbers)
-    if config.reads_dna or onehot.requires_grad:  # else it is not looked at
+    if config.reads_dna or onehot.requires_grad:  # otherwise it is not read
         onehot = onehot.to(numbers)
     return Inputs(onehot, signals, features.to(numbers), blacklist, mask, sample)
 
 
 def check_results(expression: Tensor, mask: Tensor | None) -> None:
-    """Check that what a network predicts, (B,) and (B, L), are finite numbers: a NaN is never a result.
+    """Check that the predictions of a network, (B,) and (B, L), are finite numbers: a NaN is never a result.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def _check_window(config: NetworkConfig, length: int) -> None:
 
 
 def _required(name: str, value: Tensor | None, shape: tuple[int, ...], what: str, like: Tensor) -> Tensor:
-    """Check one input that the weights fix the width of; a width of 0 may be left out."""
+    """Check one input whose width the weights fix; an input of width 0 may be left out."""
     if value is None:
         if shape[-1]:
             raise ShapeError(f"{name} is missing: these weights read {shape[-1]} {what}.")

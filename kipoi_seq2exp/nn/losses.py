@@ -48,7 +48,7 @@ def seq2exp_loss(
     Parameters
     ----------
     output : Seq2ExpOutput
-        What the network returned.
+        The network's output.
     target : Tensor, (B,)
         Observed expression in the network's unit.
     kl_weight : float
@@ -59,7 +59,7 @@ def seq2exp_loss(
     Returns
     -------
     Losses
-        Of the prediction, of the bottleneck (None without a mask of the network's own), and their sum.
+        The loss of the prediction, that of the bottleneck (None if the network makes no mask), and their sum.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def seq2exp_loss(
         If there is not one target for each prediction.
     """
     if target.numel() != output.expression.numel():
-        raise ShapeError(f"{target.numel()} targets do not belong to {output.expression.numel()} predictions.")
+        raise ShapeError(f"{target.numel()} targets were given for {output.expression.numel()} predictions.")
     target = target.to(output.expression.dtype).reshape(-1)
     if error is ErrorLoss.SQUARED:
         prediction = functional.mse_loss(output.expression, target) / 2

@@ -7,8 +7,8 @@ between the directions. Both are linear and the gate is shared, so we compute th
     y    = scan(conv(x)) left to right  +  scan(conv(x)) right to left      (own convolution and scan parameters)
     out  = out_proj(y * silu(z))
 
-`d_inner` is the width inside the mixer, `dt_rank` the rank of the step-size projection, `d_state` the states a channel.
-Source: Gu and Dao 2023 (arXiv 2312.00752); bidirectional form of Schiff et al. 2024 (arXiv 2403.03234).
+`d_inner` is the width inside the mixer, `dt_rank` the rank of the step-size projection, `d_state` the states per
+channel. Source: Gu and Dao 2023 (arXiv 2312.00752); bidirectional form of Schiff et al. 2024 (arXiv 2403.03234).
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class MambaStack(nn.Module):
 
 
 def has_hooks(stack: nn.Module) -> bool:
-    """Whether somebody listens to a module inside: a hook of its own, or one of all modules."""
+    """Whether a module inside has a hook of its own, or there is one for all modules."""
     if has_global_hooks():
         return True
     waiting = list(stack._modules.values())  # not `modules()`, which costs more than a layer of a small network
@@ -179,7 +179,7 @@ def has_hooks(stack: nn.Module) -> bool:
 
 @contextmanager
 def recomputed_layers(model: nn.Module) -> Iterator[None]:
-    """Keep one layer's intermediates at a time in a gradient: those of a whole stack at 200 kb are tens of GB.
+    """Keep the intermediates of one layer at a time in a gradient: those of a whole stack at 200 kb take tens of GB.
 
     On the CPU in float32 the layers are streamed, and recomputed in any case.
     """

@@ -1,9 +1,9 @@
 """A token stem that starts from words of DNA which are frequent in chosen places, instead of from random weights.
 
-A filter with random weights matches a motif of ten bases no better than anything else, so that training has nothing to
-strengthen until one drifts near it by chance. Words (k-mers) that occur more often in open chromatin than its pairs of
-neighbouring bases explain are what motifs are made of; a filter that matches such a word has a gradient from the first
-step on. What a motif does is left to training: nothing here looks at a label.
+A filter with random weights matches a motif of ten bases no better than any other DNA, so training has nothing to
+strengthen until a filter drifts near the motif by chance. Motifs consist of words (k-mers) that occur more often in
+open chromatin than expected from its dinucleotides. A filter that matches such a word has a gradient from the first
+step. The effect of a motif is left to training: no label is used here.
 
 Contract: the same windows give the same words, strongest first, each with its reverse complement somewhere in the list.
 """
@@ -36,14 +36,14 @@ def frequent_words(windows: Iterable[tuple[NDArray[np.uint8], NDArray[np.bool_]]
     word_bp : int
         Length of a word, in bp, 3 to 10.
     count : int
-        Most words to return.
+        Largest number of words to return.
 
     Returns
     -------
     ndarray of int, (count or fewer, word_bp)
-        Bases of each word (A C G T = 0 to 3), the most over-represented first: by (n - e) / sqrt(e), where e is what
-        the frequencies of neighbouring pairs of bases in the same places let expect. Words that are no more frequent
-        than that, or another one moved by up to 2 bp, are left out.
+        Bases of each word (A C G T = 0 to 3), the most over-represented first: by (n - e) / sqrt(e), where n is the
+        count of the word and e the count expected from the dinucleotides in the same places. Words that are no more
+        frequent than expected, or that are another word moved by up to 2 bp, are left out.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def _numbers(words: Words) -> NDArray[np.int64]:
 
 
 def _numbers_of_words(onehot: NDArray[np.uint8], chosen: NDArray[np.bool_], word_bp: int) -> NDArray[np.int64]:
-    """Return the numbers of the words of a window whose every base is known and chosen."""
+    """Return the numbers of the words of a window whose bases are all known and chosen."""
     usable = chosen & (onehot.sum(1) == 1)
     codes = onehot @ np.arange(4, dtype=np.int64)
     ends = len(codes) - word_bp + 1

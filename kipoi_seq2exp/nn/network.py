@@ -1,4 +1,4 @@
-"""Seq2Exp in one file, top to bottom: what the network does with a window round a gene's TSS.
+"""Seq2Exp in one file, top to bottom: what the network does with a window around a gene's TSS.
 
 Glossary (ours = paper's symbol)
     B, L, S, D, F   batch, bases of the window, tracks, d_model, gene features; P is the promoter's length
@@ -49,7 +49,7 @@ ACTIVITY_BIAS = -3.0  # of the activities of `contact_pool` at the start: next t
 
 @dataclass(frozen=True)
 class Seq2ExpOutput:
-    """What the network says of a batch of windows.
+    """The network's output for a batch of windows.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Seq2Exp(nn.Module):
     config : NetworkConfig
         Variant, lengths, widths and constants.
     inputs : InputSpec, optional
-        Names and units of the tracks and features that the weights expect, for the data wing.
+        Names and units of the tracks and features that the weights expect, for the code that reads them.
     provenance : Provenance
         Where the weights come from.
     """
@@ -115,7 +115,7 @@ class Seq2Exp(nn.Module):
 
     @classmethod
     def of_members(cls, networks: Sequence[Seq2Exp]) -> Seq2Exp:
-        """Join networks of the same settings to an ensemble, which takes inputs and provenance from the first.
+        """Join networks of the same settings into an ensemble, which takes inputs and provenance from the first.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class Seq2Exp(nn.Module):
 
     @property
     def networks(self) -> tuple[Seq2Exp, ...]:
-        """The members of an ensemble; of a single network itself."""
+        """The members of an ensemble, or the single network itself."""
         return (self,) if self.members is None else tuple(self.members)  # type: ignore[arg-type]
 
     def _make_layers(self, config: NetworkConfig) -> None:
@@ -198,7 +198,7 @@ class Seq2Exp(nn.Module):
         sample : Tensor, (B, L), optional
             Training: a draw from z to use instead of a fresh one.
         evidence : bool
-            Return `z`, `posterior`, `prior`, `mask_logits` and `kl`; without them a window of long tokens is quicker.
+            Return `z`, `posterior`, `prior`, `mask_logits` and `kl`; leaving them out is faster with long tokens.
 
         Returns
         -------
@@ -315,7 +315,7 @@ class Seq2Exp(nn.Module):
     def _blank_logits(self, generator: MambaStack, sequence: Tensor) -> Tensor:
         """Run the generator on a window without DNA, (1, T, D), the same at every token: once, until a weight changes.
 
-        What else the numbers depend on is compared too, so they are the bits that the generator would give.
+        Everything else that the numbers depend on is compared too, so they equal the generator's to the bit.
         """
         kind = sequence.shape[1], generator.products, str(torch.is_autocast_enabled(sequence.device.type))
         weights = [sequence[0, :1], *generator.parameters(), *self.evidence_head.parameters()]
@@ -417,7 +417,7 @@ class Seq2Exp(nn.Module):
 
 
 def _at_bases(output: Seq2ExpOutput, grid: TokenGrid) -> Seq2ExpOutput:
-    """Give every base what its token has."""
+    """Give every base the value of its token."""
     if grid.token_bp == 1 or output.z is None:
         return output
     return dataclasses.replace(output, **_changed(output, grid.to_bases))

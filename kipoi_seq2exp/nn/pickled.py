@@ -1,7 +1,7 @@
-"""Read a file of `torch.save` without running anything in it.
+"""Read a file of `torch.save` without running any code in it.
 
 `torch.load` hands an archive that looks like TorchScript to a loader that runs code, and unpickles whatever a file asks
-for. So the archive is read here: the pickle by an unpickler that knows tensors and plain containers alone (everything
+for. So the archive is read here: the pickle by an unpickler that knows only tensors and plain containers (everything
 else becomes `Inert`), the numbers straight from the archive's members, each checked against its declared size.
 """
 
@@ -127,7 +127,7 @@ class _Reader(pickle.Unpickler):
             data = self._archive.read(f"{self._root}data/{key}")
             if not isinstance(count, int) or len(data) != count * type_.dtype.itemsize:
                 raise pickle.UnpicklingError(
-                    f"the numbers '{excerpt(key)}' are {len(data):,} bytes, others than declared"
+                    f"the numbers '{excerpt(key)}' are {len(data):,} bytes, not the size declared"
                 )
             empty = torch.zeros(0, dtype=type_.dtype)
             self._storages[key] = torch.frombuffer(bytearray(data), dtype=type_.dtype) if data else empty
@@ -138,7 +138,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
     """Rebuild a tensor that lies wholly inside its storage."""
     numbers = (offset, *size, *stride)
     if not isinstance(storage, Tensor) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise pickle.UnpicklingError("a tensor's shape is made of something else than whole numbers")
+        raise pickle.UnpicklingError("a tensor's shape is not made of whole numbers")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if len(size) > MAX_DIMENSIONS or math.prod(size) > len(storage) or (0 not in size and last >= len(storage)):
         raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} does not lie inside its numbers")
@@ -150,7 +150,7 @@ def _parameter(value: Any, *_: Any) -> Any:
 
 
 def read_pickled(path: Path) -> Any:
-    """Return what `torch.save` wrote: tensors in plain containers, `Inert` for all else.
+    """Return the content that `torch.save` wrote: tensors in plain containers, `Inert` for all else.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba, and the choice of who computes it.
+"""The selective scan of Mamba, and the choice of the code that computes it.
 
     h_t = exp(delta_t * A) * h_(t-1) + delta_t * B_t * u_t          (state of one channel: N numbers)
     y_t = C_t . h_t + D * u_t
@@ -33,7 +33,7 @@ SEGMENT = 8_192  # positions whose states may exist at the same time in the chun
 
 
 class Backend(str, enum.Enum):
-    """Who computes the scan; `AUTO` chooses by device and type."""
+    """The code that computes the scan; `AUTO` chooses by device and type."""
 
     AUTO = "auto"
     REFERENCE = "reference"
@@ -136,7 +136,7 @@ def _check_shapes(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
 def scan_reference(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, reverse: bool = False
 ) -> Tensor:
-    """Compute the scan position by position: the definition that the fast ones are held to."""
+    """Compute the scan position by position: the definition against which the fast ones are tested."""
     if reverse:
         flipped = (tensor.flip(1) for tensor in (u, delta, B, C))
         u_f, delta_f, B_f, C_f = flipped

@@ -1,7 +1,7 @@
 """Tokens: stretches of `token_bp` bases that the network reads, masks and encodes as one position.
 
-One token a base is the published network. Longer tokens make a window short, 3,126 tokens of 64
-bases in 200 kb, so that the network is that many times less work and its states reach that many times further.
+One token a base is the published network. Longer tokens make a window short, 3,126 tokens of 64 bases in 200 kb, so the
+network needs that many times less work and its states reach that many times further.
 
 The rules that tie tokens to bases are all here (`TokenGrid`):
 
@@ -94,7 +94,7 @@ class TokenGrid:
         """Return the share that each token has in each span round the TSS, (2 * edges, T).
 
         The spans lie between distances 0, edge, edge, ... from the TSS, upstream ones first, from the farthest to the
-        farthest. What a window is too short for counts as zeros.
+        farthest. Parts of spans beyond the window count as zeros.
         """
         bounds, half = [*(-edge for edge in reversed(edges_bp)), 0, *edges_bp], self.window_bp // 2
         start = torch.arange(self.length) * self.token_bp - self.beyond_bp - half
@@ -120,7 +120,7 @@ class TokenGrid:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of windows as the network works on it.
+    """A batch of windows in the form that the network works on.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ def _no_dna(onehot: Tensor, windows: int) -> tuple[Tensor, bool, Tensor]:
 
 
 def to_tokens(inputs: Inputs, grid: TokenGrid, reads_dna: bool) -> Tokens:
-    """Reduce checked inputs to tokens; DNA that nothing reads, and no gradient is wanted of, is not looked at."""
+    """Reduce checked inputs to tokens; DNA that nothing reads is skipped unless its gradient is wanted."""
     kept = None if inputs.blacklist is None else grid.to_tokens((~inputs.blacklist).to(inputs.signals.dtype))
     mask, sample = (None if x is None else grid.to_tokens(x) for x in (inputs.mask, inputs.sample))
     unread = not reads_dna and not inputs.onehot.requires_grad
@@ -196,7 +196,7 @@ def read_5_to_3(tokens: Tokens, reverse: Tensor | None) -> Tokens:
 
 
 def distinct_windows(onehot: Tensor) -> tuple[Tensor, bool, Tensor | slice]:
-    """Leave out the windows (B, L, 4) without any known base: the first three fields of `Tokens`."""
+    """Return the first three fields of `Tokens` for windows (B, L, 4); those without a known base share a row."""
     if onehot.requires_grad or bool((known := onehot.flatten(1).any(1)).all()):
         return onehot, False, slice(None)
     return onehot[known], True, known_rows(known)

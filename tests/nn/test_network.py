@@ -126,7 +126,7 @@ def test_plain_baseline_without_signals() -> None:
         output = model(inputs()["onehot"], None, inputs()["features"])
     assert output.mask is None
     assert seq2exp_loss(output, torch.zeros(2)).kl is None
-    with pytest.raises(ShapeError, match="3 targets do not belong to 2 predictions"):
+    with pytest.raises(ShapeError, match="3 targets were given for 2 predictions"):
         seq2exp_loss(output, torch.zeros(3))
 
 

@@ -114,7 +114,7 @@ def legacy(path: Path) -> None:
     ("damage", "message"),
     [
         (compressed, "is compressed, which PyTorch never does"),
-        (lying_storage, "others than declared"),
+        (lying_storage, "not the size declared"),
         (big_endian, "big-endian"),
         (outside, "does not lie inside its numbers"),
         (two_pickles, "holds 2 files data.pkl"),
