@@ -32,7 +32,8 @@ near, and elements act by activity x contact x mask alone; in far no DNA is read
 words of DNA that are frequent where the tracks are high. "Best of tracks" is the best AUPRC of activity x contact and
 of the peaks of MACS3, by their scores on either track or on both.
 """
-BESIDE = "Share of the distal variance that the other networks explain on the same genes, and the steps that they took:"
+BESIDE = """Share of the distal variance that each network explains on the same genes, and in brackets its steps. Far
+below 0: a few steps, at the rate of the recipe, made it worse than its start, the regression on the promoter."""
 
 
 def main() -> None:
