@@ -71,6 +71,16 @@ def test_files_of_the_example_that_commands_name_exist():
     assert sorted(name for name in names if not (ROOT / name).exists()) == []
 
 
+def test_the_score_that_the_docs_recommend_is_the_networks_best():
+    """`regulatory_score` of `elements`; the page on elements says so, and that effects rank worse than distance."""
+    page = (ROOT / "benchmarks" / "crispri.md").read_text(encoding="utf-8").split("## All")[1].split("\n## ")[0]
+    auprc = {name: float(value) for name, value in re.findall(r"^\| ([^|]+?) \| (0\.\d+) ", page, re.MULTILINE)}
+    ours = {name: value for name, value in auprc.items() if name.startswith(("mask", "evidence", "effect"))}
+    assert len(ours) > 6
+    assert max(ours, key=ours.get) == "evidence x contact / expression"
+    assert ours["effect"] < auprc["distance to TSS"]
+
+
 def test_every_command_is_documented():
     parser = build_parser()
     groups = [action for action in parser._actions if hasattr(action, "choices") and isinstance(action.choices, dict)]

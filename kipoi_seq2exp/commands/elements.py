@@ -29,7 +29,8 @@ _DESCRIPTION = """Call the elements that drive genes, and report the evidence fo
   seq2exp elements --from results/ -o out/        (of `seq2exp predict`, or an .h5/.zarr of `kipoi predict`)
 
 writes into out/
-  elements.tsv         distance to the TSS, score, credible interval, evidence from DNA and each track, effect
+  elements.tsv         distance to the TSS, mask (score), regulatory_score (to rank elements by), credible interval,
+                       evidence from DNA and each track, effect (--perturb)
   elements.bed         BED6+         elements.narrowPeak   with the q-value (--fdr)
   elements.bedpe       element-gene  elements.interact     the same as arcs, for the UCSC browser
   promoters.tsv        the promoters, which the model always keeps and which are never called
@@ -155,8 +156,9 @@ def _behind(args: argparse.Namespace, predictions: Predictions, say: Say) -> Run
     runs_again = args.perturb or args.fdr is not None
     if not (predictions.has_beta or runs_again):
         say(
-            f"no credible intervals and no columns of the DNA and the tracks: {predictions.path} does not hold the "
-            "Beta of each base; predict with --save-beta, or give the model and its inputs in place of --from"
+            f"no regulatory_score, no credible intervals and no columns of the DNA and the tracks: {predictions.path} "
+            "does not hold the Beta of each base; predict with --save-beta, or give the model and its inputs in place "
+            "of --from"
         )
         return None
     try:
@@ -242,6 +244,8 @@ def _write(args: argparse.Namespace, predictions: Predictions, found: Found, sta
 
 def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) -> None:
     """Report what was called, and that promoters were not."""
+    from kipoi_seq2exp.elements.evidence import REGULATORY
+
     calls, elements = found.calls, found.elements
     rule = calls.rule if found.null is None or calls.threshold is not None else "no threshold"
     say(f"{counted(len(elements), 'element')} of {counted(elements['gene_id'].nunique(), 'gene')} ({rule})")
@@ -249,6 +253,8 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
         from kipoi_seq2exp.prediction.masking import effect_line
 
         say(effect_line(elements["delta_expression"].to_numpy(float), "elements masked out one by one"))
+    if REGULATORY in elements:
+        say(f"rank elements by {REGULATORY} (evidence x contact / expression), the score that agreed best with CRISPRi")
     say(f"promoters ({len(found.promoters)}) are listed separately and never counted")
     for line in lines:
         say(line)

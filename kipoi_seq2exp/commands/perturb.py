@@ -32,6 +32,8 @@ What is done to each site, for each gene whose window holds a base of it (--how)
   dna      its DNA is shuffled, dinucleotide counts preserved; mean over --shuffles
   all      all three
 
+To choose elements for an experiment, use regulatory_score of `seq2exp elements`: it agreed best with CRISPRi.
+
 writes into out/
   perturb.tsv        a row per site and gene: expression, expression without, difference
   GENE.perturb.bw    difference at every base of a site (the mean where sites overlap)

@@ -57,8 +57,8 @@ class Found:
     ----------
     elements : DataFrame
         Sorted by position: `calls.COLUMNS`, then name, tss, gene_strand, peak, and as far as they could be computed
-        fdr, probability (with _low, _high), dna and every track (each source's evidence), expression_without and
-        delta_expression.
+        regulatory_score, fdr, probability (with _low, _high), dna and every track (each source's evidence),
+        expression_without and delta_expression.
     promoters : DataFrame
         A row per gene: the promoter's bases with the same evidence. Always kept by the model, so never an element.
     calls : CallSettings

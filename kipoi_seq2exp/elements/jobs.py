@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.dataset import WindowInputs
 from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.elements.calls import Calls, CallSettings, call_elements, place_elements
-from kipoi_seq2exp.elements.evidence import Intervals, credible_columns, source_columns, split_evidence
+from kipoi_seq2exp.elements.evidence import (
+    REGULATORY,
+    Intervals,
+    credible_columns,
+    regulatory_score,
+    source_columns,
+    split_evidence,
+)
 from kipoi_seq2exp.elements.fdr import NullSettings, histogram, shuffled_masks
 from kipoi_seq2exp.errors import ConfigError, InputError
 from kipoi_seq2exp.prediction.masking import masked_out, predict_masked
@@ -104,6 +111,9 @@ class ElementJob:
         window = None if bench is None else gene.window(bench)
         table = _describe(gene, found)
         if len(found):
+            if gene.concentrations is not None:
+                place = (found.start, found.end), gene.locus.tss - gene.locus.start, gene.expression
+                table[REGULATORY] = regulatory_score(gene.concentrations, *place)
             table = pd.concat([table, _evidence(gene, (found.start, found.end), bench, window)], axis=1)
         if self.perturb and len(found):
             table = table.assign(**_perturb(gene, found, bench, window))

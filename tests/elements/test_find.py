@@ -14,7 +14,7 @@ from small_runs import PROMOTER_BP, command_line, genes_done, small_network, sma
 
 from kipoi_seq2exp.cli import main
 from kipoi_seq2exp.elements.calls import COLUMNS, CallSettings
-from kipoi_seq2exp.elements.evidence import interval_means, split_evidence
+from kipoi_seq2exp.elements.evidence import interval_means, regulatory_score, split_evidence
 from kipoi_seq2exp.elements.fdr import BINS, Null, NullSettings, mask_under, shuffled_masks
 from kipoi_seq2exp.elements.find import ElementSettings, find_elements, measure_null, results_here
 from kipoi_seq2exp.elements.formats import write_element_files
@@ -45,6 +45,20 @@ def test_what_the_sources_said_is_what_the_network_computed(run, predictions):
     assert np.ptp(sources.dna) > 1e-3
 
 
+def test_the_regulatory_score_is_the_benchmarks_formula():
+    """Evidence x contact / expression, by hand: the mean over at least +-500 bp, less the window's median."""
+    random = np.random.default_rng(1)
+    alpha, beta = random.uniform(1, 5, 8_000), random.uniform(1, 5, 8_000)
+    intervals = (np.array([900, 100, 3_900]), np.array([2_900, 140, 4_000]))
+    found = regulatory_score((alpha, beta), intervals, 4_000, 0.5)
+    odds = alpha / beta
+    for score, span, distance in zip(
+        found, (slice(900, 2_900), slice(0, 620), slice(3_450, 4_450)), (2_100, 3_880, 1_000), strict=True
+    ):
+        wanted = (odds[span].mean() - np.median(odds)) * (distance / 1_000) ** -0.87 / np.sqrt(10**0.5)
+        assert score == pytest.approx(wanted, rel=1e-9)
+
+
 def test_evidence_of_another_window_is_refused(run, predictions):
     with pytest.raises(ShapeError, match="must have shape"):
         split_evidence(run.model, predictions.concentrations(2), np.zeros((10, 3), np.float32))
@@ -66,6 +80,10 @@ def test_elements_with_their_evidence(run, predictions):
         inside = slice(row.start - predictions.locus(index).start, row.end - predictions.locus(index).start)
         alpha, beta = (values[inside].mean(dtype=np.float64) for values in predictions.concentrations(index))
         assert row.probability == pytest.approx(alpha / (alpha + beta), rel=1e-5)
+        place = (np.array([inside.start]), np.array([inside.stop]))
+        locus, betas = predictions.locus(index), predictions.concentrations(index)
+        wanted = regulatory_score(betas, place, locus.tss - locus.start, predictions.genes["expression"].iloc[index])
+        assert row.regulatory_score == pytest.approx(wanted[0], rel=1e-5)
         assert 0 < row.probability_low < row.probability < row.probability_high < 1
         signals = run.dataset[index].signals[inside]
         dnase = (
@@ -345,7 +363,7 @@ def test_the_command_reads_a_kipoi_output(tiny, run, predictions, tmp_path, caps
     )
     said = capsys.readouterr().out
     assert "does not say how long the chromosomes are" in said
-    assert "no credible intervals and no columns of the DNA and the tracks" in said
+    assert "no regulatory_score, no credible intervals and no columns of the DNA and the tracks" in said
     table = pd.read_csv(tmp_path / "o" / "elements.tsv", sep="\t", comment="#")
     assert len(table) > 3
     assert "probability" not in table
