@@ -16,6 +16,7 @@ from kipoi_seq2exp.commands.options import (
     BASES,
     MODEL,
     PICTURES,
+    SHOWN_GENES,
     Say,
     Subparsers,
     add_cluster_option,
@@ -24,8 +25,9 @@ from kipoi_seq2exp.commands.options import (
     add_network_options,
     add_overwrite_option,
     bounded,
+    written_files,
 )
-from kipoi_seq2exp.commands.work import Opened, Ticks, fill_units, open_inputs, workers_of
+from kipoi_seq2exp.commands.work import Opened, Ticks, fill_units, open_inputs, say_without_dna, workers_of
 from kipoi_seq2exp.errors import ConfigError
 from kipoi_seq2exp.files import file_name
 
@@ -111,6 +113,9 @@ def run(args: argparse.Namespace, say: Say) -> int:
         dataset = inputs.dataset
         if args.modisco is not None and args.modisco > dataset.inputs.window_bp:
             raise ConfigError(f"--modisco {args.modisco}: the window has {dataset.inputs.window_bp:,} bases.")
+        if args.modisco is not None and not inputs.model.config.reads_dna:
+            raise ConfigError(f"--modisco: {args.model} reads no DNA, so that no base contributes to its predictions.")
+        say_without_dna(inputs.model, say, "no base contributes to their predictions, only tracks and features do")
         if args.region is not None:
             for row in range(len(dataset)):
                 region_of(args.region, dataset.window(row), str(dataset.genes["gene_id"].iloc[row]))
@@ -229,20 +234,23 @@ def _explain(work: Work, say: Say) -> None:
     units = [work.unit(row, job.steps or 1) for row in range(len(dataset))]
     _forget_lost(work, units)
     fill_units(work.store, units, work.perform(job), "step", say, keep=partial(_keep, work), ticks=ticks)
-    rows, files = [], []
+    rows, of_genes, files = [], [], []
     for unit in units:
         found = work.store[unit.key]
         rows.append(found["row"])
-        files += [args.output / name for name in found["files"]]
+        of_genes += [args.output / name for name in found["files"]]
     table = pd.DataFrame(rows)
     header = [work.status, f"{dataset.inputs.label}; method {args.method}"]
     write_tsv(table, args.output / TABLE, header)
     files.append(args.output / TABLE)
     if args.modisco is not None:
         files += _write_modisco(work, units)
-    for line in summary_lines(table, dataset):
+    lines = summary_lines(table, dataset)
+    for line in lines[:SHOWN_GENES]:
         say(line)
-    say("written: " + ", ".join(map(str, files)))
+    if len(lines) > SHOWN_GENES:
+        say(f"... and {len(lines) - SHOWN_GENES} more genes in {args.output / TABLE}")
+    say(f"written: {written_files(files, of_genes)}")
 
 
 def _forget_lost(work: Work, units: Sequence[Unit]) -> None:

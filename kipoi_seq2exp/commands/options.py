@@ -21,6 +21,7 @@ LINE_S = 10.0  # between two lines of progress where there is no terminal
 LINE = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 MODEL = "a served model (K562, GM12878) or a .safetensors file"
 RESULTS = "predictions: a results folder, or an .h5 or .zarr of `kipoi predict --keep_metadata`"
+SHOWN_GENES, SHOWN_FILES = 40, 20  # that a command names on the screen
 PICTURES = ("png", "svg", "pdf")
 Say = Callable[[str], None]
 Number = TypeVar("Number", int, float)
@@ -327,6 +328,13 @@ def named_entries(
             )
         given[name] = value
     return given
+
+
+def written_files(files: Sequence[Path], of_genes: Sequence[Path]) -> str:
+    """Name the files that were written; those of genes by their number where they are many."""
+    many = len(of_genes) > SHOWN_FILES
+    names = [str(path) for path in (files if many else (*files, *of_genes))]
+    return ", ".join(names) + (f", and {len(of_genes)} files of single genes beside them" if many else "")
 
 
 def optional_name(text: str) -> tuple[str, str]:

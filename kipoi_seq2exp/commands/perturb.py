@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kipoi_seq2exp.commands import options
 from kipoi_seq2exp.commands.options import Say, Subparsers
-from kipoi_seq2exp.commands.work import open_inputs
+from kipoi_seq2exp.commands.work import open_inputs, say_without_dna
 from kipoi_seq2exp.errors import ConfigError, counted
 from kipoi_seq2exp.files import file_name
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     import pandas as pd
 
     from kipoi_seq2exp.data.tables import write_tsv
-    from kipoi_seq2exp.effects.perturb import effect_of_bases, perturb_gene, reaches
+    from kipoi_seq2exp.effects.perturb import How, effect_of_bases, perturb_gene, reaches
     from kipoi_seq2exp.elements.mask_track import write_window
     from kipoi_seq2exp.elements.outputs import status_line
     from kipoi_seq2exp.errors import InputError
@@ -113,6 +113,8 @@ def run(args: argparse.Namespace, say: Say) -> int:
                 f"no site lies in the window of a gene ({counted(len(sites), 'site')}, "
                 f"{counted(len(dataset), 'gene')}, {dataset.inputs.window_bp // 2:,} bp to either side of each TSS)."
             )
+        if settings.how in (How.DNA, How.INSERT):
+            say_without_dna(model, say, "other letters change nothing")
         size, tables, files = batch_size_for(request, model, dataset), [], []
         with options.progress_bar(sum(reached.values()), 0, "site") as bar:
             for row in reached:
@@ -131,7 +133,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
     say(f"{used} of {counted(len(sites), 'site')}, {counted(len(reached), 'gene')}")
     changes = table["delta_expression"].to_numpy(float)
     say(effect_line(changes[changes == changes], "sites perturbed one by one"))
-    say("written: " + ", ".join(map(str, [args.output / TABLE, *files])))
+    say(f"written: {options.written_files([args.output / TABLE], files)}")
     return 0
 
 

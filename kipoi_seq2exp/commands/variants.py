@@ -19,7 +19,7 @@ from kipoi_seq2exp.commands.options import (
     add_network_options,
     add_overwrite_option,
 )
-from kipoi_seq2exp.commands.work import fill_units, open_inputs, workers_of
+from kipoi_seq2exp.commands.work import fill_units, open_inputs, say_without_dna, workers_of
 from kipoi_seq2exp.errors import counted
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ REF is checked against the FASTA; multi-allelic records are split; windows with 
 """
 TABLE, ANNOTATED, PROVENANCE = "variants.tsv", "variants.vcf", "variants.json"
 NO_DNA = (
-    "these weights read no DNA: a substitution cannot change their predictions; insertions and deletions change them "
-    "only by shifting distances"
+    "a substitution cannot change their predictions; insertions and deletions change them only by shifting distances"
 )
 
 
@@ -75,8 +74,7 @@ def run(args: argparse.Namespace, say: Say) -> int:
         model, dataset = inputs.model, inputs.dataset
         table = opened.enter_context(VariantTable())
         counts = table.read(args.vcf, dataset.genome, skip_mismatch=args.skip_mismatch)
-        if not model.config.reads_dna:
-            say(NO_DNA)
+        say_without_dna(model, say, NO_DNA)
         units = EffectUnits(dataset, table)
         make_folder(args.output)
         about = {**inputs.fingerprint(), "vcf": file_sha256(args.vcf), "variants": len(table)}

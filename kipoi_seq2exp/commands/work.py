@@ -82,6 +82,12 @@ def open_inputs(
         yield Opened(request, model, weights_sha256, dataset)
 
 
+def say_without_dna(model: Seq2Exp, say: Say, follows: str) -> None:
+    """Say of weights that read no DNA what follows from that."""
+    if not model.config.reads_dna:
+        say(f"these weights read no DNA: {follows}")
+
+
 def _open_model(request: PredictRequest, workers: GetWorkers | None) -> tuple[PredictRequest, Seq2Exp, str]:
     """Open the model of a request; on the CPU if workers compute, for which the request's device is then meant."""
     import dataclasses

@@ -150,7 +150,8 @@ def regulatory_score(
         np.minimum(np.maximum(end, middle + FLANK_BP), odds.size),
     )
     contact: Floats = (np.maximum(np.abs(middle - tss), NEAREST_BP) / NEAREST_BP) ** -GAMMA
-    return (interval_means(odds, wide) - np.median(odds)) * contact / np.sqrt(10**expression)
+    score: Floats = (interval_means(odds, wide) - np.median(odds)) * contact / np.sqrt(10**expression)
+    return score
 
 
 def source_columns(model: Seq2Exp, sources: Sources, intervals: Intervals) -> pd.DataFrame:

@@ -62,6 +62,12 @@ def test_numbers_between_the_bounds_are_read():
     ]  # fmt: skip
 
 
+def test_files_of_many_genes_are_counted():
+    table, few, many = [Path("o/t.tsv")], [Path("o/A.bw"), Path("o/B.bw")], [Path(f"o/{i}.bw") for i in range(640)]
+    assert options.written_files(table, few) == "o/t.tsv, o/A.bw, o/B.bw"
+    assert options.written_files(table, many) == "o/t.tsv, and 640 files of single genes beside them"
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

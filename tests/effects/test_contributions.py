@@ -242,9 +242,14 @@ def test_the_command(tiny, model, tmp_path, capsys):
     assert (out / "GENE01.contributions.svg").exists()
 
 
-def test_the_picture_says_that_weights_without_dna_owe_it_nothing(tiny, tmp_path):
+def test_weights_without_dna_owe_it_nothing_and_the_command_and_the_picture_say_so(tiny, tmp_path, capsys):
     weights, more = small_weights(tiny, tmp_path, reads_dna=False), ["--method", "gradient", "--plot", "svg"]
     assert main(command(tiny, weights, tmp_path / "o", *more)) == 0
+    assert "these weights read no DNA: no base contributes to their predictions" in capsys.readouterr().out
+    assert main(command(tiny, weights, tmp_path / "p", "--method", "gradient", "--modisco", "500")) == 1
+    said = capsys.readouterr().err.strip()
+    assert said == f"seq2exp: --modisco: {weights} reads no DNA, so that no base contributes to its predictions."
+    assert not (tmp_path / "p").exists()
     picture = (tmp_path / "o" / "GENE01.contributions.svg").read_text()
     assert "nothing from: DNA" in picture
     assert "per base" not in picture  # no panel without anything in it

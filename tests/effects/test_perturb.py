@@ -233,6 +233,13 @@ def test_the_command(tiny, model, dataset, tmp_path, capsys):
     assert pd.read_csv(out / "perturb.tsv", sep="\t", comment="#")["how"].tolist() == ["insert"]
 
 
+def test_weights_that_read_no_dna_say_so_where_letters_are_changed(tiny, tmp_path, capsys):
+    weights, words = small_weights(tiny, tmp_path, reads_dna=False), ["--gene-ids", "GENE03"]
+    for more, told in ((["--insert", "TGACTCA", "--at", "chr1:20,001"], True), (["--tile", "chr1:20001-21000"], False)):
+        assert main(command_line(tiny, weights, tmp_path / f"o{told}", *words, *more, command="perturb")) == 0
+        assert ("these weights read no DNA: other letters change nothing" in capsys.readouterr().out) is told
+
+
 def test_shuffles_have_bounds():
     with pytest.raises(ConfigError, match="shuffles must be from 1 to 10,000, found 0"):
         PerturbSettings(How.DNA, shuffles=0)
