@@ -253,4 +253,4 @@ def _exclude(clone: Path, name: str, *, present: bool) -> str:
         lines = [*lines, ours] if present else [line for line in lines if line != ours]
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return f"{'hid it from' if present else 'took it off the ignored files of'} the git of {clone}"
+    return f"git in {clone} {'now ignores it' if present else 'no longer ignores it'}"
