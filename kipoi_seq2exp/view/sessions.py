@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.pairs import pairs_of
 from kipoi_seq2exp.data.tracks.signals import SignalFormat, signal_file, signal_format
+from kipoi_seq2exp.errors import excerpt
 from kipoi_seq2exp.prediction.store import Predictions
 from kipoi_seq2exp.prediction.tracks import track_specs
 from kipoi_seq2exp.view.locus import Surroundings, assembly_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PAIRS = "crispri.bedpe"
 _GENES, _MASK, _ELEMENTS = "#22303c", "#7a3e9d", "#d1495b"
 _SIGNALS = ("#2f6f9f", "#3a8f5c", "#b7791f", "#4c5a8a", "#8a4c6c")
+_NAME_LETTERS = 31  # that fit beside the tracks, where IGV has 160 pixels
 _KINDS = {SignalFormat.BIGWIG: "bigwig", SignalFormat.BEDGRAPH: "bedgraph", SignalFormat.PEAKS: "bed"}
 
 
@@ -98,10 +100,11 @@ def igv_session(predictions: Predictions, files: list[ShownFile], folder: Path) 
     lines += [f"    <Resource path={quoteattr(path)}/>" for path in paths]
     lines += ["  </Resources>", '  <Panel name="DataPanel">']
     for file, path in zip(files, paths, strict=True):
-        name = quoteattr(f"{file.name} ({file.unit})" if file.unit else file.name)
+        name = quoteattr(excerpt(f"{file.name} ({file.unit})" if file.unit else file.name, _NAME_LETTERS))
         start = f"    <Track id={quoteattr(path)} name={name} color={_rgb(file.colour)}"
         if file.kind in ("gtf", "bed", "bedpe"):
-            lines.append(f'{start} displayMode="COLLAPSED" visible="true"/>')
+            height = 'height="60" ' if file.kind == "bedpe" else ""  # IGV gives arcs a third of the screen otherwise
+            lines.append(f'{start} {height}displayMode="COLLAPSED" visible="true"/>')
             continue
         fixed = file.colour == _MASK  # a probability; a signal's axis follows the view
         scale = '<DataRange baseline="0.0" minimum="0.0" maximum="1.0" flipAxis="false" type="LINEAR"/>'

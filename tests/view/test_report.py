@@ -11,16 +11,18 @@ import re
 import xml.etree.ElementTree as ElementTree
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from kipoi_seq2exp.cli import main
+from kipoi_seq2exp.data.windows import Locus
 from kipoi_seq2exp.prediction.store import read_predictions
 from kipoi_seq2exp.view import report
 from kipoi_seq2exp.view.locus import Surroundings
 from kipoi_seq2exp.view.report import binned
-from kipoi_seq2exp.view.sessions import genome_tracks_ini, shown_files
+from kipoi_seq2exp.view.sessions import ShownFile, genome_tracks_ini, igv_session, shown_files
 
 BINS = 1_000
 PAIRS = (  # chrom, start, end, TSS, gene, regulated: two of GENE02's window, one beyond it, one of another gene
@@ -136,6 +138,7 @@ def test_the_sessions_name_files_that_exist_in_the_same_order(made):
     tracks = list(session.iter("Track"))
     assert [track.attrib["id"] for track in tracks] == paths
     assert tracks[4].find("DataRange").attrib["maximum"] == "1.0"  # the mask is a probability
+    assert tracks[1].attrib["height"] == tracks[2].attrib["height"]  # arcs without one take a third of the screen
     settings = configparser.ConfigParser(strict=False)
     settings.read(made / "tracks.ini")
     files = [settings[name]["file"] for name in settings.sections() if "file" in settings[name]]
@@ -143,6 +146,16 @@ def test_the_sessions_name_files_that_exist_in_the_same_order(made):
     whole = [(made / path).resolve() for path in paths]
     assert all(path.exists() for path in whole)
     assert files == [str(path) for path in whole if path.suffix != ".bedpe"]
+
+
+def test_names_fit_beside_the_tracks_of_igv(made):
+    """IGV cuts a name after about 31 letters, within a word."""
+    predictions = SimpleNamespace(
+        locus=lambda row: Locus("G", "chr1", 0, 9, 4, "+"), provenance={"inputs": {"assembly": "hg19"}}
+    )
+    long = ShownFile("h3k27ac", made / "x.bw", "bigwig", "#2f6f9f", "signal value of broad peaks")
+    (track,) = ElementTree.fromstring(igv_session(predictions, [long], made)).iter("Track")
+    assert track.attrib["name"] == "h3k27ac (signal value of ...)"
 
 
 def test_the_session_has_the_tested_pairs_as_arcs(made):
