@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 import warm
 
 from kipoi_seq2exp.errors import ConfigError, ShapeError
+from kipoi_seq2exp.nn.cpu import scan as scan_cpu
 from kipoi_seq2exp.nn.cpu import scan_kernels, simd
 from kipoi_seq2exp.nn.scan import Backend, chosen_backend, scan_chunked, scan_reference, selective_scan
 
@@ -168,6 +169,38 @@ def test_the_kernels_cache_follows_the_vector_instructions() -> None:
     assert len(users) >= 3
     for path in users:
         assert found in path.read_text(), f"set SIMD_SHA256 = {found!r} in {path.name}"
+
+
+@pytest.fixture
+def nothing_kept() -> Iterator[None]:
+    scan_cpu._kept.clear()
+    yield
+    scan_cpu._kept.clear()
+
+
+def test_memory_of_a_large_tensor_is_lent_again(nothing_kept: None) -> None:
+    """A fresh page costs more than the arithmetic on it; what is still in use, a view even, is not lent."""
+    first = scan_cpu.empty(2, scan_cpu.LARGE)
+    place, view = first.data_ptr(), first[1, :5]
+    assert place % 64 == 0
+    del first
+    assert scan_cpu.empty(2, scan_cpu.LARGE).data_ptr() != place
+    view[:] = 1
+    assert scan_cpu.empty(2 * scan_cpu.LARGE).data_ptr() != place
+    del view
+    again = [scan_cpu.empty(2 * scan_cpu.LARGE - 5, 1) for _ in range(2)]
+    assert place in [tensor.data_ptr() for tensor in again]
+    assert len({tensor.data_ptr() for tensor in again}) == 2
+
+
+def test_little_memory_is_kept(nothing_kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_cpu, "KEPT", 3 * scan_cpu.LARGE)
+    tensors = [scan_cpu.empty(scan_cpu.LARGE) for _ in range(4)]
+    del tensors
+    assert len(scan_cpu._kept) == 2
+    whole = scan_cpu.empty(2 * scan_cpu.LARGE)  # nothing kept fits
+    assert not scan_cpu._kept
+    assert whole.shape == (2 * scan_cpu.LARGE,)
 
 
 def test_scratch_begins_at_a_cache_line() -> None:

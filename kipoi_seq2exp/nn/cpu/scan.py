@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,9 +23,11 @@ from torch.nn import functional
 LOG2_E = math.log2(math.e)
 WIDTH, STATES = 16, 4  # channels of one vector, and states that the backward takes at a time: see `simd`
 LARGE = 2**20  # numbers: a huge page holds half as many
+KEPT = 2**28  # numbers at most, 1 GiB, that `empty` keeps for the next large tensors
 Array = NDArray[np.float32]
 
 _pools: dict[tuple[int, str, int], ThreadPoolExecutor] = {}
+_kept: dict[int, Array] = {}
 
 
 def run_parallel(tasks: Sequence[Callable[[], None]], pool: str = "scan") -> None:
@@ -59,13 +62,34 @@ def empty(*shape: int) -> Tensor:
     A fresh array of 400 MB is 100,000 page faults from torch's allocator, and 900 from NumPy's, which asks. NumPy's
     begins anywhere, and vectors that straddle two cache lines make a scan slower by a third: so it begins at 64 bytes,
     where torch's begin, whose small ones cost a tenth.
+
+    To touch a fresh page is slow too, in a virtual machine above all (2 GB a second where its host has taken the page
+    back: a tenth of a prediction). So the memory of a large tensor that nobody uses any more is lent again.
     """
     count = math.prod(shape)
     if count < LARGE:
         return torch.empty(shape)
-    numbers = np.empty(count + WIDTH, np.float32)
-    skipped = -numbers.ctypes.data % (4 * WIDTH) // 4
-    return torch.from_numpy(numbers[skipped : skipped + count].reshape(shape))
+    memory = _take(count + WIDTH)
+    skipped = -memory.ctypes.data % (4 * WIDTH) // 4
+    numbers = memory[skipped : skipped + count].reshape(shape)
+    weakref.finalize(numbers, _give_back, memory).atexit = False  # the tensor and its views hold `numbers`
+    return torch.from_numpy(numbers)
+
+
+def _take(count: int) -> Array:
+    """Return memory for that many numbers: kept one that is not much larger, else fresh, and what is kept goes."""
+    for key, memory in list(_kept.items()):
+        if (
+            count <= memory.size <= count + count // 4 and _kept.pop(key, None) is not None
+        ):  # another thread may be first
+            return memory
+    _kept.clear()
+    return np.empty(count, np.float32)
+
+
+def _give_back(memory: Array) -> None:
+    if memory.size + sum(kept.size for kept in list(_kept.values())) <= KEPT:
+        _kept[id(memory)] = memory
 
 
 def channel_ranges(channels: int, threads: int | None = None) -> list[tuple[int, int]]:
