@@ -1,7 +1,8 @@
 """One gene's network as other packages expect a model: DNA (B, 4, L) in, expression (B, 1) out.
 
 tangermeme (`predict`, `saturation_mutagenesis`, `marginalize`, `ablate`; name the network's device) and captum's
-gradient methods work on it. DeepLIFT does not, because it has no rule for a state space model.
+gradient methods work on it. DeepLIFT (`deep_lift_shap`) runs, but it has no rule for a state space model: its parts do
+not add up, and tangermeme says by how much.
 """
 
 from __future__ import annotations

@@ -44,10 +44,6 @@ class Truth:
         words = ["--fasta", str(self.folder / FASTA), "--genes", str(self.folder / "genes.tsv"), "--device", "cpu"]
         return [*words, *(w for track in (*tracks, f"hic={self.folder / CONTACTS}") for w in ("--track", track))]
 
-    @property
-    def held_out(self):
-        return self.genome.genes["gene_id"].to_numpy()[self.genome.rows("test")].tolist()
-
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
