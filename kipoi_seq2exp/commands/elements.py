@@ -125,8 +125,11 @@ def _refuse_others(args: argparse.Namespace, predictions: Predictions) -> None:
     if args.overwrite or not there.is_file():
         return
     before, now = read_json(there), json.loads(json.dumps(dict(predictions.provenance)))
-    now = now or {"settings": {**before["settings"], "results": str(args.results)}}  # of a file without metadata
-    if any(before.get(name) != value for name, value in now.items()):
+    same = all(before.get(name) == value for name, value in now.items())
+    if not now:  # a file without metadata: known by its path
+        settings = before.get("settings")
+        same = isinstance(settings, dict) and settings.get("results") == str(args.results)
+    if not same:
         raise OutputError(
             f"{args.output}: holds elements of other predictions; give --overwrite to replace them, or choose another "
             "place."
