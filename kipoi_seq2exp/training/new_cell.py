@@ -110,7 +110,7 @@ def new_cell(cell: NewCell, folder: Path, table: str) -> NewCellTexts:
     said = (
         f"{counted(len(genes), 'gene')}; label: {inputs.label}",
         f"features of the gene table: {', '.join(inputs.feature_names) or 'none'}",
-        f"evidence of the tracks from these values on: {', '.join(_betas_text(inputs, betas))}",
+        f"a track is evidence for keeping a base above these values: {', '.join(_betas_text(inputs, betas))}",
         f"split: {held}",
     )
     head = _data_lines(cell, label, table, folder)
@@ -190,7 +190,7 @@ def choose_split(genes: pd.DataFrame, window_bp: int) -> tuple[str, str]:
         test = str(counts.index[-1])
         return (
             f"{{scheme: chromosome, test: [{json.dumps(test)}]}}",
-            f"{test} tests ({counted(int(counts.iloc[-1]), 'gene')})",
+            f"test: {test} ({counted(int(counts.iloc[-1]), 'gene')})",
         )
     rest = [str(chrom) for chrom in reversed(counts.index)]  # the smallest first, so that little is lost for training
     parts: dict[str, list[str]] = {"validation": [], "test": []}
