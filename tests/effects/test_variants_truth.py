@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -156,3 +159,22 @@ def test_tangermeme_s_mutagenesis_points_at_the_motifs(truth, wrapped):
     lowest = change.min(axis=0)
     on = slice(20, len(lowest) - 20)
     assert lowest[on].mean() < 4 * np.concatenate([lowest[:20], lowest[-20:]]).mean() < 0
+
+
+def test_tf_modisco_finds_the_planted_motifs(truth, tmp_path):
+    """The real package on what the command writes, as the docs show it."""
+    pytest.importorskip("modiscolite", reason="modisco-lite is not installed (pip install modisco-lite)")
+    import h5py
+
+    genes, size = truth.genome.genes["gene_id"].tolist()[-120:], str(truth.genome.settings.window_bp)
+    words = ["contributions", *genes, str(truth.folder / "w.safetensors"), *truth.inputs, "--method", "gradient"]
+    assert main([*words, "--modisco", size, "-o", str(tmp_path)]) == 0
+    arrays = ["-s", str(tmp_path / "modisco_onehot.npz"), "-a", str(tmp_path / "modisco_contributions.npz")]
+    words = [str(Path(sys.executable).with_name("modisco")), "motifs", *arrays, "-n", "1000", "-w", size]
+    subprocess.run([*words, "-o", str(tmp_path / "found.h5")], check=True, capture_output=True)
+    with h5py.File(tmp_path / "found.h5") as found:
+        patterns = [pattern["sequence"][:] for pattern in found["pos_patterns"].values()]
+    consensus = ["".join("ACGT"[letter] for letter in pattern.argmax(axis=1)) for pattern in patterns]
+    strands = [text for one in consensus for text in (one, one.translate(COMPLEMENT)[::-1])]
+    for motif in ENHANCER_MOTIFS:
+        assert any(motif[1:-1] in text for text in strands), (motif, consensus)
