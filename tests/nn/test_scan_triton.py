@@ -29,6 +29,7 @@ SHAPES = [  # length, channels, states, batch, reverse, chunk (the carry takes `
     (19, 5, 3, 2, True, 4),
     (33, 2, 1, 1, True, 4),
     (65, 3, 2, 1, False, 64),
+    (16, 32, 16, 1, True, 8),  # d_model 16, whole chunks: no number is masked
 ]
 
 
@@ -41,7 +42,7 @@ def test_kernels_in_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert f"{len(SHAPES) + 1} passed" in done.stdout.splitlines()[-1]
+    assert f"{len(SHAPES) + 3} passed" in done.stdout.splitlines()[-1]
 
 
 def test_no_cuda_tensor_no_cuda_scan() -> None:
@@ -59,6 +60,25 @@ if INTERPRETED:
         monkeypatch.setattr(scan_triton, "CHUNK", chunk)
         monkeypatch.setattr(scan_triton, "CHANNELS", 4)
         check(length, channels, states, batch, reverse)
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_bfloat16_comes_back_as_bfloat16(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Values and gradients are those of the rounded inputs in float32, rounded once, at the end."""
+        from kipoi_seq2exp.nn import scan_triton
+
+        monkeypatch.setattr(scan_triton, "CHUNK", 4)
+        generator = torch.Generator().manual_seed(5)
+        u, delta = torch.randn(1, 9, 4, generator=generator), torch.rand(1, 9, 4, generator=generator)
+        A, B, C = -torch.ones(4, 2), *torch.randn(2, 1, 9, 2, generator=generator)
+        half = [tensor.bfloat16().requires_grad_() for tensor in (u, delta, A, B, C, torch.ones(4))]
+        whole = [tensor.detach().float().requires_grad_() for tensor in half]
+        y, wanted = scan_triton.scan(*half, reverse), scan_reference(*whole, reverse=reverse)
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.float(), wanted, rtol=2**-8, atol=1e-6)
+        found = torch.autograd.grad(y.float().sum(), half)
+        for a, b in zip(found, torch.autograd.grad(wanted.sum(), whole), strict=True):
+            assert a.dtype == torch.bfloat16
+            torch.testing.assert_close(a.float(), b, rtol=2**-7, atol=1e-5)
 
 
 def check(length: int, channels: int, states: int, batch: int, reverse: bool) -> None:
