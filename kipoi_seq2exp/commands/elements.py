@@ -160,8 +160,8 @@ def _behind(args: argparse.Namespace, predictions: Predictions, say: Say) -> Run
     if not (predictions.has_beta or runs_again):
         say(
             f"no regulatory_score, no credible intervals and no columns of the DNA and the tracks: {predictions.path} "
-            "does not hold the Beta of each base; predict with --save-beta, or give the model and its inputs in place "
-            "of --from"
+            "does not hold the Beta distribution of each base; predict with --save-beta, or give the model and its "
+            "inputs in place of --from"
         )
         return None
     try:
@@ -258,7 +258,7 @@ def _report(args: argparse.Namespace, found: Found, lines: list[str], say: Say) 
         say(effect_line(elements["delta_expression"].to_numpy(float), "elements masked out one by one"))
     if REGULATORY in elements:
         say(f"rank elements by {REGULATORY} (evidence x contact / expression), the score that agreed best with CRISPRi")
-    say(f"promoters ({len(found.promoters)}) are listed separately and never counted")
+    say(f"{counted(len(found.promoters), 'promoter')} listed separately: promoters are never called as elements")
     for line in lines:
         say(line)
 

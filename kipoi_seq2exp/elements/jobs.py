@@ -139,7 +139,7 @@ class NullJob:
         if bench is None:
             raise ConfigError("a null runs the network: give the model and its inputs.")
         if gene.concentrations is None:
-            raise ConfigError("the predictions hold no Beta of each base, which the null is made from.")
+            raise ConfigError("a null needs the Beta distribution of each base: predict with --save-beta.")
         counted = np.ones(gene.mask.size, dtype=bool)
         counted[gene.promoter] = False
         shuffles = shuffled_masks(bench.model, gene.window(bench), gene.concentrations, self.settings)

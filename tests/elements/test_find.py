@@ -314,7 +314,7 @@ def test_the_command_runs_the_model_and_reads_results(tiny, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("provisional weights")
     assert "elements masked out one by one change log10 expression by" in said
-    assert "promoters (2) are listed separately" in said
+    assert "2 promoters listed separately" in said
     table = pd.read_csv(tmp_path / "out" / "elements.tsv", sep="\t", comment="#")
     assert {"dna", "hic", "probability_low", "delta_expression"} <= set(table)
     with pyBigWig.open(str(tmp_path / "out" / "element_mask.bw")) as track:
