@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -129,6 +130,26 @@ def test_the_example_gives_the_model_the_arrays_of_the_users_files(group):
     assert len(ids) == 3
     expected = pd.read_csv(group / "example" / "predictions.tsv", sep="\t")
     assert expected["gene_id"].tolist() == ids
+
+
+def test_genes_of_one_tss_share_a_window_of_the_example(tmp_path):
+    """Chromosomes of a FASTA are named once."""
+    from kipoi_seq2exp.data.cells import cell_inputs
+    from kipoi_seq2exp.data.dataset import WindowDataset
+    from kipoi_seq2exp.zoo.example import write_example
+
+    inputs = replace(cell_inputs("K562"), features=())
+    sources = {track.name: str(EXAMPLE / "dnase.bw") for track in inputs.tracks} | {"hic": "powerlaw"}
+    genes = pd.read_csv(EXAMPLE / "genes.tsv", sep="\t").iloc[[0, 0, 1]].assign(gene_id=["A", "B", "C"])
+    with WindowDataset(inputs, genes, EXAMPLE / "genome.fa", sources, EXAMPLE / "blacklist.bed") as windows:
+        files = write_example(windows, [0, 1, 2], tmp_path)
+        originals = list(windows)
+    of = {track.name: str(tmp_path / files[f"{track.name}_file"]) for track in inputs.tracks}
+    blacklist = tmp_path / files["blacklist_file"] if "blacklist_file" in files else None
+    with WindowDataset(inputs, tmp_path / "genes.tsv", tmp_path / "genome.fa", of, blacklist) as written:
+        for window, original in zip(written, originals, strict=True):
+            for name in ("onehot", "signals", "blacklist"):
+                np.testing.assert_array_equal(getattr(window, name), getattr(original, name))
 
 
 def test_kipoi_test_and_kipoi_predict_know_the_group(group, home, place, trained):

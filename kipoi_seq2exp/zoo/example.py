@@ -47,21 +47,20 @@ def write_example(windows: WindowDataset, rows: Sequence[int], folder: Path) -> 
     make_folder(folder)
     pieces = [_piece(windows, row) for row in rows]
     write_text(folder / "genes.tsv", _gene_table(windows, rows, pieces))
-    write_text(
-        folder / "genome.fa", "".join(_fasta(windows, row, piece) for row, piece in zip(rows, pieces, strict=True))
-    )
+    once = {piece: row for row, piece in zip(rows, pieces, strict=True)}  # genes may share a TSS, and so a window
+    write_text(folder / "genome.fa", "".join(_fasta(windows, row, piece) for piece, row in once.items()))
     files = {"genes_file": "genes.tsv", "fasta_file": "genome.fa"}
     for spec in windows.inputs.tracks:
         contacts = spec.kind is TrackKind.CONTACT
         name = f"{spec.name}.{'tsv' if contacts else 'bedgraph'}.gz"
         lines = ["gene_id\tstart\tend\tcontact\n"] if contacts else []
-        for row, piece in zip(rows, pieces, strict=True):
+        for row, piece in zip(rows, pieces, strict=True) if contacts else ((row, piece) for piece, row in once.items()):
             values = windows.track_values(row, spec.name, piece.start, piece.end)
             label = str(windows.genes["gene_id"].iloc[row]) if contacts else _chrom(piece)
             lines += [f"{label}\t{start}\t{end}\t{value}\n" for start, end, value in _runs(values)]
         _write_gzip(folder / name, "".join(lines))
         files[f"{spec.name}_file"] = name
-    blacklisted = [line for row, piece in zip(rows, pieces, strict=True) for line in _blacklist(windows, row, piece)]
+    blacklisted = [line for piece, row in once.items() for line in _blacklist(windows, row, piece)]
     if blacklisted:
         write_text(folder / "blacklist.bed", "".join(blacklisted))
         files["blacklist_file"] = "blacklist.bed"
