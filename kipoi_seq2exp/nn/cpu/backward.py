@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from kipoi_seq2exp.nn.cpu import tiles as walk
-from kipoi_seq2exp.nn.cpu.forward import Stream, Trace, meeting
+from kipoi_seq2exp.nn.cpu.forward import Stream, Trace
+from kipoi_seq2exp.nn.cpu.narrow import NarrowWalkBack, gradient_numbers, named_gradients
 from kipoi_seq2exp.nn.cpu.scan import LOG2_E, empty
-from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Layer, Projections, run_both, run_windows, tiles
+from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Layer, Projections, meeting, run_both, run_windows, tiles
 
 
 def train_stack(layers: Any, hidden: Tensor, rows: slice) -> Tensor:
@@ -81,25 +82,67 @@ class _Stack(torch.autograd.Function):
         kept = ctx.saved_tensors[sum(map(len, weights)) :]
         traces = [Trace(kept[3 * i], (kept[3 * i + 1], kept[3 * i + 2]), v) for i, v in enumerate(ctx.visits)]
         layers, (length, d_model), windows = _prepare(weights, ctx.eps), traces[0].residual.shape, len(gradients[0])
-        totals = [
-            [{name: torch.zeros_like(w) for name, w in layer.items()} for layer in weights] for _ in range(windows)
-        ]
         d_hidden = torch.zeros(windows, length, d_model)
+        d_hidden[:, ctx.rows] = gradients[0]
+        walk_back = _narrow_back if all(layer.packed for layer in layers) else _tiles_back
+        totals = walk_back(layers, traces, d_hidden, ctx.rows, weights)
+        return d_hidden, None, None, None, *(total for layer in totals for total in layer.values())
 
-        def work(window: int, threads: int) -> None:
-            d_hidden[window, ctx.rows] = gradients[0][window]
-            space = _Space.of(d_hidden[window], layers[0].d_inner)
-            for i in range(len(layers) - 1, -1, -1):
-                rows = ctx.rows if i == len(layers) - 1 else slice(0, length)
-                trace = traces[window * len(layers) + i]
-                _LayerBack(layers[i], trace, space, threads).run(rows, totals[window][i])
 
-        run_windows(work, windows, length * layers[0].d_inner)
-        for other in totals[1:]:  # in one order, for the same bits
-            for total, more in zip(totals[0], other, strict=True):
-                for name in total:
-                    total[name] += more[name]
-        return d_hidden, None, None, None, *(total for layer in totals[0] for total in layer.values())
+Totals = list[dict[str, Tensor]]  # the gradients of each layer's parameters, by name
+
+
+def _tiles_back(
+    layers: Sequence[Layer],
+    traces: Sequence[Trace],
+    d_hidden: Tensor,
+    rows: slice,
+    weights: Sequence[dict[str, Tensor]],
+) -> Totals:
+    """Walk back over all windows; turn the gradient of their outputs into that of their inputs."""
+    windows, length, _ = d_hidden.shape
+    totals = [[{name: torch.zeros_like(w) for name, w in layer.items()} for layer in weights] for _ in range(windows)]
+
+    def work(window: int, threads: int) -> None:
+        space = _Space.of(d_hidden[window], layers[0].d_inner)
+        for i in range(len(layers) - 1, -1, -1):
+            wanted = rows if i == len(layers) - 1 else slice(0, length)
+            trace = traces[window * len(layers) + i]
+            _LayerBack(layers[i], trace, space, threads).run(wanted, totals[window][i])
+
+    run_windows(work, windows, length * layers[0].d_inner)
+    for other in totals[1:]:  # in one order, for the same bits
+        for total, more in zip(totals[0], other, strict=True):
+            for name in total:
+                total[name] += more[name]
+    return totals[0]
+
+
+def _narrow_back(
+    layers: Sequence[Layer],
+    traces: Sequence[Trace],
+    d_hidden: Tensor,
+    rows: slice,
+    weights: Sequence[dict[str, Tensor]],
+) -> Totals:
+    """Walk back over all windows of a narrow network, as `_tiles_back`."""
+    windows, length, _ = d_hidden.shape
+    gradients = torch.zeros(len(layers), windows, 2, gradient_numbers(layers[0]))
+
+    def work(window: int, threads: int) -> None:
+        walk = NarrowWalkBack(d_hidden[window], layers[0], threads)
+        for i in range(len(layers) - 1, -1, -1):
+            wanted = rows if i == len(layers) - 1 else slice(0, length)
+            trace = traces[window * len(layers) + i]
+            walk.run(layers[i], trace.residual, trace.states, wanted, gradients[i, window])
+
+    run_windows(work, windows, length * layers[0].d_inner)
+    totals = [{name: torch.zeros_like(w) for name, w in layer.items()} for layer in weights]
+    for layer, own, total in zip(layers, gradients.numpy(), totals, strict=True):
+        summed = own.sum(0)  # NumPy adds the windows in one order, for the same bits
+        for direction, named in zip(layer.directions, named_gradients(layer, summed), strict=True):
+            add_gradients(direction, named, total)
+    return totals
 
 
 def _prepare(weights: Sequence[Mapping[str, Tensor]], eps: Sequence[float]) -> list[Layer]:
@@ -210,27 +253,34 @@ class _Back:
 
     def add_to(self, totals: Mapping[str, Tensor]) -> None:
         """Add the gradients to those of the layer, by the names of its parameters."""
-        d = self.direction
-        side = "reverse_scan" if d.reverse else "forward_scan"
-        states, rank = totals[f"{side}.A_log"].shape[1], d.dt_weight.shape[0]
-        N = d.A2.shape[0]
-        used = [*range(rank + states), *range(rank + N, rank + N + states)]  # all but the states that fill up
-        shared = {
-            "norm.weight": torch.from_numpy(self.norm_weight),
-            "in_proj.weight": self.in_proj,
-            "out_proj.weight": self.out_proj,
-        }
-        own = {
-            "conv_weight": torch.from_numpy(self.conv_weight).t(),
-            "conv_bias": torch.from_numpy(self.conv_bias)[0],
-            "x_proj.weight": self.x_proj[used],
-            "dt_proj.weight": self.dt_weight.t(),
-            "dt_proj.bias": torch.from_numpy(self.dt_bias)[0],
-            "A_log": torch.from_numpy(self.dA * d.A2 / LOG2_E)[:states].t(),
-            "D": torch.from_numpy(self.dD)[0],
-        }
-        for name, gradient in (shared | {f"{side}.{name}": gradient for name, gradient in own.items()}).items():
-            totals[name] += gradient
+        arrays = (self.norm_weight, self.conv_weight, self.conv_bias, self.dt_bias, self.dA, self.dD)
+        names = ("norm_weight", "conv_weight", "conv_bias", "dt_bias", "A", "D")
+        named = {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+        named |= {name: getattr(self, name) for name in ("in_proj", "out_proj", "x_proj", "dt_weight")}
+        add_gradients(self.direction, named, totals)
+
+
+def add_gradients(direction: Direction, named: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> None:
+    """Add what the walk back of a direction gives to the gradients of the layer, by the names of its parameters."""
+    side = "reverse_scan" if direction.reverse else "forward_scan"
+    states, rank, N = totals[f"{side}.A_log"].shape[1], direction.dt_weight.shape[0], direction.A2.shape[0]
+    used = [*range(rank + states), *range(rank + N, rank + N + states)]  # all but the states that fill up
+    shared = {
+        "norm.weight": named["norm_weight"].flatten(),
+        "in_proj.weight": named["in_proj"],
+        "out_proj.weight": named["out_proj"],
+    }
+    own = {
+        "conv_weight": named["conv_weight"].t(),
+        "conv_bias": named["conv_bias"][0],
+        "x_proj.weight": named["x_proj"][used],
+        "dt_proj.weight": named["dt_weight"].t(),
+        "dt_proj.bias": named["dt_bias"][0],
+        "A_log": (named["A"] * torch.from_numpy(direction.A2) / LOG2_E)[:states].t(),
+        "D": named["D"][0],
+    }
+    for name, gradient in (shared | {f"{side}.{name}": gradient for name, gradient in own.items()}).items():
+        totals[name] += gradient
 
 
 class _LayerBack:

@@ -10,8 +10,6 @@ import numpy as np
 from kipoi_seq2exp.nn.cpu.scan_kernels import compiled
 from kipoi_seq2exp.nn.cpu.simd import WIDTH, fill, load, muladd, sigmoid, store
 
-# numba keys its cache on disk by this file's content alone: see scan_kernels.SIMD_SHA256
-SIMD_SHA256 = "44bbd2a4edc2ad94fbf715ca4941ed48f2c908dd311d582d4eab3f33adf290c5"
 _ZERO, _ONE, _MINUS_ONE = np.float32(0), np.float32(1), np.float32(-1)
 
 

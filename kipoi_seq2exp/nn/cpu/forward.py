@@ -33,8 +33,9 @@ from torch import Tensor
 
 from kipoi_seq2exp.config import Products
 from kipoi_seq2exp.nn.cpu import tiles as walk
+from kipoi_seq2exp.nn.cpu.narrow import NarrowWalk
 from kipoi_seq2exp.nn.cpu.scan import WIDTH, empty
-from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Layer, run_both, run_windows, tiles
+from kipoi_seq2exp.nn.cpu.tiles import Array, Direction, Layer, meeting, run_both, run_windows, tiles
 
 
 def can_stream(hidden: Tensor, d_inner: int) -> bool:
@@ -90,7 +91,7 @@ class Trace:
     states : pair of Tensor, (chunks, N, d_inner)
         A direction's states before each chunk of each tile.
     visits : pair of lists of (a, b)
-        A direction's tiles.
+        A direction's tiles; none of a narrow layer, whose walk back cuts its own.
     """
 
     residual: Tensor
@@ -125,11 +126,15 @@ class Stream:
         self.size = walk.tile_length(self.d_inner)
         self.residual = empty(self.length, d_model)
         self.residual.copy_(hidden.detach())
+        self.keep = keep
+        self.traces: list[Trace] = []
+        self.narrow: NarrowWalk | None = None
+        if all(layer.packed for layer in layers):
+            self.narrow = NarrowWalk(self.residual, layers[0], threads)
+            return
         self.x = empty(self.length, self.d_inner)  # of every position
         self.y = empty(self.length, self.d_inner)  # the scan of the worker that came first
         self.buffers = [(empty(self.size, d_model), empty(self.size, self.d_inner)) for _ in range(2)]
-        self.keep = keep
-        self.traces: list[Trace] = []
 
     def run(self, rows: slice) -> None:
         """Add all layers to the residual, the last one at `rows` alone."""
@@ -151,6 +156,12 @@ class Stream:
         run_both(work, self.threads)
 
     def _run_layer(self, layer: Layer, rows: slice) -> None:
+        if self.narrow is not None:
+            before = empty(*self.residual.shape).copy_(self.residual) if self.keep else self.residual
+            states = self.narrow.run(layer, rows, keep=self.keep)
+            if self.keep:
+                self.traces.append(Trace(before, states, ([], [])))
+            return
         self.shared, both = layer.shared, layer.begin(self.threads)
         outer, inner = meeting(self.length, rows)
         whole = rows == slice(0, self.length)
@@ -254,15 +265,3 @@ def _room(direction: Direction, ranges: list[tuple[int, int]]) -> Tensor:
     """Make a tensor for a direction's states before each chunk of each tile: (chunks, N, d_inner)."""
     size = walk.tile_length(direction.A2.shape[1])
     return empty(sum(_chunks(*tile) for span in ranges for tile in tiles(*span, size)), *direction.A2.shape)
-
-
-def meeting(length: int, rows: slice) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return what each direction reads before and after it meets the other: two pairs of ranges.
-
-    All rows wanted: they meet in the middle, then each reads what the other has read. Else each reads up to the wanted
-    rows, then both read these.
-    """
-    if rows == slice(0, length):
-        halves = [(0, length // 2), (length // 2, length)]
-        return halves, halves[::-1]
-    return [(0, rows.start), (rows.stop, length)], [(rows.start, rows.stop)] * 2

@@ -4,10 +4,14 @@ numba keeps machine code in pickles beside the source (or in `NUMBA_CACHE_DIR`) 
 file counts only if it belongs to this user, to the owner of the source or to root, if not everybody may write to it,
 and if it ends with the SHA-256 of the rest: a damaged byte of machine code would be a wrong number or a crash. A cache
 that cannot be read or written costs the time of compiling, never a run.
+
+A kernel is made of kernels of other files too, and numba compares its own file alone: here a cache belongs to the
+content of all kernels of the folder.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pickle
@@ -19,6 +23,14 @@ from typing import Any
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 _DIGEST_BYTES = 32
+
+
+@functools.cache
+def sources_digest(folder: Path) -> str:
+    """Return the SHA-256 of a folder's kernels and of `simd`, names and content."""
+    paths = sorted([*folder.glob("*kernels*.py"), *folder.glob("simd.py")])
+    digests = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 class KernelCache(FunctionCache):  # type: ignore[misc]
@@ -38,7 +50,8 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         owners = {0, os.geteuid(), Path(function.__code__.co_filename).stat().st_uid}
-        self._cache_file = _CheckedFiles(self._cache_file, owners)  # type: ignore[has-type]
+        sources = sources_digest(Path(function.__code__.co_filename).parent)
+        self._cache_file = _CheckedFiles(self._cache_file, owners, sources)  # type: ignore[has-type]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled function from the disk, or None if there is none that can be trusted."""
@@ -59,9 +72,9 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
 class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
     """The index of a function's cache and its machine code: each file ends with the digest of the rest."""
 
-    def __init__(self, files: IndexDataCacheFile, owners: set[int]) -> None:
+    def __init__(self, files: IndexDataCacheFile, owners: set[int], sources: str) -> None:
         self.__dict__.update(files.__dict__)
-        self._owners = owners
+        self._owners, self._source_stamp = owners, sources
 
     def save(self, key: Any, data: Any) -> None:
         """Write machine code together with what it was made from."""

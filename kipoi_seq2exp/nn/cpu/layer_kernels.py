@@ -11,9 +11,6 @@ import numpy as np
 from kipoi_seq2exp.nn.cpu.scan_kernels import compiled
 from kipoi_seq2exp.nn.cpu.simd import WIDTH, add_across, fill, load, muladd, sigmoid, softplus, store
 
-# numba keys its cache on disk by this file's content alone: see scan_kernels.SIMD_SHA256
-SIMD_SHA256 = "44bbd2a4edc2ad94fbf715ca4941ed48f2c908dd311d582d4eab3f33adf290c5"
-
 
 @compiled
 def convolve_silu(x, weight, bias, u, start, reverse):

@@ -56,8 +56,6 @@ CHUNK = 32
 LANES_C, LANES_B, DECAYS, STATES_BEFORE, ROWS = 0, 160, 316, 504, 640
 ROW = 6  # of a position and 16 channels
 STRETCH = 64  # positions that 16 channels are walked along before the next 16, whose lines are asked for meanwhile
-# numba keys its cache on disk by this file's content alone; a change of `simd` must change this line (a test compares)
-SIMD_SHA256 = "44bbd2a4edc2ad94fbf715ca4941ed48f2c908dd311d582d4eab3f33adf290c5"
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., None]:

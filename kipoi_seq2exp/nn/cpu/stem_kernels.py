@@ -15,8 +15,6 @@ import numpy as np
 from kipoi_seq2exp.nn.cpu.scan_kernels import compiled
 from kipoi_seq2exp.nn.cpu.simd import WIDTH, fill, load, store, take_greater
 
-# numba keys its cache on disk by this file's content alone: see scan_kernels.SIMD_SHA256
-SIMD_SHA256 = "44bbd2a4edc2ad94fbf715ca4941ed48f2c908dd311d582d4eab3f33adf290c5"
 UNKNOWN, MIXED = 4, 5  # codes of a base that is not known, and of a row that is not one-hot
 
 

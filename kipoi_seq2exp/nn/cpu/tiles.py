@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kipoi_seq2exp.nn.cpu.scan import LOG2_E, STATES, channel_ranges, empty, run_parallel, run_queue
+from kipoi_seq2exp.nn.cpu.scan import LOG2_E, STATES, WIDTH, channel_ranges, empty, run_parallel, run_queue
 
 TILE = 768  # positions, at least
 TILE_NUMBERS = 2**17  # positions x d_inner of a tile of a narrow network: what Python costs a tile counts for less
@@ -97,6 +98,18 @@ def tiles(start: int, stop: int, size: int, reverse: bool = False) -> list[tuple
     """Cut [start, stop) in tiles of that many positions, in the order in which a direction reads."""
     found = [(first, min(first + size, stop)) for first in range(start, stop, size)]
     return found[::-1] if reverse else found
+
+
+def meeting(length: int, rows: slice) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return what each direction reads before and after it meets the other: two pairs of ranges.
+
+    All rows wanted: they meet in the middle, then each reads what the other has read. Else each reads up to the wanted
+    rows, then both read these.
+    """
+    if rows == slice(0, length):
+        halves = [(0, length // 2), (length // 2, length)]
+        return halves, halves[::-1]
+    return [(0, rows.start), (rows.stop, length)], [(rows.start, rows.stop)] * 2
 
 
 @dataclass(frozen=True)
@@ -224,17 +237,68 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """The parameters of a narrow layer as `narrow_kernels` reads them: matrices, each in one piece.
+
+    Attributes
+    ----------
+    shared : tuple
+        norm (1, D), its epsilon, in_proj's half of x and that of z (D, d_inner), out_proj (d_inner, D); for the way
+        back in_proj (D, 2 d_inner) and its transpose, and the transpose of out_proj.
+    own : pair of tuples
+        Of a direction: convolution (d_conv, d_inner), its bias (1, d_inner), x_proj's columns of the step sizes, filled
+        up to a multiple of 16, those of B and of C (d_inner, N), dt_proj (rank, d_inner), its bias, A2 (N, d_inner) and
+        D (1, d_inner); for the way back the transposes of dt_proj, filled up, and of x_proj.
+    """
+
+    shared: tuple[Any, ...]
+    own: tuple[tuple[Array, ...], tuple[Array, ...]]
+
+    @classmethod
+    def of(cls, shared: Projections, directions: tuple[Direction, Direction]) -> Packed | None:
+        """Return None for a layer that is not narrow, whose vectors are not whole, or whose products are not float32."""
+        states, d_inner = directions[0].A2.shape
+        d_model = len(shared.norm_weight)
+        whole = d_model % WIDTH == 0 and states % WIDTH == 0
+        if not whole or d_inner >= SHARED_WIDTH or shared.in_proj.dtype != torch.float32:
+            return None
+
+        def matrix(tensor: Tensor) -> Array:
+            return tensor.clone(memory_format=torch.contiguous_format).numpy()  # torch's begin at 64 bytes
+
+        in_proj, out_proj = shared.in_proj, shared.out_proj
+        forward = (in_proj[:, :d_inner], in_proj[:, d_inner:], out_proj)
+        back = (in_proj, in_proj.t(), out_proj.t())
+        norm = matrix(torch.from_numpy(shared.norm_weight)[None])
+
+        def own(direction: Direction) -> tuple[Array, ...]:
+            rank = direction.dt_weight.shape[0]
+            to_dt, to_B, to_C = direction.x_proj.split([rank, states, states], dim=1)
+            dt_weight, missing = torch.from_numpy(direction.dt_weight), -rank % WIDTH
+            return (
+                *(direction.conv_weight, direction.conv_bias),
+                *map(matrix, (functional.pad(to_dt, (0, missing)), to_B, to_C)),
+                *(direction.dt_weight, direction.dt_bias, direction.A2, direction.D),
+                *map(matrix, (functional.pad(dt_weight, (0, 0, 0, missing)).t(), direction.x_proj.t())),
+            )
+
+        return cls((norm, shared.norm_eps, *map(matrix, (*forward, *back))), (own(directions[0]), own(directions[1])))
+
+
+@dataclass(frozen=True)
 class Layer:
     """The parameters of a `mamba.BiMambaLayer` in the kernels' layout, for all windows of a batch."""
 
     shared: Projections
     directions: tuple[Direction, Direction]
+    packed: Packed | None  # of a narrow layer
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], eps: float, product_type: torch.dtype = torch.float32) -> Layer:
         """Take the parameters by name, and the type of the products with in_proj and out_proj."""
-        forward, reverse = (Direction.of(weights, reverse=reverse) for reverse in (False, True))
-        return cls(Projections.of(weights, eps, product_type), (forward, reverse))
+        directions = Direction.of(weights, reverse=False), Direction.of(weights, reverse=True)
+        shared = Projections.of(weights, eps, product_type)
+        return cls(shared, directions, Packed.of(shared, directions))
 
     @property
     def d_inner(self) -> int:

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from kipoi_seq2exp.nn.cpu.kernel_cache import KernelCache
+from kipoi_seq2exp.nn.cpu.kernel_cache import KernelCache, sources_digest
 
 SOURCE = "def double(values, out):\n    for i in range(len(values)):\n        out[i] = 2 * values[i]\n"
 
@@ -52,6 +52,15 @@ def test_the_second_process_compiles_nothing(compiled_double, tmp_path):
     assert not result_of(compiled_double())
     assert result_of(compiled_double())
     assert len(files(tmp_path, ".nbi")) == len(files(tmp_path, ".nbc")) == 1
+
+
+@pytest.mark.parametrize("changed", ["other_kernels.py", "simd.py"])
+def test_a_change_of_the_kernels_that_a_kernel_is_made_of_counts(compiled_double, tmp_path, changed):
+    result_of(compiled_double())
+    (tmp_path / changed).write_text("# numba looks at the kernel's own file alone\n")
+    sources_digest.cache_clear()
+    assert not result_of(compiled_double())
+    assert result_of(compiled_double())
 
 
 def damage(content):
