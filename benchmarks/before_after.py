@@ -1,7 +1,7 @@
 """Compare small networks of this working tree with those of an earlier revision: processor time, in turn, in one run.
 
     python benchmarks/before_after.py REVISION                      # both widths, one thread and two
-    python benchmarks/before_after.py REVISION --threads 1 --rounds 5 --out DIR
+    python benchmarks/before_after.py predict=REVISION train_tokens=REVISION --threads 1 --rounds 5 --out DIR
 
 A prediction is of 100,000 bases, a token a base; a training step is forward and backward of 16 windows of 2,000 tokens
 of 100 bases, of which the encoder reads 400 (the shape of configs/human.yaml). Each measurement is a process of its
@@ -13,12 +13,13 @@ or prints it alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,32 +40,60 @@ TOKENS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure both revisions in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("revision", help="what git calls the earlier one")
+    parser.add_argument(
+        "revision",
+        nargs="+",
+        type=of_task,
+        metavar="[TASK=]REVISION",
+        help=f"what git calls the earlier one, of all tasks or of one ({', '.join(TASKS)})",
+    )
     parser.add_argument("--threads", type=int, action="append", help="repeatable (default: 1 and 2)")
     parser.add_argument("--task", action="append", choices=list(TASKS), help="only this one (repeatable)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--length", type=int, default=100_000, help="bases of a prediction")
     parser.add_argument("--out", type=Path, help="folder of the report")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as scratch:
-        earlier = Path(scratch) / "earlier"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--detach", str(earlier), args.revision], check=True, capture_output=True)
-        try:
-            rows = [
-                compared(task, d_model, threads, args, earlier)
-                for threads in args.threads or [1, 2]
-                for task in args.task or TASKS
-                for d_model in WIDTHS
-            ]
-        finally:
-            subprocess.run([*git, "remove", "--force", str(earlier)], check=True, capture_output=True)
-    text = markdown(rows, args.revision)
+    revisions = {task: revision for found in args.revision for task, revision in found.items()}
+    tasks = args.task or list(revisions)
+    if absent := [task for task in tasks if task not in revisions]:
+        parser.error(f"no revision for {', '.join(absent)}")
+    with contextlib.ExitStack() as stack:
+        folders = {revision: stack.enter_context(checked_out(revision)) for revision in set(revisions.values())}
+        rows = [
+            compared(task, d_model, threads, args, folders[revisions[task]])
+            for threads in args.threads or [1, 2]
+            for task in tasks
+            for d_model in WIDTHS
+        ]
+    text = markdown(rows, ", ".join(f"{TASKS[task]} of {revisions[task]}" for task in tasks))
     print(text)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "before_after.md").write_text(text + "\n", encoding="utf-8")
     return 0
+
+
+def of_task(text: str) -> dict[str, str]:
+    """Read [TASK=]REVISION: the revision of each task that it is for."""
+    task, equals, revision = text.partition("=")
+    if not equals:
+        return dict.fromkeys(TASKS, text)
+    if task not in TASKS:
+        raise argparse.ArgumentTypeError(f"unknown task '{task}': use {' or '.join(TASKS)}")
+    return {task: revision}
+
+
+@contextlib.contextmanager
+def checked_out(revision: str) -> Iterator[Path]:
+    """Check a revision out for a while."""
+    git = ["git", "-C", str(ROOT), "worktree"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "earlier"
+        subprocess.run([*git, "add", "--detach", str(folder), revision], check=True, capture_output=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run([*git, "remove", "--force", str(folder)], check=True, capture_output=True)
 
 
 def compared(task: str, d_model: int, threads: int, args: argparse.Namespace, earlier: Path) -> dict[str, Any]:

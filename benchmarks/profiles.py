@@ -25,7 +25,7 @@ import torch
 from isolated import network, random_windows
 
 from kipoi_seq2exp import seq2exp_loss
-from kipoi_seq2exp.nn.cpu import backward_kernels, layer_kernels, scan_kernels
+from kipoi_seq2exp.nn.cpu import backward_kernels, layer_kernels, narrow_backward_kernels, narrow_kernels, scan_kernels
 
 HERE = Path(__file__).resolve().parent
 STEPS = {
@@ -34,6 +34,8 @@ STEPS = {
     backward_kernels: (
         *("step_sizes_backward", "convolve_silu_backward", "ungate", "gate_backward", "rms_normalise_backward"),
     ),
+    narrow_kernels: ("walk_forward",),  # a narrow network's steps, all in one
+    narrow_backward_kernels: ("walk_back",),
 }
 PRODUCTS = ((torch, "mm"), (torch.Tensor, "addmm_"))
 INTERVAL_S = 0.05

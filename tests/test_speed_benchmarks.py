@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -49,15 +50,26 @@ def test_absent_comparators_are_an_error_where_they_are_asked_for(
     assert "enformer_pytorch: not installed; `make bench` installs them" in capsys.readouterr().err
 
 
-def test_profiles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("d_model", "forth", "back"), [(64, "scan_forward", "scan_backward"), (16, "walk_forward", "walk_back")]
+)
+def test_profiles(
+    d_model: int,
+    forth: str,
+    back: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    importlib.import_module("profiles").main(["--length", "400", "--d-model", "16", "--out", str(tmp_path)])
+    profiles = importlib.import_module("profiles")
+    profiles.main(["--length", "400", "--d-model", str(d_model), "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert (tmp_path / "profiles.md").read_text().strip() == printed.strip()
     prediction, step = printed.split("## Training step")
-    assert "| scan_forward |" in prediction
-    assert "| scan_backward |" not in prediction
-    assert "| scan_backward |" in step
+    assert f"| {forth} |" in prediction
+    assert f"| {back} |" not in prediction
+    assert f"| {back} |" in step
     shares = [float(line.split("|")[3].split()[0]) for line in step.splitlines() if line.endswith("% |")]
     assert sum(shares) == pytest.approx(100, abs=1)
 
@@ -76,3 +88,25 @@ def test_before_and_after_are_the_least_of_their_rounds(monkeypatch: pytest.Monk
     row = before_after.compared("predict", 16, 1, argparse.Namespace(rounds=2, length=400), tmp_path)
     assert (row["before"], row["after"]) == (2.0, 1.0)
     assert "| prediction | 16 | 1 | 2 | 1 | 2.00 |" in before_after.markdown([row], "HEAD~1")
+
+
+def test_each_task_is_compared_with_its_own_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before_after = importlib.import_module("before_after")
+    seen: list[tuple[str, str]] = []
+
+    def compared(task: str, d_model: int, threads: int, args: object, earlier: Path) -> dict[str, Any]:
+        seen.append((task, earlier.name))
+        return {"what": task, "d_model": d_model, "threads": threads, "before": 2.0, "after": 1.0}
+
+    monkeypatch.setattr(before_after, "compared", compared)
+    monkeypatch.setattr(before_after, "checked_out", lambda revision: contextlib.nullcontext(tmp_path / revision))
+    before_after.main(["predict=older", "train_tokens=newer", "--threads=1"])
+    assert set(seen) == {("predict", "older"), ("train_tokens", "newer")}
+    assert "before: prediction of older, training step of newer" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        before_after.main(["predict=older", "--task=train_tokens"])
+    with pytest.raises(SystemExit, match="2"):
+        before_after.main(["predicted=older"])

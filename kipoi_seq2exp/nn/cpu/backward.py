@@ -12,6 +12,9 @@ the last position it read to the first, so that they start where they met and pa
 
 Of the last layer only some rows may have been read. There both directions visit these rows first; outside them one
 direction alone was read, without a gate. One layer of the window takes (L, 5 d_inner) numbers of working space.
+
+A narrow network (see `narrow`) walks back in compiled calls: in_proj and d_gated of a tile are computed again at each
+visit, and y and dx of the first visitor, (L, 2 d_inner), are all that is kept.
 """
 
 from __future__ import annotations
@@ -89,16 +92,12 @@ class _Stack(torch.autograd.Function):
         return d_hidden, None, None, None, *(total for layer in totals for total in layer.values())
 
 
-Totals = list[dict[str, Tensor]]  # the gradients of each layer's parameters, by name
+Weights = Sequence[dict[str, Tensor]]  # of each layer, by name: its parameters, or their gradients
 
 
 def _tiles_back(
-    layers: Sequence[Layer],
-    traces: Sequence[Trace],
-    d_hidden: Tensor,
-    rows: slice,
-    weights: Sequence[dict[str, Tensor]],
-) -> Totals:
+    layers: Sequence[Layer], traces: Sequence[Trace], d_hidden: Tensor, rows: slice, weights: Weights
+) -> Weights:
     """Walk back over all windows; turn the gradient of their outputs into that of their inputs."""
     windows, length, _ = d_hidden.shape
     totals = [[{name: torch.zeros_like(w) for name, w in layer.items()} for layer in weights] for _ in range(windows)]
@@ -119,12 +118,8 @@ def _tiles_back(
 
 
 def _narrow_back(
-    layers: Sequence[Layer],
-    traces: Sequence[Trace],
-    d_hidden: Tensor,
-    rows: slice,
-    weights: Sequence[dict[str, Tensor]],
-) -> Totals:
+    layers: Sequence[Layer], traces: Sequence[Trace], d_hidden: Tensor, rows: slice, weights: Weights
+) -> Weights:
     """Walk back over all windows of a narrow network, as `_tiles_back`."""
     windows, length, _ = d_hidden.shape
     gradients = torch.zeros(len(layers), windows, 2, gradient_numbers(layers[0]))

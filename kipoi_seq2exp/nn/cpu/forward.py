@@ -13,6 +13,8 @@ than on the whole window), the rest are numba kernels. When only some `rows` of 
 the last layer is run up to them from both sides, and outside them only the state is computed. At 200 kb and d_model 128
 the stack keeps about 0.5 GB beyond its input.
 
+A narrow network's ranges are each walked in one compiled call instead: see `narrow`.
+
 With gradients the walk is the same and leaves a `Trace` of each layer for the walk back, see `backward`.
 
 `config.Products.BFLOAT16` multiplies by in_proj and out_proj in bfloat16, all else in float32: faster where the

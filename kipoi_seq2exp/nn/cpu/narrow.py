@@ -167,7 +167,7 @@ def _gradient_shapes(layer: Layer) -> dict[str, tuple[int, int]]:
 
 
 def named_gradients(layer: Layer, gradients: Array) -> list[dict[str, Tensor]]:
-    """Cut the gradients (2, `gradient_numbers`) of both directions, by the names that `backward.add_gradients` takes."""
+    """Cut the gradients of both directions, (2, `gradient_numbers`), by the names of `backward.add_gradients`."""
     shapes, found = _gradient_shapes(layer), []
     edges = np.cumsum([rows * columns for rows, columns in shapes.values()])[:-1]
     for row in gradients:

@@ -256,7 +256,7 @@ class Packed:
 
     @classmethod
     def of(cls, shared: Projections, directions: tuple[Direction, Direction]) -> Packed | None:
-        """Return None for a layer that is not narrow, whose vectors are not whole, or whose products are not float32."""
+        """Return None for a layer that is wide, has broken vectors, or products in another type than float32."""
         states, d_inner = directions[0].A2.shape
         d_model = len(shared.norm_weight)
         whole = d_model % WIDTH == 0 and states % WIDTH == 0

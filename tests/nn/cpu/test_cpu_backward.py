@@ -38,6 +38,7 @@ def assert_same(network: MambaStack, hidden: torch.Tensor, rows: slice | None = 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 63, 64, 65, 200])
 @pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.usefixtures("either_walk")
 def test_gradients_equal_those_of_the_plain_stack(length: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 64)
     before = torch.get_num_threads()
@@ -51,6 +52,7 @@ def test_gradients_equal_those_of_the_plain_stack(length: int, threads: int, mon
 
 @pytest.mark.parametrize("rows", [slice(40, 60), slice(0, 10), slice(90, 100), slice(0, 100), slice(49, 50)])
 @pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.usefixtures("either_walk")
 def test_only_the_wanted_rows(rows: slice, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 16)
     assert_same(stack(layers), torch.randn(1, 100, 16), rows)
@@ -59,6 +61,7 @@ def test_only_the_wanted_rows(rows: slice, layers: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "changes", [{"d_state": 3}, {"d_state": 8, "d_conv": 2}, {"expand": 3, "d_conv": 6}, {"d_conv": 1}, {"d_model": 48}]
 )
+@pytest.mark.usefixtures("either_walk")
 def test_other_widths(changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 32)
     assert_same(stack(**changes), torch.randn(1, 70, changes.get("d_model", 16)))
@@ -109,10 +112,12 @@ def test_two_python_threads_may_train() -> None:
     assert all(torch.equal(a, b) for result in both for a, b in zip(result, alone, strict=True))
 
 
-@pytest.mark.parametrize("d_model", [16, 64])  # windows shared by the threads, and tiles
+@pytest.mark.parametrize(
+    ("d_model", "d_state"), [(16, 4), (16, 16), (64, 4)]
+)  # windows shared by the threads, and tiles
 @pytest.mark.parametrize("windows", [1, 3])
-def test_the_same_bits_for_any_number_of_threads(d_model: int, windows: int) -> None:
-    network, hidden = stack(d_model=d_model, d_state=4), torch.randn(windows, 90, d_model)
+def test_the_same_bits_for_any_number_of_threads(d_model: int, d_state: int, windows: int) -> None:
+    network, hidden = stack(d_model=d_model, d_state=d_state), torch.randn(windows, 90, d_model)
     results, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2, 3, 4, 9):

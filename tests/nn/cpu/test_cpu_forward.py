@@ -28,6 +28,7 @@ def both(network: MambaStack, hidden: torch.Tensor, rows: slice, monkeypatch: py
 
 @pytest.mark.parametrize("length", [1, 2, 5, 31, 32, 33, 100])
 @pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.usefixtures("either_walk")
 def test_streamed_equals_plain(length: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 32)
     before = torch.get_num_threads()
@@ -60,6 +61,7 @@ def test_two_python_threads_may_predict() -> None:
 
 @pytest.mark.parametrize("rows", [slice(40, 60), slice(0, 10), slice(90, 100), slice(0, 100), slice(49, 50)])
 @pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.usefixtures("either_walk")
 def test_only_the_wanted_rows(rows: slice, layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "tile_length", lambda d_inner: 16)
     both(stack(layers), torch.randn(1, 100, 16), rows, monkeypatch)
