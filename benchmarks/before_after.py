@@ -6,8 +6,9 @@
 A prediction is of 100,000 bases, a token a base; a training step is forward and backward of 16 windows of 2,000 tokens
 of 100 bases, of which the encoder reads 400 (the shape of configs/human.yaml). Each measurement is a process of its
 own, which takes the median of a few; revisions take turns, and the smallest of the rounds counts: other work on the
-machine only ever adds. The earlier revision is checked out for the time of the run. Writes before_after.md into --out,
-or prints it alone.
+machine only ever adds. OpenMP's threads wait without spinning: on a busy machine two that spin for each other take ten
+times the processor time of the work. The earlier revision is checked out for the time of the run. Writes
+before_after.md into --out, or prints it alone.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def compared(task: str, d_model: int, threads: int, args: argparse.Namespace, ea
     taken: dict[str, list[float]] = {"before": [], "after": []}
     for _ in range(args.rounds):
         for name, folder in (("before", earlier), ("after", ROOT)):
-            environment = {**os.environ, "PYTHONPATH": str(folder), "SEQ2EXP_BENCH_THREADS": str(threads)}
+            own = {"PYTHONPATH": str(folder), "SEQ2EXP_BENCH_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+            environment = {**os.environ, **own}
             command = [sys.executable, str(HERE / "isolated.py"), task, settings]
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
             if done.returncode:

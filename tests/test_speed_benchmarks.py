@@ -81,7 +81,8 @@ def test_before_and_after_are_the_least_of_their_rounds(monkeypatch: pytest.Monk
     assert isolated.train_tokens({"seed": 0, "network": small, "rounds": 1})["cpu_s"] > 0
     taken = iter([4.0, 1.0, 2.0, 3.0])  # before, after, before, after
 
-    def measured(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    def measured(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert env["OMP_WAIT_POLICY"] == "passive"
         return subprocess.CompletedProcess(command, 0, json.dumps({"cpu_s": next(taken)}), "")
 
     monkeypatch.setattr(subprocess, "run", measured)
