@@ -32,8 +32,8 @@ def walk_back(arrays, saved, shared, own, gradients, carried, room, span, revers
     the d_conv - 1 rows visited last. room: working space, flat.
     """
     residual, d_residual, y, dx = arrays
-    norm, eps, in_x, _, _, in_proj, in_t, out_t = shared
-    conv_weight, conv_bias, to_dt, to_B, to_C, dt_weight, dt_bias, A2, direct, dt_t, x_t = own
+    norm, eps, in_x, _, _, _, in_t, out_t = shared
+    conv_weight, conv_bias, to_dt, _, _, dt_weight, dt_bias, A2, direct, dt_t, x_t = own
     d_state, border = carried
     D, inner = in_x.shape
     N, wide_rank, rank, left = A2.shape[0], to_dt.shape[1], dt_weight.shape[0], border.shape[0]
@@ -41,35 +41,16 @@ def walk_back(arrays, saved, shared, own, gradients, carried, room, span, revers
         gradients, D, inner, N, rank, left + 1
     )
     L, R = residual.shape[0], STEP + left
-    normed, d_normed = cut(room, 0, R, D), cut(room, R * D, R, D)
-    room = room[2 * R * D :]
-    low, d_low = cut(room, 0, R, wide_rank), cut(room, R * wide_rank, R, wide_rank)
-    room = room[2 * R * wide_rank :]
-    B, C = cut(room, 0, R, N), cut(room, R * N, R, N)
-    dB, dC = cut(room, 2 * R * N, R, N), cut(room, 3 * R * N, R, N)
-    room = room[4 * R * N :]
-    xz, dxz = cut(room, 0, R, 2 * inner), cut(room, 2 * R * inner, R, 2 * inner)
-    room = room[4 * R * inner :]
-    u, delta = cut(room, 0, R, inner), cut(room, R * inner, R, inner)
-    own_y, d_gated = cut(room, 2 * R * inner, R, inner), cut(room, 3 * R * inner, R, inner)
-    dy, du = cut(room, 4 * R * inner, R, inner), cut(room, 5 * R * inner, R, inner)
-    ddelta, dv = cut(room, 6 * R * inner, R, inner), cut(room, 7 * R * inner, R, inner)
+    narrow, wide = _working_space(room, (R, D, wide_rank, N, inner))
+    normed, d_normed, low, d_low, B, C, dB, dC = narrow
+    xz, dxz, u, delta, own_y, d_gated, dy, du, ddelta, dv = wide
     all_channels, at = (0, inner), 0 if reverse else left  # where a tile begins in xz, beside the rows read before it
     for k in range(-(-(span[1] - span[0]) // STEP) - 1, -1, -1):
         a, b = tile(span, k, reverse)
         T = b - a
         first, last = (a, min(L, b + left)) if reverse else (max(0, a - left), b)
         missing = 0 if reverse else left - (a - first)  # rows before the window
-        xz[:missing] = 0
-        xz[missing + last - first : T + left] = 0
-        rms_normalise(residual[first:last], norm[0], eps, normed[: last - first])
-        product(normed, in_proj, xz[missing : missing + last - first], False)
-        convolve_silu(xz[: T + left], conv_weight, conv_bias, u[:T], at, reverse)
-        product(u, to_dt, low[:T], False)
-        product(u, to_B, B[:T], False)
-        product(u, to_C, C[:T], False)
-        step_sizes(low, dt_weight, dt_bias, delta[:T])
-
+        _compute_again(residual[first:last], shared, own, (narrow, wide), T, missing, reverse)
         if visit == ALONE:
             dy[:T] = 0
         else:
@@ -103,14 +84,59 @@ def walk_back(arrays, saved, shared, own, gradients, carried, room, span, revers
             y[a:b] = own_y[:T]
             dx[a:b] = dxz[:T, :inner]
             continue
-        width = inner
+        width = 2 * inner if visit == SECOND else inner
         if visit == SECOND:
-            width = 2 * inner
             gate_backward(own_y[:T], (y[a:b], dx[a:b], xz[at : at + T], d_gated[:T]), dy, dxz, 0)
             add_outer(d_residual[a:b], dy[:T], g_out)
         add_outer(dxz, normed[a - first : a - first + T], g_in[:width])
         product(dxz, in_t[:width], d_normed[:T], False)
         rms_normalise_backward(residual[a:b], norm[0], eps, d_normed, g_norm, d_residual[a:b])
+
+
+@compiled
+def _compute_again(residual, shared, own, space, T, missing, reverse):
+    """Fill normed, xz, u, low, B, C and delta of a tile of T rows.
+
+    residual: the tile's rows and those read before it, of which so many are `missing`: they lie before the window.
+    """
+    conv_weight, conv_bias, to_dt, to_B, to_C, dt_weight, dt_bias, _, _, _, _ = own
+    normed, _, low, _, B, C, _, _ = space[0]
+    xz, _, u, delta, _, _, _, _, _, _ = space[1]
+    count, left = residual.shape[0], conv_weight.shape[0] - 1
+    xz[:missing] = 0
+    xz[missing + count : T + left] = 0
+    rms_normalise(residual, shared[0][0], shared[1], normed[:count])
+    product(normed, shared[5], xz[missing : missing + count], False)
+    convolve_silu(xz[: T + left], conv_weight, conv_bias, u[:T], 0 if reverse else left, reverse)
+    product(u, to_dt, low[:T], False)
+    product(u, to_B, B[:T], False)
+    product(u, to_C, C[:T], False)
+    step_sizes(low, dt_weight, dt_bias, delta[:T])
+
+
+@compiled
+def _working_space(room, sizes):
+    """Cut the matrices of a tile: those of D, x_proj's and N columns, and those of 2 d_inner and d_inner."""
+    R, D, rank, N, inner = sizes
+    normed, d_normed, room = cut(room, 0, R, D), cut(room, R * D, R, D), room[2 * R * D :]
+    low, d_low, room = cut(room, 0, R, rank), cut(room, R * rank, R, rank), room[2 * R * rank :]
+    B, C, room = cut(room, 0, R, N), cut(room, R * N, R, N), room[2 * R * N :]
+    dB, dC, room = cut(room, 0, R, N), cut(room, R * N, R, N), room[2 * R * N :]
+    place = R * inner
+    xz, dxz, room = cut(room, 0, R, 2 * inner), cut(room, 2 * place, R, 2 * inner), room[4 * place :]
+    u, delta, own_y, d_gated = (
+        cut(room, 0, R, inner),
+        cut(room, place, R, inner),
+        cut(room, 2 * place, R, inner),
+        cut(room, 3 * place, R, inner),
+    )
+    dy, du, ddelta, dv = (
+        cut(room, 4 * place, R, inner),
+        cut(room, 5 * place, R, inner),
+        cut(room, 6 * place, R, inner),
+        cut(room, 7 * place, R, inner),
+    )
+    return (normed, d_normed, low, d_low, B, C, dB, dC), (xz, dxz, u, delta, own_y, d_gated, dy, du, ddelta, dv)
 
 
 @compiled
