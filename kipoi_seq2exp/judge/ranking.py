@@ -108,7 +108,7 @@ def _measured(
         raise InputError(f"no pair is positive ({counted(labels.size, 'pair')}): nothing can be ranked.")
     for name, values in scores.items():
         if values.shape != labels.shape or np.isnan(values).any():
-            raise InputError(f"the score '{name}' must hold one number for each of {counted(labels.size, 'pair')}.")
+            raise InputError(f"the score '{name}' must hold one number for each of the {counted(labels.size, 'pair')}.")
     sorted_pairs = {name: _Sorted(labels, values) for name, values in scores.items()}
     point = {name: pairs.measure(np.ones((1, labels.size)))[0] for name, pairs in sorted_pairs.items()}
     resampled: dict[str, list[Floats]] = {name: [np.empty((0, 2))] for name in scores}
