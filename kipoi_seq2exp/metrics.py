@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kipoi_seq2exp.errors import InputError
+from kipoi_seq2exp.errors import InputError, counted
 
 Floats = NDArray[np.float64]
 
 
 METRICS = ("mse", "mae", "pearson", "spearman")
+MIN_GENES = 10  # fewer give no interval
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Score:
     def __str__(self) -> str:
         """Return e.g. "0.8631 [0.8012, 0.9100]"."""
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def too_few_genes(count: int) -> str:
+    """Say that so few genes give no interval; empty if they give one (from `MIN_GENES` on)."""
+    if count >= MIN_GENES:
+        return ""
+    return f"{counted(count, 'gene')} are too few for an interval (at least {MIN_GENES} are needed)"
 
 
 def score_columns(scores: Mapping[str, Score]) -> dict[str, float]:

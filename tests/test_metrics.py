@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from kipoi_seq2exp.commands.predict import _report
 from kipoi_seq2exp.errors import InputError
 from kipoi_seq2exp.metrics import METRICS, Score, genome_blocks, ranks, resampled_counts, score, score_columns
 
@@ -128,3 +132,18 @@ def test_blocks_of_the_genome() -> None:
     blocks = genome_blocks(["chr1", "chr1", "chr2", "chr1"], [10, 999_999, 10, 1_000_000])
     assert blocks[0] == blocks[1]
     assert len({blocks[0], blocks[2], blocks[3]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("genes", "said"),
+    [(9, "; 9 genes are too few for an interval (at least 10 are needed)"), (10, "] (95 % bootstrap intervals)")],
+)
+def test_predictions_of_few_genes_are_scored_without_an_interval(genes: int, said: str) -> None:
+    observed = np.linspace(0, 2, genes)
+    table = pd.DataFrame({"observed": observed, "expression": observed**2})
+    lines: list[str] = []
+    _report(SimpleNamespace(genes=table, elements=[], files=()), lines.append)  # type: ignore[arg-type]
+    scores = lines[1]
+    assert scores.startswith("against the observed label: Pearson 0.")
+    assert scores.endswith(said)
+    assert ("[" in scores) == (genes == 10)

@@ -117,7 +117,7 @@ def _sources_text(run: Run) -> str:
 
 
 def _report(summary: Summary, say: Say) -> None:
-    from kipoi_seq2exp.metrics import score
+    from kipoi_seq2exp.metrics import score, too_few_genes
 
     genes = summary.genes
     line = counted(len(genes), "gene")
@@ -127,6 +127,9 @@ def _report(summary: Summary, say: Say) -> None:
     say(line)
     if "observed" in genes and genes["observed"].notna().sum() > 1:
         known = genes[genes["observed"].notna()]
-        scores = score(known["observed"], known["expression"])
-        say(f"against the observed label: Pearson {scores['pearson']}, MSE {scores['mse']} (95 % bootstrap intervals)")
+        few = too_few_genes(len(known))
+        scores = score(known["observed"], known["expression"], bootstrap=0 if few else 1_000)
+        shown = [f"{scores[name].value:.4f}" if few else str(scores[name]) for name in ("pearson", "mse")]
+        intervals = f"; {few}" if few else " (95 % bootstrap intervals)"
+        say(f"against the observed label: Pearson {shown[0]}, MSE {shown[1]}{intervals}")
     say("written: " + ", ".join(str(path) for path in summary.files))

@@ -20,12 +20,19 @@ from numpy.typing import NDArray
 from kipoi_seq2exp.data.naming import listing, other_name
 from kipoi_seq2exp.errors import ConfigError, InputError, counted
 from kipoi_seq2exp.judge.compare_files import ModelPredictions
-from kipoi_seq2exp.metrics import mean_score, paired_differences, row_correlations, score, score_columns
+from kipoi_seq2exp.metrics import (
+    MIN_GENES,
+    mean_score,
+    paired_differences,
+    row_correlations,
+    score,
+    score_columns,
+    too_few_genes,
+)
 
 Floats = NDArray[np.float64]
 
 SAME_TSS_BP = 500
-MIN_GENES = 10
 """Fewer genes give no interval: resamples of so few say little about other genes."""
 MIN_CELLS = 3
 """Fewer cell types give no correlation across them: for two it is 1 or -1."""
@@ -117,8 +124,8 @@ def compare_models(
             f"at least two genes must be in every file and have a label, found {len(shared)}: {'; '.join(notes)}."
         )
     notes.append(f"compared: {what}")
-    if bootstrap and len(shared) < MIN_GENES:
-        notes.append(f"{counted(len(shared), 'gene')} are too few for an interval (at least {MIN_GENES} are needed)")
+    if bootstrap and (few := too_few_genes(len(shared))):
+        notes.append(few)
         bootstrap = 0
     first = shared[[columns[models[0].name], models[0].name]].to_numpy(np.float64).T
     rows = []
