@@ -342,7 +342,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, finished, tmp_path):
     other = build_network(training_config(run_settings(tiny, network__d_model=16), "run"))  # under the same settings
     checkpoint["state_dict"] = {f"network.{name}": value for name, value in other.state_dict().items()}
     torch.save(checkpoint, last)
-    with pytest.raises(InputError, match=r"last\.ckpt: '.*' has shape .*, its settings say .*: start a run of another"):
+    with pytest.raises(InputError, match=r"last\.ckpt: '.*' has shape .*, but its settings ask for .*: start a run"):
         fit(write_run(tiny, tmp_path), tmp_path, resume=True)
     last.write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="is not a checkpoint of this package"):
