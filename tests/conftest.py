@@ -153,6 +153,15 @@ def tally() -> Iterator[Counter[tuple[str, str]]]:
         write_table(counts, Path(page))
 
 
+@pytest.fixture(params=["compiled", "tiles"])
+def either_walk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a narrow network by its own walk, then tile by tile as a wide one."""
+    from kipoi_seq2exp.nn.cpu import tiles
+
+    if request.param == "tiles":
+        monkeypatch.setattr(tiles.Packed, "of", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data, where `SEQ2EXP_DATA` names one."""

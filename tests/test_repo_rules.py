@@ -192,6 +192,11 @@ def test_hictkpy_is_imported_without_its_handlers_of_forks():
     assert importing == {"contact_files.py"}
 
 
+def test_the_fixtures_stand_in_one_conftest():
+    """A second one would be imported in its place by tests that say `from conftest import ...`."""
+    assert [path.parent.name for path in tracked_files() if path.name == "conftest.py"] == ["tests"]
+
+
 def test_no_file_names_a_place_of_somebodys_machine():
     folders = "|".join(("work", "root", "home", "Users", "farm"))
     somewhere = re.compile(rf"(^|[^A-Za-z0-9_.\]\"'}}])/({folders})/|\.\./sha" + "red")
