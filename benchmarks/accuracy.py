@@ -5,9 +5,9 @@
 
 Predicts the test genes of the config's split (chr22 and chrX) in each cell type, and writes accuracy.md and
 accuracy.json beside this script. Several weights of one cell type, as CELL=A,B,C, are an ensemble: the mean of their
-predictions. Those of --beside are judged on the same genes of every cell type. The baselines are fitted on the
-config's training genes; their features are kept in --work. Intervals are 95 %, 1,000 bootstrap resamples of 1-Mb
-blocks, seed 0.
+predictions. Those of --beside are judged on the same genes of every cell type, and all are compared with its first.
+The baselines are fitted on the config's training genes; their features are kept in --work. Intervals are 95 %, 1,000
+bootstrap resamples of 1-Mb blocks, seed 0.
 """
 
 from __future__ import annotations
@@ -61,15 +61,18 @@ def main() -> None:
     config = read_training_config(args.config, overrides={"start": judged_first})  # settings follow from those weights
     cells = {data.cell_type: cell for data, cell in zip(config.data, open_cells(config), strict=True)}
     results: dict[str, Any] = {"command": shlex.join(sys.argv), "part": args.part, "load": load, "cells": {}}
+    against = {"minus_network": less_input.NETWORK, "minus_boosting": baselines.BEST}
+    if args.beside:
+        against["minus_beside"] = results["beside"] = named(args.beside)[0][0]
     tables = {}
     for name, sources in named(args.weights):
         if name not in cells:
             parser.exit(2, f"accuracy.py: {args.config} has no cell type '{name}': it has {', '.join(cells)}.\n")
         models = [load_model(source, "cpu") for source in sources.split(",")]
         tables[name] = predictions(name, models, cells[name], args)
-        results["cells"][name] = {"weights": described(sources, models), **judged(tables[name])}
+        results["cells"][name] = {"weights": described(sources, models), **judged(tables[name], against)}
         print(f"{name}: {len(tables[name])} genes, {time.process_time() - started:.0f} s of processor time", flush=True)
-    results["difference"] = difference(tables) if len(tables) == 2 else {}
+    results["difference"] = difference(tables, against) if len(tables) == 2 else {}
     results["processor_seconds"] = round(time.process_time() - started)
     results["versions"] = {"numpy": np.__version__, "torch": torch.__version__}
     write_text(args.output / "accuracy.json", json.dumps(results, indent=1) + "\n")
@@ -106,8 +109,8 @@ def predictions(name: str, models: list[Seq2Exp], cell: CellSet, args: argparse.
 # ------------------------------------------------------------------------------------------------------------ scores
 
 
-def judged(table: pd.DataFrame) -> dict[str, Any]:
-    """Score every column on all genes and on those with DNA, each against the network and the best baseline."""
+def judged(table: pd.DataFrame, against: Mapping[str, str]) -> dict[str, Any]:
+    """Score every column on all genes and on those with DNA, each against some of the columns."""
     found: dict[str, Any] = {}
     for group, part in (("all", table), ("with DNA", table[table["dna_known"] >= KNOWN_DNA])):
         if len(part) < 2:
@@ -119,13 +122,13 @@ def judged(table: pd.DataFrame) -> dict[str, Any]:
                 continue
             own = score(observed, part[name], blocks=blocks)
             rows[name] = {metric: numbers(own[metric]) for metric in ("mse", "pearson")}
-            for key, other in (("minus_network", less_input.NETWORK), ("minus_boosting", baselines.BEST)):
+            for key, other in against.items():
                 rows[name][key] = numbers(paired_differences(observed, part[other], part[name], blocks=blocks)["mse"])
         found[group] = {"genes": len(part), "variance": float(observed.var(ddof=0)), "rows": rows}
     return found
 
 
-def difference(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def difference(tables: Mapping[str, pd.DataFrame], against: Mapping[str, str]) -> dict[str, Any]:
     """Score the predicted difference between the two cell types on the genes of both."""
     (one, first), (two, second) = ((name, table.set_index("gene_id")) for name, table in tables.items())
     shared = first.index.intersection(second.index)
@@ -139,7 +142,7 @@ def difference(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
             continue
         own = score(observed, predicted, blocks=blocks)
         rows[name] = {metric: numbers(own[metric]) for metric in ("mse", "pearson")}
-        for key, other in (("minus_network", less_input.NETWORK), ("minus_boosting", baselines.BEST)):
+        for key, other in against.items():
             rows[name][key] = numbers(paired_differences(observed, changes[other], predicted, blocks=blocks)["mse"])
     return {
         "cells": [one, two],
@@ -157,16 +160,19 @@ def numbers(value: Score) -> list[float]:
 
 def render(results: dict[str, Any]) -> str:
     """Lay the results out as Markdown."""
+    heads = {"minus_network": "MSE minus the network's", "minus_boosting": "MSE minus boosting's on P and bins"}
+    if "beside" in results:
+        heads["minus_beside"] = f"MSE minus that of '{results['beside']}'"
     lines = [HEAD.format(**results), ""]
     for name, found in results["cells"].items():
         lines += [f"## {name}", ""]
         for weights in found["weights"]:
             lines.append(f"- weights `{weights['source']}`, SHA-256 `{weights['sha256']}`; {weights['trained_on']}")
-        lines += ["", *tables_of(found)]
+        lines += ["", *tables_of(found, heads)]
     if results["difference"]:
         one, two = results["difference"]["cells"]
         lines += [f"## {one} minus {two}", "", "Each gene's difference of the two labels.", ""]
-        lines += tables_of(results["difference"])
+        lines += tables_of(results["difference"], heads)
     return "\n".join(lines)
 
 
@@ -194,7 +200,7 @@ in differences.
   said, of all tracks that the network reads there, fitted on the training genes."""
 
 
-def tables_of(found: dict[str, Any]) -> list[str]:
+def tables_of(found: dict[str, Any], heads: Mapping[str, str]) -> list[str]:
     """Lay out the groups of genes of one section."""
     lines = []
     for group, what in (("all", "genes"), ("with DNA", f"genes with at least {KNOWN_DNA:.0%} of their DNA known")):
@@ -204,11 +210,11 @@ def tables_of(found: dict[str, Any]) -> list[str]:
         lines += [
             f"{values['genes']:,} {what}, variance {values['variance']:.3f}:",
             "",
-            "| | MSE | Pearson | MSE minus the network's | MSE minus boosting's on P and bins |",
-            "|---|---|---|---|---|",
+            f"| | MSE | Pearson | {' | '.join(heads.values())} |",
+            "|---" * (3 + len(heads)) + "|",
         ]
         for label, row in values["rows"].items():
-            differences = [interval(row[key], signed=True) for key in ("minus_network", "minus_boosting")]
+            differences = [interval(row[key], signed=True) for key in heads]
             lines.append(
                 f"| {label} | {interval(row['mse'])} | {interval(row['pearson'])} | {' | '.join(differences)} |"
             )

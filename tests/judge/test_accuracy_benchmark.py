@@ -21,6 +21,7 @@ from kipoi_seq2exp.nn.tokens import TokenGrid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import accuracy
 import baselines
 import less_input
 
@@ -200,3 +201,23 @@ def test_features_of_the_baselines_are_means_of_the_track(tmp_path: Path) -> Non
         bins = window.reshape(-1, baselines.BIN_BP).mean(1)
         expected = np.log1p([*flanks, *(bins[::-1] if strand == "-" else bins)])
         np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_every_column_is_compared_with_the_chosen_ones_and_shown() -> None:
+    random = np.random.default_rng(0)
+    observed = random.random(40)
+    names = ("network", "boosting, P and bins", "no mask, trained")
+    table = pd.DataFrame({"gene_id": np.arange(40).astype(str), "chrom": "chr1", "tss": np.arange(40) * 500_000})
+    table = table.assign(dna_known=0.0, observed=observed)
+    for error, name in enumerate(names, 1):
+        table[name] = observed + error * random.normal(size=40)
+    against = {"minus_network": names[0], "minus_boosting": names[1], "minus_beside": names[2]}
+    found = accuracy.judged(table, against)
+    rows = found["all"]["rows"]
+    for key, other in against.items():
+        for name in names:
+            wanted = rows[name]["mse"][0] - rows[other]["mse"][0]
+            assert rows[name][key][0] == pytest.approx(wanted, abs=2e-4)
+    lines = accuracy.tables_of(found, dict.fromkeys(against, "MSE minus that of another"))
+    assert lines[2].count("MSE minus that of another") == 3
+    assert {line.count("|") for line in lines[2:-1]} == {7}
