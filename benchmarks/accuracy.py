@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 
 from kipoi_seq2exp import load_model
+from kipoi_seq2exp.commands.options import named_entries
 from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.metrics import Score, genome_blocks, paired_differences, score
 from kipoi_seq2exp.nn.network import Seq2Exp
@@ -57,19 +58,21 @@ def main() -> None:
     for folder in (args.work, args.output):
         make_folder(folder)
     started, load = time.process_time(), os.getloadavg()[0]
-    judged_first = args.weights[0].partition("=")[2].split(",")[0]
+    weights = named_entries("--weights", args.weights, "CELL=NAME_OR_FILE")
+    judged_first = next(iter(weights.values())).split(",")[0]
     config = read_training_config(args.config, overrides={"start": judged_first})  # settings follow from those weights
     cells = {data.cell_type: cell for data, cell in zip(config.data, open_cells(config), strict=True)}
     results: dict[str, Any] = {"command": shlex.join(sys.argv), "part": args.part, "load": load, "cells": {}}
     against = {"minus_network": less_input.NETWORK, "minus_boosting": baselines.BEST}
-    if args.beside:
-        against["minus_beside"] = results["beside"] = named(args.beside)[0][0]
+    beside = {label: open_all(files) for label, files in named_entries("--beside", args.beside, "LABEL=FILES").items()}
+    if beside:
+        against["minus_beside"] = results["beside"] = next(iter(beside))
     tables = {}
-    for name, sources in named(args.weights):
+    for name, sources in weights.items():
         if name not in cells:
             parser.exit(2, f"accuracy.py: {args.config} has no cell type '{name}': it has {', '.join(cells)}.\n")
-        models = [load_model(source, "cpu") for source in sources.split(",")]
-        tables[name] = predictions(name, models, cells[name], args)
+        models = open_all(sources)
+        tables[name] = predictions(name, models, cells[name], beside, args)
         results["cells"][name] = {"weights": described(sources, models), **judged(tables[name], against)}
         print(f"{name}: {len(tables[name])} genes, {time.process_time() - started:.0f} s of processor time", flush=True)
     results["difference"] = difference(tables, against) if len(tables) == 2 else {}
@@ -79,9 +82,9 @@ def main() -> None:
     write_text(args.output / "accuracy.md", render(results))
 
 
-def named(entries: list[str]) -> list[tuple[str, str]]:
-    """Split entries of the form NAME=VALUE."""
-    return [(name, value) for name, _, value in (entry.partition("=") for entry in entries)]
+def open_all(sources: str) -> list[Seq2Exp]:
+    """Open the networks of a list with commas."""
+    return [load_model(source, "cpu") for source in sources.split(",")]
 
 
 def described(sources: str, models: list[Seq2Exp]) -> list[dict[str, str]]:
@@ -92,7 +95,9 @@ def described(sources: str, models: list[Seq2Exp]) -> list[dict[str, str]]:
     ]
 
 
-def predictions(name: str, models: list[Seq2Exp], cell: CellSet, args: argparse.Namespace) -> pd.DataFrame:
+def predictions(
+    name: str, models: list[Seq2Exp], cell: CellSet, beside: Mapping[str, list[Seq2Exp]], args: argparse.Namespace
+) -> pd.DataFrame:
     """Return a row per gene of the part: place, label, and a column per condition and baseline."""
     rows = cell.split.rows(args.part)
     if args.genes is not None:
@@ -100,7 +105,6 @@ def predictions(name: str, models: list[Seq2Exp], cell: CellSet, args: argparse.
     table = cell.genes.iloc[rows][["gene_id", "chrom", "tss", "dna_known"]].reset_index(drop=True)
     table["observed"] = cell.labels[rows].astype(np.float64)
     with_dna = (table["dna_known"] >= KNOWN_DNA).to_numpy(bool)
-    beside = {label: [load_model(file, "cpu") for file in files.split(",")] for label, files in named(args.beside)}
     columns = less_input.predict_conditions(models, cell, rows, with_dna, beside)
     columns |= baselines.predict_baselines(cell, rows, args.work / f"{name}.npz")
     return table.assign(**columns)

@@ -29,6 +29,7 @@ from kipoi_seq2exp import load_model
 from kipoi_seq2exp.data.dataset import WindowDataset, WindowInputs
 from kipoi_seq2exp.data.pairs import read_pairs
 from kipoi_seq2exp.data.tables import write_tsv
+from kipoi_seq2exp.data.tracks.contacts import GAMMA
 from kipoi_seq2exp.files import file_sha256, make_folder, write_text
 from kipoi_seq2exp.judge.ranking import auprc_difference, rank_scores
 from kipoi_seq2exp.nn.network import Seq2Exp
@@ -38,7 +39,6 @@ from kipoi_seq2exp.zoo.models import find_weights
 HERE = Path(__file__).parent
 BINS = {"1-100 kb": (1_000, 100_001), "1-10 kb": (1_000, 10_000), "10-30 kb": (10_000, 30_000),
         "30-100 kb": (30_000, 100_001)}  # fmt: skip
-GAMMA = 0.87  # of the power law of distance
 DNASE_FLANK_BP, H3K27AC_FLANK_BP, EFFECT_FLANK_BP = 250, 500, 500  # of an element's middle; wider elements count whole
 VALIDATION, TEST = ("chr3", "chr21"), ("chr22", "chrX")  # of the networks' split
 NEAREST_BP = 1_000  # distances below count as this in the sum over a gene's peaks
@@ -122,16 +122,9 @@ def chosen_pairs(path: Path, genes: Path) -> pd.DataFrame:
 
 def without_shared(pairs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Leave out the pairs whose element overlaps, for the same gene, one of the other pairs."""
-    of_gene = dict(list(others.groupby("gene_id")))
-
-    def shared(pair: Any) -> bool:
-        known = of_gene.get(pair.gene_id)
-        if known is None:
-            return False
-        overlap = (known["chrom"] == pair.chrom) & (known["start"] < pair.end) & (known["end"] > pair.start)
-        return bool(overlap.any())
-
-    return pairs[[not shared(pair) for pair in pairs.itertuples()]].reset_index(drop=True)
+    met = pairs.reset_index().merge(others, on=["gene_id", "chrom"], suffixes=("", "_other"))
+    shared = met.loc[(met["start"] < met["end_other"]) & (met["end"] > met["start_other"]), "index"]
+    return pairs.drop(index=shared.unique()).reset_index(drop=True)
 
 
 def contact_by_distance(distance: pd.Series[Any]) -> np.ndarray[Any, Any]:

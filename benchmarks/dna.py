@@ -27,11 +27,14 @@ import torch
 from numpy.typing import NDArray
 
 from kipoi_seq2exp import load_model
+from kipoi_seq2exp.commands.options import named_entries
+from kipoi_seq2exp.data.sequence import decode_bases
 from kipoi_seq2exp.files import write_text
 from kipoi_seq2exp.metrics import Score, genome_blocks, resampled_counts
 from kipoi_seq2exp.nn.network import Seq2Exp
 from kipoi_seq2exp.training.config import read_training_config
 from kipoi_seq2exp.training.data import CellSet, collate, open_cells
+from kipoi_seq2exp.training.module import ridge_regression
 
 Floats = NDArray[np.float64]
 
@@ -51,10 +54,11 @@ def main() -> None:
     args = parser.parse_args()
     if "SEQ2EXP_DATA" not in os.environ:
         parser.exit(2, "dna.py: set SEQ2EXP_DATA to the folder with hg19/ in it.\n")
-    weights = accuracy.named(args.weights)
-    config = read_training_config(args.config, overrides={"start": weights[0][1]})  # settings follow from those weights
+    weights = named_entries("--weights", args.weights, "CELL=MODEL")
+    first_model = next(iter(weights.values()))
+    config = read_training_config(args.config, overrides={"start": first_model})  # settings follow from those weights
     named = {data.cell_type: cell for data, cell in zip(config.data, open_cells(config), strict=True)}
-    left = {name: left_over(load_model(source, "cpu"), named[name]) for name, source in weights}
+    left = {name: left_over(load_model(source, "cpu"), named[name]) for name, source in weights.items()}
     (first, one), (second, two) = left.items()
     left[f"{first} minus {second}"] = one.assign(left=one["left"] - two["left"])
     write_text(args.output / "dna.md", render(left, shlex.join(sys.argv)))
@@ -64,24 +68,23 @@ def left_over(model: Seq2Exp, cell: CellSet) -> pd.DataFrame:
     """Return place, segment and DNA of the genes with known DNA, and what the model leaves over of their label."""
     fitted = np.concatenate([cell.split.rows("train"), cell.split.rows("validation")])
     rows = np.sort(fitted[(cell.genes["dna_known"].to_numpy() >= accuracy.KNOWN_DNA)[fitted]])
-    grid = model.grid(cell.windows.inputs.window_bp)
+    grid, strands = model.grid(cell.windows.inputs.window_bp), cell.genes["strand"].to_numpy()
+    dnase = cell.windows.inputs.track_names.index("dnase")
     predicted, dna = [], []
     for row in rows:
-        window = less_input.read_window(cell, int(row), grid, cell.windows.inputs.track_names.index("dnase"))
+        window = less_input.read_window(cell, int(row), grid, dnase)
         with torch.inference_mode():
             predicted.append(float(less_input.run(model, collate([window]), grid).expression[0]))
-        dna.append(bases(cell, int(row)))
+        dna.append(bases(window["onehot"], strands[row]))
     table = cell.genes.iloc[rows][["gene_id", "chrom", "tss", "segment"]].reset_index(drop=True)
     return table.assign(dna=dna, left=cell.labels[rows].astype(np.float64) - np.array(predicted))
 
 
-def bases(cell: CellSet, row: int) -> str:
-    """Return the DNA of a gene at its TSS +-`FLANK_BP`, 5' to 3', N where it is not known."""
-    window = cell.windows[row]
-    middle = len(window.onehot) // 2
-    near = window.onehot[middle - FLANK_BP : middle + FLANK_BP]
-    forward = "".join(LETTERS[code] if known else "N" for code, known in zip(near.argmax(1), near.any(1), strict=True))
-    return forward[::-1].translate(COMPLEMENT) if cell.genes["strand"].iloc[row] in ("-", -1) else forward
+def bases(onehot: NDArray[np.uint8], strand: str) -> str:
+    """Return the DNA of a window (L, 4) at its TSS +-`FLANK_BP`, 5' to 3', N where it is not known."""
+    middle = len(onehot) // 2
+    forward = decode_bases(onehot[middle - FLANK_BP : middle + FLANK_BP]).tobytes().decode("ascii")
+    return forward[::-1].translate(COMPLEMENT) if strand == "-" else forward
 
 
 # -------------------------------------------------------------------------------------------------- what DNA is read
@@ -148,18 +151,15 @@ def _error(read: Floats, left: Floats, segments: NDArray[np.str_], penalty: floa
 
 
 def ridge(read: Floats, left: Floats, new: Floats, penalty: float) -> Floats:
-    """Fit left = read @ weights + mean on standardised columns, and predict new rows."""
-    mean, scale = read.mean(0), read.std(0) + 1e-9
-    standard = (read - mean) / scale
-    inner = standard @ standard.T + penalty * np.eye(len(left))
-    weights = standard.T @ np.linalg.solve(inner, left - left.mean())
-    predicted: Floats = (new - mean) / scale @ weights + left.mean()
+    """Predict new rows from the ridge regression of left on read."""
+    weights, bias = ridge_regression(read, left, penalty)
+    predicted: Floats = new @ weights + bias
     return predicted
 
 
-def share(table: pd.DataFrame, reading: Callable[[str], list[float]]) -> Score:
-    """Return the share of the left-over variance that DNA explains in segments left out, with its interval."""
-    read, left = np.array([reading(dna) for dna in table["dna"]]), table["left"].to_numpy(np.float64)
+def share(table: pd.DataFrame, read: Floats) -> Score:
+    """Return the share of the left-over variance that what was read of DNA explains in segments left out."""
+    left = table["left"].to_numpy(np.float64)
     fitted, plain = predict_left_out(read, left, table["segment"].to_numpy(str))
     blocks = genome_blocks(list(table["chrom"]), table["tss"])
     errors = np.stack([np.bincount(blocks, (guess - left) ** 2) for guess in (fitted, plain)], axis=1)
@@ -170,11 +170,11 @@ def share(table: pd.DataFrame, reading: Callable[[str], list[float]]) -> Score:
 
 def render(left: Mapping[str, pd.DataFrame], command: str) -> str:
     """Lay the shares out as Markdown."""
-    genes = len(next(iter(left.values())))
+    genes = next(iter(left.values()))
     lines = [
         "# What DNA says beyond the tracks",
         "",
-        f"Written by `SEQ2EXP_DATA=... python {command}`. {genes} training and validation genes have at least "
+        f"Written by `SEQ2EXP_DATA=... python {command}`. {len(genes)} training and validation genes have at least "
         f"{accuracy.KNOWN_DNA:.0%} of their DNA. The table gives the share of the variance of label minus prediction "
         "that ridge regression on DNA explains in segments of DNA left out of its fit (1: all; 0 or less: none). The "
         "predictions are those of the served weights, which read the tracks alone. Intervals: 95 %, 1-Mb blocks.",
@@ -183,7 +183,8 @@ def render(left: Mapping[str, pd.DataFrame], command: str) -> str:
         "|---" * (len(left) + 1) + "|",
     ]
     for name, reading in READINGS.items():
-        shares = [share(table, reading) for table in left.values()]
+        read = np.array([reading(dna) for dna in genes["dna"]])
+        shares = [share(table, read) for table in left.values()]
         cells = [f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" for found in shares]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

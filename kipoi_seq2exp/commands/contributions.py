@@ -385,14 +385,13 @@ def _write_mutations(work: Work, row: int, bases: slice, values: list[list[float
     import numpy as np
     import pandas as pd
 
+    from kipoi_seq2exp.data.sequence import decode_bases
     from kipoi_seq2exp.data.tables import write_tsv
     from kipoi_seq2exp.prediction.masking import effect_line
 
     window, change = work.dataset[row], np.array(values)
     start = np.arange(bases.start, bases.stop) + window.start
-    onehot = window.onehot[bases]
-    known = onehot.any(axis=1)
-    ref = np.where(known, np.array(list("ACGT"))[onehot.argmax(axis=1)], "N")
+    ref = decode_bases(window.onehot[bases]).view("S1").astype(str)
     table = pd.DataFrame({"chrom": window.chrom, "start": start, "end": start + 1, "ref": ref})
     table = table.assign(**{letter: change[:, i] for i, letter in enumerate("ACGT")})
     path = work.args.output / f"{file_name(window.gene_id)}.mutagenesis.tsv"
@@ -401,5 +400,5 @@ def _write_mutations(work: Work, row: int, bases: slice, values: list[list[float
         f"change of the predicted expression (log10) of {window.gene_id} for each letter; 0 for the one that is there",
     ]
     write_tsv(table, path, header)
-    say(effect_line(change[np.isfinite(change)], f"mutations of {int(known.sum())} bases"))
+    say(effect_line(change[np.isfinite(change)], f"mutations of {int((ref != 'N').sum())} bases"))
     say(f"written: {path}")

@@ -52,6 +52,12 @@ def encode_bases(bases: bytes) -> NDArray[np.uint8]:
     return _ONE_HOT[np.frombuffer(bases, dtype=np.uint8)].view(np.uint8).reshape(-1, 4)
 
 
+def decode_bases(onehot: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the letters (L,), as ASCII codes, of one-hot DNA (L, 4): the inverse of `encode_bases`, N for zeros."""
+    letters = np.where(onehot.any(1), np.frombuffer(b"ACGT", dtype=np.uint8)[onehot.argmax(1)], ord("N"))
+    return letters.astype(np.uint8)
+
+
 class Genome(LazyFile[Any]):
     """A FASTA file: opened lazily by each process, picklable, closable.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kipoi_seq2exp.config import TrackKind
 from kipoi_seq2exp.data.dataset import WindowDataset
+from kipoi_seq2exp.data.sequence import decode_bases
 from kipoi_seq2exp.data.windows import Window
 from kipoi_seq2exp.files import make_folder, whole_file, write_text
 
@@ -93,8 +94,7 @@ def _gene_table(windows: WindowDataset, rows: Sequence[int], pieces: Sequence[Wi
 
 def _fasta(windows: WindowDataset, row: int, piece: Window) -> str:
     onehot = windows.read(row, piece.start, piece.end)[0]
-    letters = np.where(onehot.any(1), np.frombuffer(b"ACGT", dtype=np.uint8)[onehot.argmax(1)], ord("N"))
-    text = letters.astype(np.uint8).tobytes().decode("ascii")
+    text = decode_bases(onehot).tobytes().decode("ascii")
     lines = [text[start : start + FASTA_WIDTH] for start in range(0, len(text), FASTA_WIDTH)]
     return f">{_chrom(piece)}\n" + "\n".join(lines) + "\n"
 

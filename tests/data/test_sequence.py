@@ -13,7 +13,7 @@ import pytest
 from conftest import LENGTHS, write_fasta
 
 from kipoi_seq2exp.data import fasta_index
-from kipoi_seq2exp.data.sequence import Genome, encode_bases
+from kipoi_seq2exp.data.sequence import Genome, decode_bases, encode_bases
 from kipoi_seq2exp.errors import InputError
 
 
@@ -40,6 +40,8 @@ def test_encoding_equals_its_slow_twin_for_every_byte():
     letters = bytes(range(256))
     np.testing.assert_array_equal(encode_bases(letters), one_hot_slowly(letters))
     assert encode_bases(b"").shape == (0, 4)
+    assert decode_bases(encode_bases(b"acgTNGRx")).tobytes() == b"ACGTNGNN"
+    assert decode_bases(encode_bases(b"")).shape == (0,)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

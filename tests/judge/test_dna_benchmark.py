@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import dna
 
+from kipoi_seq2exp.data.sequence import encode_bases
+
 GENES, SEGMENTS = 120, 6
 
 
@@ -47,8 +49,16 @@ def planted(strength: float) -> pd.DataFrame:
 
 def test_a_planted_word_is_found_in_segments_left_out_and_noise_is_not():
     reading = dna.words(2, -100, 100, either_strand=False)
-    found = dna.share(planted(2.0), reading)
+    table, noise = planted(2.0), planted(0.0)
+    found = dna.share(table, np.array([reading(bases) for bases in table["dna"]]))
     assert 0.5 < found.low < found.value < found.high < 1
-    nothing = dna.share(planted(0.0), reading)
+    nothing = dna.share(noise, np.array([reading(bases) for bases in noise["dna"]]))
     assert nothing.low < 0.02
     assert nothing.value < 0.1
+
+
+def test_dna_is_read_5_to_3():
+    letters = b"N" * dna.FLANK_BP + b"ACG" + b"T" * (dna.FLANK_BP - 3)
+    onehot = encode_bases(letters)
+    assert dna.bases(onehot, "+") == letters.decode()
+    assert dna.bases(onehot, "-") == "A" * (dna.FLANK_BP - 3) + "CGT" + "N" * dna.FLANK_BP
